@@ -1,0 +1,1 @@
+"""Image-classification studies in PyTorch Lightning: right, exact, fast, and shown."""

@@ -1,0 +1,5 @@
+"""`python -m visionbench`."""
+
+from visionbench.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,126 @@
+"""What is seen of a run while it trains."""
+
+import math
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from rich.console import Console
+from rich.progress import BarColumn, TextColumn
+from rich.progress import Progress as Bar
+
+from visionbench.callbacks.after_epoch import AfterEpoch
+
+# A look at the loss makes the host wait for the device, so it is not had at every step.
+SECONDS_BETWEEN_LOOKS = 0.2
+
+
+class Progress(AfterEpoch):
+    """A line for each epoch and, on a terminal, a bar below them with the loss, the speed and the time that is left.
+
+    Args:
+        console: Where to write; standard output by default.
+    """
+
+    def __init__(self, console: Console | None = None) -> None:
+        self.console = console if console is not None else Console(highlight=False, soft_wrap=True)
+        self.bar: Bar | None = None
+        self.val_acc: float | None = None
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self.fit_started = time.monotonic()
+        self.first_epoch = trainer.current_epoch
+        if not (self.console.is_terminal and trainer.is_global_zero):
+            return
+        self.bar = Bar(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            TextColumn("{task.fields[state]}"),
+            console=self.console,
+            transient=True,
+            auto_refresh=False,
+        )
+        self.bar.start()
+        self.task = self.bar.add_task("", total=self._batches(trainer), state="")
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self.epoch_started = self.looked = time.monotonic()
+        self.seen = 0
+        self.train_seconds = 0.0
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.seen += len(batch[1])
+        now = time.monotonic()
+        self.train_seconds = now - self.epoch_started
+        if self.bar is None or now - self.looked < SECONDS_BETWEEN_LOOKS:
+            return
+        self.looked = now
+        parts = [f"loss {float(outputs['loss']):.3f}"] if outputs else []
+        if self.val_acc is not None:
+            parts.append(f"val acc {100 * self.val_acc:.2f} %")
+        parts.append(f"{self._images_per_second(trainer):,.0f} images/s")
+        done = (trainer.current_epoch - self.first_epoch) + (batch_idx + 1) / self._batches(trainer)
+        parts.append(self._left(trainer, done))
+        self.bar.update(
+            self.task,
+            total=self._batches(trainer),
+            completed=batch_idx + 1,
+            description=self._epoch(trainer),
+            state="  ".join(filter(None, parts)),
+            refresh=True,
+        )
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        if not trainer.is_global_zero:
+            return
+        metrics = trainer.callback_metrics
+        parts = [self._epoch(trainer)]
+        for stage in ("train", "val"):
+            if f"{stage}/loss" in metrics:
+                loss, accuracy = float(metrics[f"{stage}/loss"]), 100 * float(metrics[f"{stage}/acc"])
+                parts.append(f"{stage} loss {loss:.4f} acc {accuracy:5.2f} %")
+        if "val/acc" in metrics:
+            self.val_acc = float(metrics["val/acc"])
+        parts.append(f"lr {float(metrics['lr']):.3g}")
+        parts.append(f"{self._images_per_second(trainer):,.0f} images/s")
+        parts.append(self._left(trainer, trainer.current_epoch - self.first_epoch + 1))
+        self.console.print("  ".join(filter(None, parts)))
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._stop()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: D102
+        self._stop()
+
+    def _stop(self) -> None:
+        if self.bar is not None:
+            self.bar.stop()
+            self.bar = None
+
+    def _batches(self, trainer: Trainer) -> int:
+        return max(1, int(trainer.num_training_batches))
+
+    def _epoch(self, trainer: Trainer) -> str:
+        last = trainer.max_epochs
+        return f"epoch {trainer.current_epoch + 1}" + (f"/{last}" if last is not None and last > 0 else "")
+
+    def _images_per_second(self, trainer: Trainer) -> float:
+        return self.seen * trainer.world_size / max(self.train_seconds, 1e-9)
+
+    def _left(self, trainer: Trainer, done: float) -> str:
+        if trainer.max_epochs is None or trainer.max_epochs < 1 or done <= 0:
+            return ""
+        left = (trainer.max_epochs - self.first_epoch - done) * (time.monotonic() - self.fit_started) / done
+        return f"{duration(left)} left" if left > 0 else ""
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people say them: 8 s, 3 min 20 s, 1 h 05 min."""
+    whole = math.ceil(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

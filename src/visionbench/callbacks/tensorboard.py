@@ -1,0 +1,18 @@
+"""TensorBoard's event files in the run's folder."""
+
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger
+
+
+class RunTensorBoardLogger(TensorBoardLogger):
+    """Lightning's logger without its `hparams.yaml`: the run's `config.yaml` says it all."""
+
+    def save(self) -> None:  # noqa: D102
+        if self._experiment is not None:
+            self._experiment.flush()
+
+    def log_hyperparams(self, params: Any, metrics: dict[str, Any] | None = None, step: int | None = None) -> None:
+        """Writes the HPARAMS entry with its final metrics; without metrics nothing, since the tab would show none."""
+        if metrics:
+            super().log_hyperparams(params, metrics, step)

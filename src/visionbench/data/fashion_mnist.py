@@ -1,0 +1,87 @@
+"""Fashion-MNIST."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+
+from visionbench.data.base import VisionDataModule
+from visionbench.data.sources import Origin, RawFile, fetch
+
+ORIGIN = Origin(
+    files=(
+        RawFile(
+            "train-images-idx3-ubyte.gz", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888", 47040016
+        ),
+        RawFile(
+            "train-labels-idx1-ubyte.gz", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9", 60008
+        ),
+        RawFile(
+            "t10k-images-idx3-ubyte.gz", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b", 7840016
+        ),
+        RawFile("t10k-labels-idx1-ubyte.gz", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34", 10008),
+    ),
+    mirrors=(
+        "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
+        "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
+        "https://storage.googleapis.com/tensorflow/tf-keras-datasets/",
+    ),
+    system_folder=Path("/usr/share/datasets/fashion-mnist"),
+    debian_package="dataset-fashion-mnist",
+)
+
+
+class FashionMNIST(VisionDataModule):
+    """70,000 photographs of clothes from Zalando's shop, made as a harder stand-in for MNIST.
+
+    - Images: 28 x 28 grey levels from 0 to 255.
+    - Classes: ten, with 6,000 training and 1,000 test images each.
+    - Split: official, 60,000 for training and 10,000 for test; validation is cut from the 60,000.
+    - Source: Xiao, Rasul and Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
+      Algorithms", 2017. Licence: MIT.
+
+    Args:
+        source: Folder with the four original files, to use instead of fetching them; it is only read.
+        offline: Never touch the network.
+    """
+
+    title: ClassVar[str] = "Fashion-MNIST"
+    class_names = (
+        "T-shirt/top",
+        "Trouser",
+        "Pullover",
+        "Dress",
+        "Coat",
+        "Sandal",
+        "Shirt",
+        "Sneaker",
+        "Bag",
+        "Ankle boot",
+    )
+    input_shape = (1, 28, 28)
+
+    def __init__(self, source: str | None = None, offline: bool = False, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.source = Path(source) if source is not None else None
+        self.offline = offline
+
+    def prepare_arrays(self, downloads: Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:  # noqa: D102
+        files, origin = fetch(ORIGIN, dataset=self.title, source=self.source, downloads=downloads, offline=self.offline)
+        arrays = {
+            "train-images": _idx(files["train-images-idx3-ubyte"])[..., np.newaxis],
+            "train-labels": _idx(files["train-labels-idx1-ubyte"]).astype(np.int64),
+            "test-images": _idx(files["t10k-images-idx3-ubyte"])[..., np.newaxis],
+            "test-labels": _idx(files["t10k-labels-idx1-ubyte"]).astype(np.int64),
+        }
+        return arrays, {"source": origin, "licence": "MIT", "split": "official"}
+
+
+def _idx(content: bytes) -> np.ndarray:
+    """Reads a file of the IDX format: two zero bytes, the type (8: uint8), the number of axes, their lengths, data.
+
+    The content has been verified by its sha256, so nothing is checked again here.
+    """
+    axes = content[3]
+    shape = np.frombuffer(content, dtype=">u4", count=axes, offset=4)
+    return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)

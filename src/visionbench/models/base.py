@@ -1,0 +1,244 @@
+"""What all classifiers share: loss, metrics, optimisation."""
+
+import functools
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+
+from visionbench.errors import UserError
+
+OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
+LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
+Mode = Literal["min", "max"]
+Batch = tuple[Tensor, Tensor]
+
+
+@dataclass
+class Objective:
+    """What a run is judged by while it trains: it picks the best epoch and lowers the learning rate on a plateau.
+
+    Args:
+        metric: A logged metric, such as val/loss or val/acc.
+        mode: Whether small (min) or large (max) is good; by default what is good for this metric.
+    """
+
+    metric: str = "val/loss"
+    mode: Mode | None = None
+
+
+class Totals:
+    """Sums over an epoch, kept on the device, so that no step has to wait for it."""
+
+    def __init__(self, device: torch.device) -> None:
+        # In double precision a sum of 60,000 losses keeps all the digits that each of them has; MPS has none.
+        self.loss = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        self.correct = torch.zeros((), dtype=torch.int64, device=device)
+        self.count = 0
+
+    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
+        """Adds a batch: its mean loss, logits (B, classes) and labels (B,)."""
+        self.loss += loss.detach() * len(labels)
+        self.correct += (logits.detach().argmax(dim=1) == labels).sum()
+        self.count += len(labels)
+
+
+class Classifier(LightningModule, ABC):
+    """A network that gives one logit a class, trained on cross-entropy.
+
+    A subclass builds `self.network` from `num_classes` and `input_shape`, which the data set gives, passes the other
+    arguments on to this class. An epoch's metrics are logged once, at its end.
+
+    Args:
+        num_classes: Logits given; comes from the data set.
+        input_shape: Channels, height and width of an image; comes from the data set.
+        optimizer: Optimiser of the parameters that are not frozen.
+        lr_scheduler: Changes the learning rate; ReduceLROnPlateau follows the run's objective.
+        lr_interval: Whether the scheduler is stepped after each epoch or after each optimiser step.
+        label_smoothing: Share of the target probability that is spread over all classes.
+        l1: Weight of the sum of the absolute weights (biases and batch norms are left alone) in what is minimised;
+            train/loss is without it.
+    """
+
+    metrics: ClassVar[Mapping[str, Mode]] = {
+        "train/loss": "min",
+        "train/acc": "max",
+        "val/loss": "min",
+        "val/acc": "max",
+        "test/loss": "min",
+        "test/acc": "max",
+    }
+    """Every metric that is logged, and which way is good; a subclass that logs more adds them here."""
+
+    network: nn.Module
+
+    @abstractmethod
+    def __init__(
+        self,
+        num_classes: int,
+        input_shape: tuple[int, int, int],
+        optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=0.001, fused=True),
+        lr_scheduler: LRSchedulerCallable | None = None,
+        lr_interval: Literal["epoch", "step"] = "epoch",
+        label_smoothing: float = 0.0,
+        l1: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.num_classes = num_classes
+        self.input_shape = input_shape
+        self.make_optimizer = optimizer
+        self.make_lr_scheduler = lr_scheduler
+        self.lr_interval = lr_interval
+        self.label_smoothing = label_smoothing
+        self.l1 = l1
+        self.objective = Objective()
+        self.lr = 0.0
+        self.save_hyperparameters(logger=False)
+        self._make_hparams_plain()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Gives the logits.
+
+        Args:
+            images: Normalised, shape (B, C, H, W), float32.
+
+        Returns:
+            Shape (B, num_classes).
+        """
+        logits: Tensor = self.network(images)
+        return logits
+
+    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """The mean loss of a batch.
+
+        Args:
+            logits: Shape (B, num_classes).
+            labels: Shape (B,), int64.
+
+        Raises:
+            ValueError: The shapes are others; broadcasting them would give a number that means nothing.
+        """
+        if logits.shape != (len(labels), self.num_classes):
+            raise ValueError(
+                f"{type(self).__name__} gave outputs of shape {tuple(logits.shape)}, expected "
+                f"{(len(labels), self.num_classes)}: one logit a class for each image."
+            )
+        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+
+    def on_train_epoch_start(self) -> None:  # noqa: D102
+        self.train_totals = Totals(self.device)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
+        images, labels = batch
+        logits = self(images)
+        loss = self.loss(logits, labels)
+        self.train_totals.add(loss, logits, labels)
+        if self.l1 > 0:
+            return loss + self.l1 * sum(p.abs().sum() for p in self.parameters() if p.ndim > 1)
+        return loss
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Notes the learning rate of this step: what is logged is a rate that was used, not the next epoch's."""
+        self.lr = optimizer.param_groups[0]["lr"]
+
+    def on_train_epoch_end(self) -> None:  # noqa: D102
+        self._log_epoch("train", self.train_totals)
+        self.log("lr", torch.tensor(self.lr, dtype=self.train_totals.loss.dtype))  # a float would be rounded
+
+    def on_validation_epoch_start(self) -> None:  # noqa: D102
+        self.eval_totals = Totals(self.device)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:  # noqa: D102
+        self._log_epoch("val", self.eval_totals)
+
+    def on_test_epoch_start(self) -> None:  # noqa: D102
+        self.eval_totals = Totals(self.device)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
+        self._evaluate(batch)
+
+    def on_test_epoch_end(self) -> None:  # noqa: D102
+        self._log_epoch("test", self.eval_totals)
+
+    def _evaluate(self, batch: Batch) -> None:
+        images, labels = batch
+        logits = self(images)
+        self.eval_totals.add(self.loss(logits, labels), logits, labels)
+
+    def _log_epoch(self, stage: str, totals: Totals) -> None:
+        # Sums over all processes, so that the metric is that of the whole set.
+        reduce = functools.partial(self.trainer.strategy.reduce, reduce_op="sum")
+        count = reduce(torch.tensor(totals.count, device=self.device))
+        self.log_dict(
+            {f"{stage}/loss": reduce(totals.loss) / count, f"{stage}/acc": reduce(totals.correct) / count.double()}
+            if self.device.type != "mps"
+            else {f"{stage}/loss": reduce(totals.loss) / count, f"{stage}/acc": reduce(totals.correct) / count}
+        )
+
+    def configure_optimizers(self) -> Any:
+        """Builds the optimiser of the parameters that are not frozen, and its scheduler.
+
+        Raises:
+            UserError: All parameters are frozen.
+        """
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        if not trained:
+            raise UserError(f"All parameters of {type(self).__name__} are frozen, so there is nothing to train.")
+        optimizer = self.make_optimizer(trained)
+        if self.make_lr_scheduler is None:
+            return optimizer
+        scheduler = self.make_lr_scheduler(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != self._objective_mode():
+            scheduler = self.make_lr_scheduler(optimizer, mode=self._objective_mode())  # type: ignore[call-arg]
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {
+                "scheduler": scheduler,
+                "interval": self.lr_interval,
+                "monitor": self.objective.metric,
+            },
+        }
+
+    def _objective_mode(self) -> Mode:
+        return self.objective.mode if self.objective.mode is not None else self.metrics[self.objective.metric]
+
+    def _make_hparams_plain(self) -> None:
+        """Replaces functions in the hyperparameters by what they make, as class path and arguments.
+
+        The command line stores plain values already. A model built in Python may be given any function; stored as it
+        is, it would make the checkpoint one that `torch.load(weights_only=True)` refuses.
+        """
+        probe: OptimizerCallable = self.make_optimizer
+        changed = False
+        for name, value in self.hparams.items():
+            if not callable(value):
+                continue
+            changed = True
+            optimizer = probe([nn.Parameter(torch.zeros(1))])
+            made = optimizer if name == "optimizer" else value(optimizer)
+            self.hparams[name] = _spec(made)
+        if changed:
+            # Tells load_from_checkpoint to build the class from these as the command line does.
+            self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+
+
+def _spec(made: Optimizer | LRScheduler) -> dict[str, Any]:
+    """Class path and arguments that make such an optimiser or scheduler again."""
+    import inspect
+
+    kind = type(made)
+    values = made.defaults if isinstance(made, Optimizer) else vars(made)
+    plain = (bool, int, float, str, list, tuple, type(None))
+    names = [name for name in inspect.signature(kind).parameters if name not in ("params", "optimizer")]
+    arguments = {name: values[name] for name in names if name in values and isinstance(values[name], plain)}
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
