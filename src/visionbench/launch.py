@@ -346,7 +346,7 @@ def evaluate(command: str, args: Sequence[str]) -> int:
         )
         if interrupted:
             return interrupted
-        count = data.sizes()[stage]
+        count = cli.model.evaluated[stage]
         for line in metric_lines(stage, data.title, {k: v.item() for k, v in trainer.callback_metrics.items()}, count):
             cli.say(line)
         cli.say(f"checkpoint  {checkpoint}")
@@ -449,7 +449,7 @@ def _finish(cli: VisionCLI, folder: Path, checkpoint: Path | None, result: dict[
             logger.save()
     cli.say("")
     if "test/acc" in metrics:
-        for line in metric_lines("test", data.title, metrics, data.sizes()["test"]):
+        for line in metric_lines("test", data.title, metrics, model.evaluated["test"]):
             cli.say(line)
     if "val/acc" in metrics:
         which = f"epoch {result['epoch'] + 1} of {trainer.current_epoch}"

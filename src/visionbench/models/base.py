@@ -1,6 +1,7 @@
 """What all classifiers share: loss, metrics, optimisation."""
 
 import functools
+import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -100,6 +101,7 @@ class Classifier(LightningModule, ABC):
         self.l1 = l1
         self.objective = Objective()
         self.lr = 0.0
+        self.evaluated: dict[str, int] = {}  # images that each stage's last metrics are of
         self.save_hyperparameters(logger=False)
         self._make_hparams_plain()
 
@@ -150,7 +152,7 @@ class Classifier(LightningModule, ABC):
 
     def on_train_epoch_end(self) -> None:  # noqa: D102
         self._log_epoch("train", self.train_totals)
-        self.log("lr", torch.tensor(self.lr, dtype=self.train_totals.loss.dtype))  # a float would be rounded
+        self.log("lr", torch.tensor(self.lr, dtype=torch.float64))  # a float would be rounded to single precision
 
     def on_validation_epoch_start(self) -> None:  # noqa: D102
         self.eval_totals = Totals(self.device)
@@ -177,13 +179,13 @@ class Classifier(LightningModule, ABC):
 
     def _log_epoch(self, stage: str, totals: Totals) -> None:
         # Sums over all processes, so that the metric is that of the whole set.
-        reduce = functools.partial(self.trainer.strategy.reduce, reduce_op="sum")
-        count = reduce(torch.tensor(totals.count, device=self.device))
-        self.log_dict(
-            {f"{stage}/loss": reduce(totals.loss) / count, f"{stage}/acc": reduce(totals.correct) / count.double()}
-            if self.device.type != "mps"
-            else {f"{stage}/loss": reduce(totals.loss) / count, f"{stage}/acc": reduce(totals.correct) / count}
-        )
+        total = functools.partial(self.trainer.strategy.reduce, reduce_op="sum")
+        count = int(total(torch.tensor(totals.count, device=self.device)))
+        # Divided in double precision on the host, once an epoch: the metric is exact on every device.
+        loss, correct = float(total(totals.loss)), int(total(totals.correct))
+        self.evaluated[stage] = count
+        for name, value in (("loss", loss), ("acc", correct)):
+            self.log(f"{stage}/{name}", torch.tensor(value / count, dtype=torch.float64))
 
     def configure_optimizers(self) -> Any:
         """Builds the optimiser of the parameters that are not frozen, and its scheduler.
@@ -218,27 +220,22 @@ class Classifier(LightningModule, ABC):
         The command line stores plain values already. A model built in Python may be given any function; stored as it
         is, it would make the checkpoint one that `torch.load(weights_only=True)` refuses.
         """
-        probe: OptimizerCallable = self.make_optimizer
-        changed = False
-        for name, value in self.hparams.items():
-            if not callable(value):
-                continue
-            changed = True
-            optimizer = probe([nn.Parameter(torch.zeros(1))])
-            made = optimizer if name == "optimizer" else value(optimizer)
-            self.hparams[name] = _spec(made)
-        if changed:
-            # Tells load_from_checkpoint to build the class from these as the command line does.
-            self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+        if "_instantiator" in self.hparams:
+            return
+        optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])
+        self.hparams["optimizer"] = _spec(optimizer)
+        if self.make_lr_scheduler is not None:
+            self.hparams["lr_scheduler"] = _spec(self.make_lr_scheduler(optimizer))
+        # Tells load_from_checkpoint to build the class from these as the command line does.
+        self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
 
 
 def _spec(made: Optimizer | LRScheduler) -> dict[str, Any]:
     """Class path and arguments that make such an optimiser or scheduler again."""
-    import inspect
-
     kind = type(made)
     values = made.defaults if isinstance(made, Optimizer) else vars(made)
     plain = (bool, int, float, str, list, tuple, type(None))
-    names = [name for name in inspect.signature(kind).parameters if name not in ("params", "optimizer")]
+    # `last_epoch` has moved on when the scheduler has been made; given again it would mean a resumed one.
+    names = [n for n in inspect.signature(kind).parameters if n not in ("params", "optimizer", "last_epoch")]
     arguments = {name: values[name] for name in names if name in values and isinstance(values[name], plain)}
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}

@@ -1,0 +1,75 @@
+"""What all tests share: one prepared Digits root, and the command line called as a user would."""
+
+import contextlib
+import io
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from visionbench.cli import main
+from visionbench.data import Digits
+
+torch.set_num_threads(1)
+
+
+@dataclass
+class Result:
+    """How a command ended and what it printed."""
+
+    status: int
+    out: str
+    err: str
+
+    def refusal(self) -> str:
+        """The sentence a refused command printed, after checking that it printed nothing else there."""
+        assert self.status == 2, self
+        assert self.err.startswith("visionbench: error: "), self.err
+        assert self.err.count("\n") == 1, self.err
+        assert self.err.endswith(".\n"), self.err
+        assert "Traceback" not in self.err + self.out
+        return self.err.removeprefix("visionbench: error: ").strip()
+
+
+Cli = Callable[[str], Result]
+
+
+@pytest.fixture(scope="session")
+def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the prepared Digits."""
+    root = tmp_path_factory.mktemp("root")
+    Digits(root=str(root)).prepare_data()
+    return root
+
+
+@pytest.fixture(scope="session")
+def cli_in(digits_root: Path) -> Callable[[Path], Cli]:
+    """Makes a function that runs `visionbench` with the words of a line, in a folder."""
+
+    def make(folder: Path) -> Cli:
+        def call(line: str) -> Result:
+            out, err = io.StringIO(), io.StringIO()
+            with pytest.MonkeyPatch.context() as patch:
+                patch.chdir(folder)
+                patch.setenv("VISIONBENCH_DATA", str(digits_root))
+                patch.setattr(sys, "path", list(sys.path))
+                with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                    try:
+                        status = main(shlex.split(line))
+                    except SystemExit as end:  # --help and --print_config
+                        status = int(end.code or 0)
+            return Result(status, out.getvalue(), err.getvalue())
+
+        return call
+
+    return make
+
+
+@pytest.fixture
+def cli(cli_in: Callable[[Path], Cli], tmp_path: Path) -> Cli:
+    """Runs `visionbench` with the words of a line, in `tmp_path`."""
+    return cli_in(tmp_path)
