@@ -13,8 +13,8 @@ usage: visionbench COMMAND [options]
   validate RUN_DIR [options]     evaluate a run's result on its validation images
   test RUN_DIR [options]         evaluate a run's result on the test images
 
-`visionbench fit --help` lists the options, `--print_config` shows them with the values they have.
-`--model NAME --help` and `--data NAME --help` add those of a model or a data set."""
+`visionbench fit --help` lists the options, `--model.help NAME` and `--data.help NAME` those of a
+model or a data set; `--print_config` shows them all with the values they have."""
 
 COMMANDS = ("fit", "validate", "test")
 

@@ -7,7 +7,7 @@ import shutil
 import textwrap
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -93,7 +93,11 @@ class VisionCLI(LightningCLI):
             trainer_defaults=TRAINER_DEFAULTS,
             parser_class=Parser,
             parser_kwargs={
-                "prog": f"visionbench {command}" + (" RUN_DIR" if run else ""),
+                "prog": f"visionbench {command}",
+                # argparse's own usage names all of a hundred options before it says what the command does
+                "usage": f"visionbench {command} "
+                + ("--config FILE [options]" if run is None else "RUN_DIR [options]")
+                + "\n\n--model.help NAME and --data.help NAME list the options of a model or a data set.",
                 "description": "Train a model, then test its best epoch once." if run is None else "Evaluate a run.",
                 "allow_abbrev": False,
             },
@@ -211,7 +215,7 @@ class VisionCLI(LightningCLI):
         try:
             trainer = Trainer(**{**self.config_init.trainer.as_dict(), **overrides, **kwargs})
         except (MisconfigurationException, ValueError, TypeError) as error:
-            self._withdraw()
+            self.withdraw()
             raise UserError(f"The Trainer does not take these settings: {_one_line(error)}") from error
         if self.run_folder is not None and _is_first_process():
             self.parser.save(
@@ -233,7 +237,7 @@ class VisionCLI(LightningCLI):
         os.environ[RUN_FOLDER_VARIABLE] = str(folder)
         return folder
 
-    def _withdraw(self) -> None:
+    def withdraw(self) -> None:
         """Takes back the claimed folder of a run that never began."""
         if self.run_folder is not None and _is_first_process():
             shutil.rmtree(self.run_folder)
@@ -286,7 +290,7 @@ def fit(args: Sequence[str]) -> int:
         started = time.monotonic()
         interrupted = _run(lambda: trainer.fit(model, datamodule=data), cli)
         if interrupted:
-            cli.say(f"Interrupted after epoch {trainer.current_epoch}; what there is lies in {cli.run_folder}.")
+            cli.say(f"Interrupted in epoch {trainer.current_epoch + 1}; what there is lies in {cli.run_folder}.")
             return interrupted
         seconds = time.monotonic() - started
         if cli.run_folder is None:  # fast_dev_run: nothing was kept, so nothing can be tested
@@ -353,14 +357,16 @@ def evaluate(command: str, args: Sequence[str]) -> int:
     return 0
 
 
-def _run(action: Any, cli: VisionCLI) -> int:
+def _run(action: Callable[[], object], cli: VisionCLI) -> int:
     """Runs a Trainer's function; gives 0, or the exit status if it was interrupted.
 
     Raises:
-        UserError: The checkpoint's weights are not those of the model.
+        UserError: The Trainer or the model refuses what it is given, or the checkpoint is of another model. A run
+            that has not made a step by then leaves no folder.
     """
     try:
         action()
+        return 0
     except SIGTERMException:
         return 143
     except SystemExit:
@@ -368,15 +374,17 @@ def _run(action: Any, cli: VisionCLI) -> int:
         if cli.trainer.state.status != TrainerStatus.INTERRUPTED:
             raise
         return 130
+    except UserError as error:
+        refusal = error
     except MisconfigurationException as error:
-        raise UserError(f"The Trainer cannot run this: {_one_line(error)}") from error
+        refusal = UserError(f"The Trainer cannot run this: {_one_line(error)}")
     except RuntimeError as error:
         if not str(error).startswith("Error(s) in loading state_dict"):
             raise
-        raise UserError(
-            f"The checkpoint does not fit the model that the options describe: {_one_line(error)}"
-        ) from error
-    return 0
+        refusal = UserError(f"The checkpoint does not fit the model that the options describe: {_one_line(error)}")
+    if cli.trainer.global_step == 0:
+        cli.withdraw()
+    raise refusal
 
 
 def opening_lines(cli: VisionCLI) -> Iterator[str]:
@@ -387,6 +395,7 @@ def opening_lines(cli: VisionCLI) -> Iterator[str]:
         f"images of {' x '.join(map(str, data.input_shape))}, {data.num_classes} classes"
     )
     yield f"model      {type(model).__name__}, {parameter_count(model):,} parameters"
+    yield f"training   {training_plan(model)}; max_epochs {trainer.max_epochs}, batch_size {data.batch_size}"
     yield f"device     {device_name(trainer)}, precision {trainer.precision} ({cli.precision_reason})"
     if cli.has_objective:
         yield f"objective  {model.objective.mode} {model.objective.metric}"
@@ -394,6 +403,15 @@ def opening_lines(cli: VisionCLI) -> Iterator[str]:
         yield "objective  none, since there is no validation; the last epoch is the result"
     if cli.run_folder is not None:
         yield f"run        {cli.run_folder}"
+
+
+def training_plan(model: Classifier) -> str:
+    """Optimiser, learning rate and scheduler in words."""
+    optimizer, scheduler = model.hparams["optimizer"], model.hparams.get("lr_scheduler")
+    plan = f"{optimizer['class_path'].rpartition('.')[2]}, lr {optimizer['init_args'].get('lr')}"
+    if scheduler is None:
+        return plan
+    return f"{plan}, {scheduler['class_path'].rpartition('.')[2]} after each {model.lr_interval}"
 
 
 def metric_lines(stage: str, title: str, metrics: dict[str, float], count: int) -> Iterator[str]:
@@ -503,7 +521,8 @@ def device_name(trainer: Trainer) -> str:
     if device.type == "cuda":
         return several + torch.cuda.get_device_name(device)
     if device.type == "cpu":
-        return f"{several}cpu, {torch.get_num_threads()} threads"
+        threads = torch.get_num_threads()
+        return f"{several}cpu, {threads} thread{'s' if threads != 1 else ''}"
     return several + device.type
 
 
