@@ -46,3 +46,6 @@ def main(args: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"visionbench: error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("visionbench: interrupted", file=sys.stderr)
+        return 130

@@ -26,7 +26,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from visionbench import runs
 from visionbench.callbacks import AtomicCheckpointIO, MetricsFile, Progress, RunTensorBoardLogger
-from visionbench.callbacks.progress import duration
+from visionbench.callbacks.progress import duration, plain_console
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError
 from visionbench.models.base import Classifier, Objective
@@ -181,6 +181,7 @@ class VisionCLI(LightningCLI):
             self.datamodule.seed = self.config.seed_everything
         if _is_first_process():
             self.datamodule.prepare_data()
+        self.datamodule.setup()
         trainer_config = self.config.trainer
         overrides: dict[str, Any] = {"enable_progress_bar": False}
         callbacks: list[Callback] = []
@@ -280,11 +281,10 @@ def fit(args: Sequence[str]) -> int:
     Raises:
         UserError: The command, the configuration or the data are not right.
     """
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     with quiet_libraries():
         cli = VisionCLI("fit", args, None, console)
         trainer, model, data = cli.trainer, cli.model, cli.datamodule
-        data.setup()
         for line in opening_lines(cli):
             cli.say(line)
         started = time.monotonic()
@@ -336,12 +336,11 @@ def evaluate(command: str, args: Sequence[str]) -> int:
         )
     run = Path(options.pop(0))
     checkpoint = runs.result_checkpoint(run)
-    console = Console(highlight=False, soft_wrap=True)
+    console = plain_console()
     stage = "val" if command == "validate" else "test"
     with quiet_libraries():
         cli = VisionCLI(command, ["--config", str(run / "config.yaml"), *options], run, console)
         trainer, data = cli.trainer, cli.datamodule
-        data.setup()
         if stage == "val" and not data.sizes()["val"]:
             raise UserError(f"{run} has no validation images (data.val_size is 0); use visionbench test.")
         function = getattr(trainer, command)

@@ -15,6 +15,11 @@ from visionbench.callbacks.after_epoch import AfterEpoch
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
+def plain_console() -> Console:
+    """Standard output, with brackets and colons meaning themselves."""
+    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+
+
 class Progress(AfterEpoch):
     """A line for each epoch and, on a terminal, a bar below them with the loss, the speed and the time that is left.
 
@@ -23,7 +28,7 @@ class Progress(AfterEpoch):
     """
 
     def __init__(self, console: Console | None = None) -> None:
-        self.console = console if console is not None else Console(highlight=False, soft_wrap=True)
+        self.console = console if console is not None else plain_console()
         self.bar: Bar | None = None
         self.val_acc: float | None = None
 

@@ -73,6 +73,11 @@ class RandomCrop(Augmentation):
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
         batch, _, height, width = images.shape
+        if self.mode == "reflect" and self.padding >= min(height, width):
+            raise UserError(
+                f"RandomCrop: padding is {self.padding}, expected less than the image's {min(height, width)} pixels, "
+                "since a reflection cannot be wider than the image."
+            )
         padded = F.pad(images, [self.padding] * 4, mode="constant" if self.mode == "zeros" else "reflect")
         rows = parameters[:, :1] + torch.arange(height, device=images.device)  # (B, H)
         columns = parameters[:, 1:] + torch.arange(width, device=images.device)  # (B, W)

@@ -59,7 +59,7 @@ class VisionDataModule(LightningDataModule, ABC):
         super().__init__()
         if batch_size < 1:
             raise UserError(f"data.batch_size is {batch_size}, expected 1 or more.")
-        if val_size < 0 or (isinstance(val_size, float) and val_size >= 1):
+        if not val_size >= 0 or (isinstance(val_size, float) and val_size >= 1):
             raise UserError(
                 f"data.val_size is {val_size}, expected a count of images, a fraction below 1, or 0 for no validation."
             )
@@ -69,9 +69,11 @@ class VisionDataModule(LightningDataModule, ABC):
                     f"data.{name} has {len(values)} values, expected {self.input_shape[0]}, one for each channel of "
                     f"{self.title}."
                 )
-        if std is not None and min(std) <= 0:
+        if split_seed < 0:
+            raise UserError(f"data.split_seed is {split_seed}, expected 0 or more.")
+        if std is not None and not min(std) > 0:
             raise UserError(f"data.std is {std}, expected values above 0.")
-        self.root = Path(root if root is not None else os.environ.get("VISIONBENCH_DATA", "data"))
+        self.root = Path(root if root is not None else os.environ.get("VISIONBENCH_DATA") or "data")
         self.batch_size = batch_size
         self.val_size = val_size
         self.split_seed = split_seed
@@ -218,6 +220,10 @@ def stratified_holdout(labels: np.ndarray, size: int | float, seed: int) -> tupl
         UserError: Nothing would be left of a class, or more is asked for than there is.
     """
     count = round(size * len(labels)) if isinstance(size, float) else size
+    if count == 0 and size > 0:
+        raise UserError(
+            f"data.val_size {size} of {len(labels)} images is none; give a larger one, or 0 for no validation."
+        )
     if count >= len(labels):
         raise UserError(
             f"data.val_size asks for {count} of the {len(labels)} training images, so that none is left to train on; "

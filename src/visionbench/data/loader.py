@@ -92,7 +92,7 @@ class ResidentLoader:
         self.scale = 1 / (255 * std_column)
         self.shift = -torch.tensor(mean, dtype=torch.float32, device=images.device)[:, None, None] / std_column
         rest = len(images) % (batch_size * self.ranks)
-        left_out = rest if order is not None and rest < 2 * self.ranks and batch_size > 1 else 0
+        left_out = rest if order is not None and rest < 2 * self.ranks else 0
         # This process's positions in the epoch.
         self.positions = torch.arange(len(images) - left_out)[self.rank :: self.ranks]
 

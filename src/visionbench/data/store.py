@@ -58,12 +58,14 @@ def open_or_prepare(folder: Path, prepare: Callable[[], tuple[Mapping[str, np.nd
     Raises:
         UserError: The store that is there is damaged, or the folder cannot be written.
     """
-    if folder.exists():
-        return open_store(folder)
     try:
+        if folder.exists():
+            return open_store(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if not folder.exists():
+                for abandoned in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed
+                    shutil.rmtree(abandoned)
                 _write(folder, *prepare())
     except OSError as error:
         raise UserError(
@@ -84,15 +86,20 @@ def open_store(folder: Path) -> Store:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"The prepared store's meta.json cannot be read ({error}); {again}") from error
-    if not isinstance(meta, dict) or meta.get("schema") != SCHEMA or set(meta.get("arrays", ())) != set(ARRAYS):
+    said_of = meta.get("arrays") if isinstance(meta, dict) and meta.get("schema") == SCHEMA else None
+    if (
+        not isinstance(said_of, dict)
+        or set(said_of) != set(ARRAYS)
+        or not all(isinstance(said, dict) and {"shape", "dtype", "sha256"} <= set(said) for said in said_of.values())
+    ):
         raise UserError(f"The prepared store's meta.json is not of the kind this version writes; {again}")
     arrays = {}
-    for name, said in meta["arrays"].items():
+    for name, said in said_of.items():
         path = folder / f"{name}.npy"
         try:
             # NumPy checks the file's length against its header here, so an array cut short does not open.
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, EOFError) as error:
             raise UserError(f"The prepared array {path} cannot be read ({error}); {again}") from error
         if (list(array.shape), str(array.dtype)) != (said["shape"], said["dtype"]):
             raise UserError(
