@@ -30,7 +30,7 @@ class Result:
         assert self.status == 2, self
         assert self.err.startswith("visionbench: error: "), self.err
         assert self.err.count("\n") == 1, self.err
-        assert self.err.endswith(".\n"), self.err
+        assert self.err.endswith((".\n", "?\n")), self.err
         assert "Traceback" not in self.err + self.out
         return self.err.removeprefix("visionbench: error: ").strip()
 

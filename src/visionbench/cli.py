@@ -38,11 +38,11 @@ def main(args: Sequence[str] | None = None) -> int:
     try:
         if command not in COMMANDS:
             raise UserError(f"There is no command {command}; the commands are {', '.join(COMMANDS)}.")
-        from visionbench import launch  # here, so that a mistyped command does not wait for torch
+        from visionbench import commands  # here, so that a mistyped command does not wait for torch
 
         if command == "fit":
-            return launch.fit(rest)
-        return launch.evaluate(command, rest)
+            return commands.fit(rest)
+        return commands.evaluate(command, rest)
     except UserError as error:
         print(f"visionbench: error: {error}", file=sys.stderr)
         return 2

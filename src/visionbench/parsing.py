@@ -5,6 +5,7 @@ import difflib
 import importlib
 import inspect
 import re
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -94,6 +95,10 @@ def watched_parsing(say: Say) -> Iterator[None]:
     typehints.discard_init_args_on_class_path_change = discard_and_note
     try:
         yield
+    except SystemExit:  # --print_config: standard output is for the configuration
+        for line in lines:
+            print(line, file=sys.stderr)
+        raise
     finally:
         typehints.resolve_class_path_by_name = resolve
         typehints.discard_init_args_on_class_path_change = discard
@@ -132,11 +137,10 @@ def _sentence(message: str, error: BaseException | None, parser: LightningArgume
 
     The reason is in the exception that the others were raised from; the others name the keys that lead to it.
     """
+    known = {string for action in parser._actions for string in action.option_strings}
     if match := re.match(r"unrecognized arguments: (\S+)", message):
-        known = {string for action in parser._actions for string in action.option_strings}
         return _unknown_option(match[1].split("=")[0], known)
     if match := re.match(r"Group '(.+)' does not accept option '(.+)'", message):
-        known = {string for action in parser._actions for string in action.option_strings}
         return _unknown_option(f"--{match[1]}.{match[2]}", known)
     if match := re.match(r"the following arguments are required: (\w+)", message):
         return f"No {match[1]} is given; name it with --{match[1]} NAME or in a file given by --config."
@@ -148,6 +152,8 @@ def _sentence(message: str, error: BaseException | None, parser: LightningArgume
     key = ".".join(keys)
     reason = chain[-1].partition(": ")[2] if chain else message
     if match := re.match(r"Option '(.+)' is not accepted", reason):
+        if not keys:  # at the top of a file
+            return _unknown_option(f"--{match[1]}", known)
         classes = re.findall(r"class_path(?:=| )'([\w.]+)'", "\n".join(chain))
         owner = class_of({"class_path": classes[-1]}) if classes else object
         return _unknown_option(f"--{key}.{match[1]}", {f"--{key}.{name}" for name in _arguments(owner)})
@@ -191,8 +197,11 @@ def _unknown_option(option: str, known: set[str]) -> str:
 
 
 def _arguments(kind: type) -> set[str]:
-    """The names that a class and its bases take; a `**kwargs` hands on to the next."""
-    return {name for base in kind.__mro__[:-1] for name in inspect.signature(base.__init__).parameters} - {  # type: ignore[misc]
-        "self",
-        "kwargs",
-    }
+    """The names that a class takes, with those of its base where it hands on `**kwargs`."""
+    names: set[str] = set()
+    for base in kind.__mro__:
+        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if all(p.kind != p.VAR_KEYWORD for p in parameters):
+            break
+    return names - {"self"}

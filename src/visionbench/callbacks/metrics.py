@@ -21,23 +21,13 @@ class MetricsFile(AfterEpoch):
     """
 
     def __init__(self, path: Path) -> None:
+        super().__init__()
         self.path = path
         self.rows: list[dict[str, Any]] = []
         self.columns: list[str] = []
-        self.validated = False
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self.validated = False
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self.validated = True
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        row: dict[str, Any] = {"epoch": trainer.current_epoch, "step": trainer.global_step}
-        for name, value in trainer.callback_metrics.items():
-            # The Trainer remembers the metrics of the last validation also in epochs that have none.
-            if not name.startswith("val/") or self.validated:
-                row[name] = value.item()
+        row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **self.epoch_metrics(trainer)}
         self.rows.append(row)
         if not trainer.is_global_zero:
             return

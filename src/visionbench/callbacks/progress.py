@@ -28,6 +28,7 @@ class Progress(AfterEpoch):
     """
 
     def __init__(self, console: Console | None = None) -> None:
+        super().__init__()
         self.console = console if console is not None else plain_console()
         self.bar: Bar | None = None
         self.val_acc: float | None = None
@@ -49,6 +50,7 @@ class Progress(AfterEpoch):
         self.task = self.bar.add_task("", total=self._batches(trainer), state="")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        super().on_train_epoch_start(trainer, pl_module)
         self.epoch_started = self.looked = time.monotonic()
         self.seen = 0
         self.train_seconds = 0.0
@@ -80,15 +82,13 @@ class Progress(AfterEpoch):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if not trainer.is_global_zero:
             return
-        metrics = trainer.callback_metrics
+        metrics = self.epoch_metrics(trainer)
         parts = [self._epoch(trainer)]
         for stage in ("train", "val"):
             if f"{stage}/loss" in metrics:
-                loss, accuracy = float(metrics[f"{stage}/loss"]), 100 * float(metrics[f"{stage}/acc"])
-                parts.append(f"{stage} loss {loss:.4f} acc {accuracy:5.2f} %")
-        if "val/acc" in metrics:
-            self.val_acc = float(metrics["val/acc"])
-        parts.append(f"lr {float(metrics['lr']):.3g}")
+                parts.append(f"{stage} loss {metrics[f'{stage}/loss']:.4f} acc {100 * metrics[f'{stage}/acc']:5.2f} %")
+        self.val_acc = metrics.get("val/acc", self.val_acc)
+        parts.append(f"lr {metrics['lr']:.3g}")
         parts.append(f"{self._images_per_second(trainer):,.0f} images/s")
         parts.append(self._left(trainer, trainer.current_epoch - self.first_epoch + 1))
         self.console.print("  ".join(filter(None, parts)))

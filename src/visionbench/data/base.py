@@ -222,7 +222,7 @@ def stratified_holdout(labels: np.ndarray, size: int | float, seed: int) -> tupl
     count = round(size * len(labels)) if isinstance(size, float) else size
     if count == 0 and size > 0:
         raise UserError(
-            f"data.val_size {size} of {len(labels)} images is none; give a larger one, or 0 for no validation."
+            f"data.val_size {size} of {len(labels)} images is not one image; give a larger one, or 0 for no validation."
         )
     if count >= len(labels):
         raise UserError(

@@ -202,14 +202,13 @@ class Classifier(LightningModule, ABC):
         scheduler = self.make_lr_scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != self._objective_mode():
             scheduler = self.make_lr_scheduler(optimizer, mode=self._objective_mode())  # type: ignore[call-arg]
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {
-                "scheduler": scheduler,
-                "interval": self.lr_interval,
-                "monitor": self.objective.metric,
-            },
-        }
+        settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_interval}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            settings["monitor"] = self.objective.metric
+            if self.objective.metric.startswith("val/") and self._trainer is not None:
+                # In the epochs between two validations there is nothing new to look at.
+                settings["frequency"] = self.trainer.check_val_every_n_epoch or 1
+        return {"optimizer": optimizer, "lr_scheduler": settings}
 
     def _objective_mode(self) -> Mode:
         return self.objective.mode if self.objective.mode is not None else self.metrics[self.objective.metric]

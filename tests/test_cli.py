@@ -1,0 +1,228 @@
+"""Every mistake is one sentence with exit status 2, and leaves nothing behind."""
+
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from visionbench.data import fashion_mnist
+
+DIGITS = "fit --model MLP --data Digits"
+
+MISTAKES = {
+    "unknown model": ("fit --model CNM --data Digits", "model: found CNM", "known: CNN, MLP", "did you mean CNN?"),
+    "unknown data set": ("fit --model MLP --data Digit", "data: found Digit", "did you mean Digits?"),
+    "unknown module": ("fit --model nosuch.Net --data Digits", "model: ", "nosuch"),
+    "unknown class in a module": ("fit --model visionbench.models.Nett --data Digits", "model: ", "Nett"),
+    "unknown optimizer": (f"{DIGITS} --model.optimizer Adamm", "model.optimizer: found Adamm", "did you mean Adam?"),
+    "unknown option": (f"{DIGITS} --trainer.max_epoch 3", "--trainer.max_epoch;", "did you mean --trainer.max_epochs?"),
+    "abbreviated option": (f"{DIGITS} --trainer.max_epo 1", "--trainer.max_epo;", "did you mean --trainer.max_epochs?"),
+    "unknown model option": (f"{DIGITS} --model.widhts [3]", "--model.widhts;", "did you mean --model.widths?"),
+    "option without its group": (f"{DIGITS} --max_epochs 3", "--max_epochs;", "did you mean --trainer.max_epochs?"),
+    "checkpoint path": (f"{DIGITS} --ckpt_path x", "There is no option --ckpt_path"),
+    "text as a number": (f"{DIGITS} --trainer.max_epochs many", "trainer.max_epochs: found many, expected int"),
+    "text as a model's number": (
+        "fit --model CNN --data Digits --model.dense x",
+        "model.dense: found x, expected int.",
+    ),
+    "text as an optimizer's number": (f"{DIGITS} --model.optimizer.lr fast", "model.optimizer.lr: found fast"),
+    "unknown choice": (f"{DIGITS} --model.activation rleu", "model.activation: found rleu, expected one of relu, "),
+    "missing config": ("fit --config nofile.yaml", "nofile.yaml"),
+    "no data": ("fit --model MLP", "No data is given", "--data NAME"),
+    "no model": ("fit --data Digits", "No model is given", "--model NAME"),
+    "handwritten classes": (f"{DIGITS} --model.num_classes 7", "model.num_classes is set to 7", "take it out"),
+    "handwritten shape": (f"{DIGITS} --model.input_shape [1,28,28]", "model.input_shape is set to", "take it out"),
+    "unlogged objective": (f"{DIGITS} --objective.metric val/f1", "val/f1, which is logged by nothing", "val/acc"),
+    "test set as objective": (f"{DIGITS} --objective.metric test/acc", "test/acc", "nothing may be chosen on"),
+    "objective the wrong way round": (
+        f"{DIGITS} --objective.metric val/acc --objective.mode min",
+        "objective.mode is min, but val/acc is better when it is large",
+    ),
+    "plateau without validation": (
+        f"{DIGITS} --data.val_size 0 --model.lr_scheduler ReduceLROnPlateau",
+        "ReduceLROnPlateau watches val/loss, but there is no validation",
+    ),
+    "early stopping without validation": (
+        f"{DIGITS} --data.val_size 0 --early_stopping.patience 1",
+        "early_stopping watches val/loss, but there is no validation",
+    ),
+    "early stopping without validation batches": (
+        f"{DIGITS} --trainer.limit_val_batches 0 --early_stopping.patience 1",
+        "early_stopping watches val/loss, but there is no validation",
+    ),
+    "true as a seed": (f"{DIGITS} --seed_everything true", "seed_everything", "expected an integer"),
+    "unknown accelerator": (f"{DIGITS} --trainer.accelerator warp", "accelerator='warp'", "cpu"),
+    "plateau stepped at each step": (
+        f"{DIGITS} --model.lr_scheduler ReduceLROnPlateau --model.lr_interval step",
+        "model.lr_interval is step",
+    ),
+    "no epochs": (f"{DIGITS} --trainer.max_epochs 0", "Nothing was trained", "max_epochs"),
+    "no batches": (f"{DIGITS} --trainer.limit_train_batches 0", "Nothing was trained", "limit_train_batches"),
+    "validation of everything": (f"{DIGITS} --data.val_size 1437", "val_size asks for 1437 of the 1437"),
+    "validation of nothing": (f"{DIGITS} --data.val_size 0.0001", "not one image"),
+    "unknown optimizer option": (f"{DIGITS} --model.optimizer SGD --model.optimizer.momentun 1", "optimizer.momentum?"),
+    "model of another kind": ("fit --model torch.nn.Linear --data Digits", "model: import path torch.nn.Linear"),
+    "path as a name": (f"{DIGITS} --name a/b", "'a/b'", "--log_dir"),
+    "upwards as a name": (f"{DIGITS} --name ..", "'..'", "--log_dir"),
+    "impossible batch size": (f"{DIGITS} --data.batch_size 0", "data.batch_size is 0, expected 1 or more"),
+    "impossible log folder": (f"{DIGITS} --log_dir file.txt", "file.txt", "--log_dir"),
+    "unknown command": ("fti --config x", "no command fti", "fit, validate, test"),
+    "test of nothing": ("test", "test needs the folder of a run first"),
+    "test with only options": ("test --model MLP", "test needs the folder of a run first"),
+    "test of no folder": ("test nowhere", "nowhere is not a run folder"),
+    "test of another folder": ("test empty", "empty is not a run folder", "config.yaml"),
+}
+
+
+@pytest.mark.parametrize(("line", "parts"), [(line, parts) for line, *parts in MISTAKES.values()], ids=list(MISTAKES))
+def test_a_mistake_in_the_command_is_one_sentence(cli, tmp_path, line, parts):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "file.txt").touch()
+    sentence = cli(line).refusal()
+    for part in parts:
+        assert part in sentence
+    assert {path.name for path in tmp_path.rglob("*")} == {"empty", "file.txt"}  # nothing of a run is left behind
+
+
+FILES = {
+    "unknown option of the trainer": (
+        "{model: MLP, data: Digits, trainer: {max_epoch: 3}}",
+        "--trainer.max_epoch;",
+        "did you mean --trainer.max_epochs?",
+    ),
+    "unknown option of the model": (
+        "{model: {class_path: MLP, init_args: {widhts: [3]}}, data: Digits}",
+        "--model.widhts;",
+        "did you mean --model.widths?",
+    ),
+    "unknown key at the top": (
+        "{model: MLP, data: Digits, sed_everything: 3}",
+        "There is no option --sed_everything; did you mean --seed_everything?",
+    ),
+    "wrong type": ("{model: MLP, data: Digits, trainer: {max_epochs: many}}", "trainer.max_epochs: found many"),
+    "wrong nested type": (
+        "{model: {class_path: CNN, init_args: {dense: x}}, data: Digits}",
+        "model.dense: found x, expected int.",
+    ),
+    "handwritten classes": (
+        "{model: {class_path: MLP, init_args: {num_classes: 10}}, data: Digits}",
+        "model.num_classes is set to 10",
+    ),
+    "handwritten shape": (
+        "{model: {class_path: MLP, init_args: {input_shape: [1, 28, 28]}}, data: Digits}",
+        "model.input_shape is set to",
+    ),
+    "broken": ("model: [unclosed\nx: {", "pars"),
+}
+
+
+@pytest.mark.parametrize(("text", "parts"), [(text, parts) for text, *parts in FILES.values()], ids=list(FILES))
+def test_a_mistake_in_a_file_is_one_sentence(cli, tmp_path, text, parts):
+    (tmp_path / "run.yaml").write_text(text)
+    sentence = cli("fit --config run.yaml").refusal()
+    for part in parts:
+        assert part in sentence
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_data_that_cannot_be_had_say_where_they_were_looked_for(cli, tmp_path, monkeypatch):
+    nowhere = dataclasses.replace(fashion_mnist.ORIGIN, mirrors=(), system_folder=tmp_path / "system")
+    monkeypatch.setattr(fashion_mnist, "ORIGIN", nowhere)
+    sentence = cli("fit --model MLP --data FashionMNIST --data.offline true --data.root root").refusal()
+    for part in ("Fashion-MNIST", str(tmp_path / "system"), "root/downloads", "offline is on", "--data.source"):
+        assert part in sentence
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_without_a_command_the_usage_is_shown(cli):
+    bare, asked = cli(""), cli("--help")
+    assert (bare.status, asked.status) == (2, 0)
+    assert "usage: visionbench COMMAND" in asked.out
+    assert bare.out == asked.out
+
+
+def test_help_lists_the_options(cli):
+    shown = cli("fit --help")
+    assert shown.status == 0
+    for option in ("--trainer.max_epochs", "--objective.metric", "--early_stopping.patience", "--seed_everything"):
+        assert option in shown.out
+
+
+def test_help_of_a_model_lists_its_options(cli):
+    shown = cli("fit --model.help CNN")
+    assert shown.status == 0
+    assert "--model.dense" in shown.out
+
+
+def test_files_and_options_override_in_the_order_given(cli, tmp_path):
+    (tmp_path / "first.yaml").write_text("{model: MLP, data: Digits, seed_everything: 1, trainer: {max_epochs: 3}}")
+    (tmp_path / "second.yaml").write_text("{seed_everything: 2, trainer: {min_epochs: 1, max_epochs: 4}}")
+    line = "fit --config first.yaml --config second.yaml --trainer.max_epochs 5 --print_config"
+    shown = cli(line)
+    assert (shown.status, shown.err) == (0, "")
+    config = yaml.safe_load(shown.out)
+    assert config["seed_everything"] == 2
+    assert config["trainer"]["min_epochs"] == 1
+    assert config["trainer"]["max_epochs"] == 5
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_the_whole_configuration_is_printed_on_request(cli):
+    config = yaml.safe_load(cli(f"{DIGITS} --print_config").out)
+    assert config["model"]["init_args"]["widths"] == [256, 128, 64]
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.001
+    assert config["data"]["init_args"]["batch_size"] == 64
+    assert config["trainer"]["max_epochs"] == 10
+    assert config["objective"] == {"metric": "val/loss", "mode": None}
+
+
+OWN_NET = '''
+"""A model of the user's own."""
+
+from torch import nn
+
+from visionbench.models import Classifier
+
+
+class MyNet(Classifier):
+    def __init__(self, num_classes, input_shape, nodes: int = 8, **kwargs):
+        super().__init__(num_classes, input_shape, **kwargs)
+        channels, height, width = input_shape
+        self.network = nn.Sequential(
+            nn.Flatten(), nn.Linear(channels * height * width, nodes), nn.ReLU(), nn.Linear(nodes, num_classes)
+        )
+'''
+
+
+def write_own_net(folder: Path, package: str) -> str:
+    (folder / package).mkdir()
+    (folder / package / "nets.py").write_text(OWN_NET)
+    return f"fit --model {package}.nets.MyNet --model.nodes 4 --data Digits --trainer.max_epochs 1"
+
+
+def test_a_model_from_the_current_folder_trains(cli, tmp_path):
+    result = cli(write_own_net(tmp_path, "own_package"))
+    assert (result.status, result.err) == (0, "")
+    assert "MyNet, 3,190 parameters" in result.out
+    assert (tmp_path / "lightning_logs" / "mynet" / "version_0" / "run.json").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "entry", [[sys.executable, "-m", "visionbench"], [str(Path(sys.executable).with_name("visionbench"))]]
+)
+def test_both_entries_find_a_model_in_the_current_folder(tmp_path, digits_root, monkeypatch, entry):
+    monkeypatch.setenv("VISIONBENCH_DATA", str(digits_root))
+    line = write_own_net(tmp_path, "own_package")
+    done = subprocess.run([*entry, *line.split()], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "MyNet, 3,190 parameters" in done.stdout
+
+
+def test_a_mistake_gives_the_shell_its_exit_status(tmp_path):
+    done = subprocess.run([sys.executable, "-m", "visionbench", "fti"], cwd=tmp_path, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("visionbench: error: There is no command fti")

@@ -1,0 +1,57 @@
+"""The run files are short, complete, and go with every data set."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+import yaml
+
+from visionbench import data
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+RUNS = sorted(CONFIGS.glob("*.yaml"))
+OVERLAYS = sorted(CONFIGS.glob("trainer/*.yaml"))  # given by --trainer FILE
+DATA_SETS = [
+    name
+    for name in data.__all__
+    if issubclass(kind := getattr(data, name), data.VisionDataModule) and not inspect.isabstract(kind)
+]
+
+
+def stem(value):
+    return value.stem if isinstance(value, Path) else value
+
+
+@pytest.mark.parametrize("file", RUNS, ids=stem)
+@pytest.mark.parametrize("name", DATA_SETS)
+def test_a_run_file_goes_with_every_data_set(cli, file, name):
+    shown = cli(f"fit --config {file} --data {name} --print_config")
+    assert (shown.status, shown.err) == (0, "")
+    resolved = yaml.safe_load(shown.out)["data"]
+    assert resolved["class_path"] == f"visionbench.data.{name}"
+    assert resolved == yaml.safe_load(cli(f"fit --model MLP --data {name} --print_config").out)["data"]
+
+
+@pytest.mark.parametrize("file", RUNS, ids=stem)
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=stem)
+def test_an_overlay_goes_on_top_of_every_run_file(cli, file, overlay):
+    shown = cli(f"fit --config {file} --trainer {overlay} --print_config")
+    assert (shown.status, shown.err) == (0, "")
+    trainer = yaml.safe_load(shown.out)["trainer"]
+    alone = yaml.safe_load(cli(f"fit --config {file} --print_config").out)["trainer"]
+    assert trainer == alone | yaml.safe_load(overlay.read_text())
+
+
+@pytest.mark.parametrize("file", RUNS, ids=stem)
+def test_a_run_file_is_short_and_begins_with_its_command(file):
+    lines = file.read_text().splitlines()
+    assert 4 <= len(lines) <= 15
+    assert lines[0] == f"# python -m visionbench fit --config configs/{file.name}"
+
+
+@pytest.mark.parametrize("file", RUNS, ids=stem)
+def test_a_run_file_refers_to_no_other_file(file):
+    content = yaml.safe_load(file.read_text())
+    assert "config" not in content
+    assert {"seed_everything", "data", "model", "trainer"} <= set(content)
+    assert not [value for value in content.values() if str(value).endswith((".yaml", ".yml"))]

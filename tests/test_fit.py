@@ -1,0 +1,476 @@
+"""What a run leaves behind: that it is whole, right, and the same when it is run again."""
+
+import csv
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from lightning.pytorch import Trainer
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams import plugin_data_pb2
+
+from visionbench import runs
+from visionbench.callbacks import AtomicCheckpointIO
+from visionbench.data import Digits
+from visionbench.models import CNN, MLP
+
+SMALL = "fit --model MLP --model.widths [16] --data Digits --trainer.precision 32-true"
+HEADER = ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
+
+
+def rows(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def report(run: Path) -> dict:
+    return json.loads((run / "run.json").read_text(encoding="utf-8"))
+
+
+def listing(folder: Path) -> dict[str, tuple[int, int]]:
+    return {str(p): (p.stat().st_mtime_ns, p.stat().st_size) for p in sorted(folder.rglob("*"))}
+
+
+class Fitted:
+    """A finished run and the command line in the folder it lies in."""
+
+    def __init__(self, cli, folder, line):
+        self.cli = cli
+        self.result = cli(line)
+        assert self.result.status == 0, self.result
+        self.run = folder / "lightning_logs" / "mlp" / "version_0"
+        self.path = self.run.relative_to(folder)
+
+
+@pytest.fixture(scope="module")
+def fitted(cli_in, tmp_path_factory):
+    """Two epochs of a small MLP with dropout."""
+    folder = tmp_path_factory.mktemp("fitted")
+    return Fitted(cli_in(folder), folder, f"{SMALL} --model.dropout 0.2 --trainer.max_epochs 2")
+
+
+def evaluate(model, data, part="test"):
+    """Loss and accuracy, computed by other means than the run's."""
+    loader = getattr(data, f"{part}_dataloader")()
+    model.eval()
+    with torch.no_grad():
+        logits, labels = zip(*[(model(images), labels) for images, labels in loader], strict=True)
+    logits, labels = torch.cat(logits), torch.cat(labels)
+    return torch.nn.functional.cross_entropy(logits, labels).item(), (logits.argmax(1) == labels).double().mean().item()
+
+
+def digits(root, **arguments):
+    data = Digits(root=str(root), **arguments)
+    data.setup()
+    return data
+
+
+def test_the_run_folder_holds_what_is_promised_and_no_more(fitted):
+    files = {path.relative_to(fitted.run).as_posix() for path in fitted.run.rglob("*") if path.is_file()}
+    assert {name for name in files if "tfevents" not in name} == {
+        "config.yaml",
+        "metrics.csv",
+        "run.json",
+        "checkpoints/best.ckpt",
+        "checkpoints/last.ckpt",
+    }
+    assert files > {"run.json"}
+
+
+def test_the_metrics_file_has_a_row_an_epoch_and_no_times(fitted):
+    lines = rows(fitted.run)
+    assert list(lines[0]) == HEADER
+    assert [(row["epoch"], row["step"]) for row in lines] == [("0", "21"), ("1", "42")]
+    assert all(float(row[name]) > 0 for row in lines for name in HEADER[2:])
+    assert float(lines[0]["lr"]) == 0.001
+
+
+def test_the_report_has_the_documented_keys_and_no_nan(fitted):
+    text = (fitted.run / "run.json").read_text(encoding="utf-8")
+    content = json.loads(text, parse_constant=pytest.fail)
+    assert set(content) == {
+        *("schema", "command", "config_digest", "code", "git", "versions", "device", "precision", "threads", "seed"),
+        *("data_digest", "parameters", "trainable", "epochs", "best_epoch", "seconds", "metrics", "weights_digest"),
+        *("nondeterministic", "resumed"),
+    }
+    assert content["parameters"] == content["trainable"] == 784 * 16 + 16 + 16 * 10 + 10
+    assert (content["epochs"], content["seed"], content["precision"]) == (2, 0, "32-true")
+    assert content["command"][:2] == ["visionbench", "fit"]
+
+
+def test_the_reports_metrics_are_those_of_the_best_epoch(fitted):
+    content, lines = report(fitted.run), rows(fitted.run)
+    best = min(lines, key=lambda row: float(row["val/loss"]))
+    assert content["best_epoch"] == int(best["epoch"])
+    for name in ("train/loss", "train/acc", "val/loss", "val/acc"):
+        assert content["metrics"][name] == float(best[name])
+    assert set(content["metrics"]) == {*HEADER[3:], "test/loss", "test/acc"}
+
+
+def test_the_checkpoints_load_without_trusting_them(fitted):
+    for name, epoch in (("best", report(fitted.run)["best_epoch"]), ("last", 1)):
+        checkpoint = torch.load(fitted.run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert checkpoint["epoch"] == epoch
+    best = torch.load(fitted.run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert runs.weights_digest(best["state_dict"]) == report(fitted.run)["weights_digest"]
+
+
+def test_a_checkpoint_gives_the_model_that_was_reported(fitted, digits_root):
+    path = fitted.run / "checkpoints" / "best.ckpt"
+    model = MLP.load_from_checkpoint(path, weights_only=True, map_location="cpu")
+    loss, accuracy = evaluate(model, digits(digits_root))
+    metrics = report(fitted.run)["metrics"]
+    assert accuracy == pytest.approx(metrics["test/acc"], abs=1e-12)
+    assert loss == pytest.approx(metrics["test/loss"], rel=1e-5)
+
+
+def test_tensorboard_has_the_curves_and_the_final_metrics(fitted):
+    scalars, hparams = {}, {}
+    for file in fitted.run.glob("events.out.tfevents.*"):
+        events = EventAccumulator(str(file)).Reload()
+        for tag in events.Tags()["scalars"]:
+            scalars.setdefault(tag, []).extend(events.Scalars(tag))
+        for metadata in events.summary_metadata.values():
+            if metadata.plugin_data.plugin_name == "hparams":
+                data = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content)
+                hparams |= dict(data.session_start_info.hparams)
+    assert {"train/loss", "train/acc", "val/loss", "val/acc", "lr"} <= set(scalars)
+    assert "hp_metric" not in scalars
+    assert scalars["test/acc"][-1].value == pytest.approx(report(fitted.run)["metrics"]["test/acc"])
+    logged = [event.value for event in scalars["val/acc"]]
+    assert all(pytest.approx(float(row["val/acc"])) in logged for row in rows(fitted.run))
+    assert hparams["model.widths"].string_value == "[16]"
+    assert hparams["model.optimizer.lr"].number_value == 0.001
+    assert hparams["model.dropout"].number_value == 0.2
+
+
+def test_the_closing_block_has_the_result(fitted):
+    metrics = report(fitted.run)["metrics"]
+    low, high = runs.wilson_interval(round(metrics["test/acc"] * 360), 360)
+    out = fitted.result.out
+    assert f"Digits test accuracy {100 * metrics['test/acc']:.2f} %" in out
+    assert f"(95 % interval {100 * low:.2f} to {100 * high:.2f}, 360 images)" in out
+    assert f"test loss   {metrics['test/loss']:.4f}" in out
+    assert "parameters  12,730" in out
+    assert " of training" in out
+    assert f"run         {fitted.path}" in out
+    assert "tensorboard --logdir lightning_logs" in out
+    assert fitted.result.err == ""
+
+
+@pytest.mark.parametrize("command", ["test", "validate"])
+def test_evaluating_a_run_gives_its_metrics_and_writes_nothing(fitted, command):
+    before = listing(fitted.run.parents[2])
+    result = fitted.cli(f"{command} {fitted.path}")
+    stage = {"test": "test", "validate": "val"}[command]
+    assert (result.status, result.err) == (0, "")
+    assert f" accuracy {100 * report(fitted.run)['metrics'][f'{stage}/acc']:.2f} %" in result.out
+    assert f" loss   {report(fitted.run)['metrics'][f'{stage}/loss']:.4f}" in result.out
+    assert listing(fitted.run.parents[2]) == before
+
+
+def test_evaluating_a_run_as_another_model_is_refused(fitted):
+    sentence = fitted.cli(f"test {fitted.path} --model.widths [3]").refusal()
+    assert "The checkpoint does not fit the model" in sentence
+    assert "network.1.weight" in sentence
+
+
+def test_a_run_can_be_repeated_from_its_own_config(fitted, cli, tmp_path):
+    shutil.copy(fitted.run / "config.yaml", tmp_path / "again.yaml")
+    assert cli("fit --config again.yaml").status == 0
+    again = tmp_path / "lightning_logs" / fitted.run.parent.name / "version_0"
+    assert (again / "metrics.csv").read_bytes() == (fitted.run / "metrics.csv").read_bytes()
+    for key in ("weights_digest", "config_digest", "data_digest"):
+        assert report(again)[key] == report(fitted.run)[key]
+
+
+def test_the_plateau_scheduler_waits_for_epochs_that_are_validated(cli, tmp_path):
+    line = "fit --model MLP --data Digits --model.widths [8] --trainer.max_epochs 4 --trainer.check_val_every_n_epoch 2"
+    plateau = "--model.lr_scheduler ReduceLROnPlateau --model.lr_scheduler.patience 0 --model.optimizer.lr 0"
+    assert cli(f"{line} {plateau}").status == 0
+    assert len((tmp_path / "lightning_logs/mlp/version_0/metrics.csv").read_text().splitlines()) == 5
+
+
+def test_the_config_of_a_run_holds_every_value(fitted):
+    config = yaml.safe_load((fitted.run / "config.yaml").read_text())
+    assert config["model"]["init_args"]["widths"] == [16]
+    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.001
+    assert config["trainer"]["precision"] == "32-true"
+    assert config["seed_everything"] == 0
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--model MLP --model.widths [16] --model.dropout 0.5",
+        "--model CNN --model.widths [4] --model.convs [1] --model.dropouts [0.5] --model.dense 8",
+    ],
+    ids=["MLP", "CNN"],
+)
+def test_the_same_command_gives_the_same_run_and_another_seed_another(cli, tmp_path, line):
+    line = f"fit {line} --data Digits --trainer.max_epochs 2 --name x --data.augment+=RandomCrop"
+    assert cli(line).status == 0
+    first = listing(tmp_path / "lightning_logs" / "x" / "version_0")
+    assert [cli(line).status, cli(f"{line} --seed_everything 1").status] == [0, 0]
+    a, b, c = (tmp_path / "lightning_logs" / "x" / f"version_{n}" for n in range(3))
+    assert listing(a) == first  # a later run changes nothing of an earlier one
+    assert (a / "metrics.csv").read_bytes() == (b / "metrics.csv").read_bytes()
+    assert report(a)["weights_digest"] == report(b)["weights_digest"] != report(c)["weights_digest"]
+    assert (c / "metrics.csv").read_bytes() != (a / "metrics.csv").read_bytes()
+    assert report(a)["data_digest"] == report(c)["data_digest"]
+
+
+def test_the_seed_of_the_run_chooses_the_order_of_the_images(cli, tmp_path):
+    line = f"{SMALL} --seed_everything 1 --trainer.max_epochs 1"
+    assert [cli(f"{line} {more}").status for more in ("", "--data.seed 1", "--data.seed 0")] == [0, 0, 0]
+    a, b, c = (report(tmp_path / "lightning_logs" / "mlp" / f"version_{n}")["weights_digest"] for n in range(3))
+    assert a == b != c
+
+
+def test_without_validation_the_last_epoch_is_the_result(cli, tmp_path):
+    result = cli(f"{SMALL} --data.val_size 0 --trainer.max_epochs 2")
+    run = tmp_path / "lightning_logs" / "mlp" / "version_0"
+    assert result.status == 0
+    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert all(row["val/loss"] == row["val/acc"] == "" for row in rows(run))
+    assert report(run)["best_epoch"] == 1
+    last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert runs.weights_digest(last["state_dict"]) == report(run)["weights_digest"]
+    assert f"Digits test accuracy {100 * report(run)['metrics']['test/acc']:.2f} %" in result.out
+    assert "nan" not in result.out.lower()
+
+
+def test_a_trial_run_writes_nothing(cli, tmp_path):
+    result = cli(f"{SMALL} --trainer.fast_dev_run true")
+    assert (result.status, result.err) == (0, "")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_run_without_checkpoints_still_reports(cli, tmp_path):
+    assert cli(f"{SMALL} --trainer.enable_checkpointing false --trainer.max_epochs 1").status == 0
+    run = tmp_path / "lightning_logs" / "mlp" / "version_0"
+    assert not list(run.rglob("*.ckpt"))
+    assert "test/acc" in report(run)["metrics"]
+
+
+def test_training_ends_early_when_nothing_improves(cli, tmp_path):
+    standstill = "--model.optimizer SGD --model.optimizer.lr 0 --trainer.max_epochs 5 --early_stopping.patience 1"
+    assert cli(f"{SMALL} {standstill}").status == 0
+    run = tmp_path / "lightning_logs" / "mlp" / "version_0"
+    assert len(rows(run)) == report(run)["epochs"] == 2
+
+
+def test_the_learning_rate_falls_on_a_plateau_and_is_noted_as_it_was_used(cli, tmp_path):
+    """A learning rate so small that all epochs are equal, and falls on a plateau of accuracy as it does of loss."""
+    assert (
+        cli(
+            f"{SMALL} --objective.metric val/acc --trainer.max_epochs 4 --model.optimizer SGD "
+            "--model.optimizer.lr 1e-12 --model.lr_scheduler ReduceLROnPlateau --model.lr_scheduler.patience 0"
+        ).status
+        == 0
+    )
+    run = tmp_path / "lightning_logs" / "mlp" / "version_0"
+    rates = [float(row["lr"]) for row in rows(run)]
+    assert rates[:2] == [1e-12, 1e-12]  # the rate of an epoch is the one it was trained with
+    assert rates[2] == pytest.approx(1e-13)
+
+
+SCRIPTED_NET = """
+import torch
+from visionbench.models import MLP
+
+class Scripted(MLP):
+    def __init__(self, *args, losses: list[float] = [3.0, 2.0, 1.0, 4.0], **kwargs):
+        super().__init__(*args, **kwargs)
+        self.losses = losses
+
+    def on_validation_epoch_end(self):
+        script = {"val/loss": self.losses, "val/acc": [0.1, 0.5, 0.5, 0.2]}
+        self.log_dict({name: torch.tensor(values[self.current_epoch]) for name, values in script.items()})
+"""
+
+
+@pytest.mark.parametrize("interval", ["epoch", "step"])
+def test_the_learning_rate_of_an_epoch_is_the_last_it_was_trained_with(cli, tmp_path, interval):
+    scheduler = f"--model.lr_scheduler StepLR --model.lr_scheduler.step_size 1 --model.lr_interval {interval}"
+    limits = "--trainer.max_epochs 3 --trainer.limit_train_batches 2"
+    assert cli(f"{SMALL} {scheduler} --model.lr_scheduler.gamma 0.5 {limits}").status == 0
+    rates = [float(row["lr"]) for row in rows(tmp_path / "lightning_logs" / "mlp" / "version_0")]
+    assert rates == pytest.approx({"epoch": [1e-3, 5e-4, 2.5e-4], "step": [5e-4, 1.25e-4, 3.125e-5]}[interval])
+
+
+@pytest.mark.parametrize(
+    ("objective", "best"),
+    [
+        ("", 2),
+        ("--objective.metric val/loss", 2),
+        ("--objective.metric val/acc", 1),
+        ("--model.losses [.nan,2,3,4]", 1),
+        ("--model.losses [.nan,.nan,.nan,.nan]", 0),
+    ],
+)
+def test_the_objective_picks_the_epoch_and_the_first_of_equals(cli, tmp_path, objective, best):
+    (tmp_path / "scripted_net.py").write_text(SCRIPTED_NET)
+    line = f"{SMALL.replace('MLP', 'scripted_net.Scripted')} --trainer.max_epochs 4 --name x"
+    assert cli(f"{line} {objective}").status == 0
+    run = tmp_path / "lightning_logs" / "x" / "version_0"
+    checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert report(run)["best_epoch"] == checkpoint["epoch"] == best
+    assert report(run)["weights_digest"] == runs.weights_digest(checkpoint["state_dict"])
+    assert report(run)["metrics"]["train/loss"] == float(rows(run)[best]["train/loss"])
+    assert f"test loss   {report(run)['metrics']['test/loss']:.4f}" in cli(f"test {run}").out  # of those weights
+
+
+def test_a_plateau_scheduler_follows_the_objectives_direction(cli, tmp_path):
+    line = f"{SMALL} --trainer.max_epochs 1 --model.lr_scheduler ReduceLROnPlateau"
+    assert cli(f"{line} --objective.metric val/acc").status == 0
+    assert cli(line).status == 0
+    modes = []
+    for version in (0, 1):
+        path = tmp_path / "lightning_logs" / "mlp" / f"version_{version}" / "checkpoints" / "best.ckpt"
+        modes.append(torch.load(path, weights_only=True)["lr_schedulers"][0]["mode"])
+    assert modes == ["max", "min"]
+
+
+def test_an_epoch_without_validation_has_empty_cells(cli, tmp_path):
+    result = cli(f"{SMALL} --trainer.check_val_every_n_epoch 2 --trainer.max_epochs 3")
+    assert result.status == 0
+    lines = rows(tmp_path / "lightning_logs" / "mlp" / "version_0")
+    assert [bool(row["val/loss"]) for row in lines] == [False, True, False]
+    assert [bool(row["val/acc"]) for row in lines] == [False, True, False]
+    assert report(tmp_path / "lightning_logs" / "mlp" / "version_0")["best_epoch"] == 1
+    shown = [line for line in result.out.splitlines() if line.startswith("epoch ")]
+    assert ["val loss" in line for line in shown] == [False, True, False]
+
+
+def test_without_the_final_test_the_test_set_is_not_looked_at(cli, tmp_path):
+    result = cli(f"{SMALL} --test_after_fit false --trainer.max_epochs 1")
+    assert result.status == 0
+    assert not [name for name in report(tmp_path / "lightning_logs/mlp/version_0")["metrics"] if "test" in name]
+    assert "test accuracy" not in result.out
+
+
+def test_a_shortened_test_counts_the_images_it_saw(cli):
+    result = cli(f"{SMALL} --trainer.max_epochs 1 --trainer.limit_test_batches 2")
+    assert result.status == 0
+    assert ", 128 images)" in result.out
+
+
+BREAKING_NET = """
+from visionbench.models import MLP
+
+class Breaks(MLP):
+    def training_step(self, batch, batch_idx):
+        if self.current_epoch == 1:
+            raise {exception}
+        return super().training_step(batch, batch_idx)
+"""
+
+
+@pytest.fixture
+def breaking(tmp_path):
+    """Writes a model that raises in its second epoch; gives the command that trains it."""
+
+    def write(module, exception):
+        (tmp_path / f"{module}.py").write_text(BREAKING_NET.format(exception=exception))
+        return f"{SMALL.replace('MLP', f'{module}.Breaks')} --trainer.max_epochs 3 --name broken"
+
+    yield write
+    for name in ("breaks_by_itself", "breaks_by_hand"):
+        sys.modules.pop(name, None)
+
+
+def test_a_run_that_breaks_keeps_what_it_has_but_no_report(cli, tmp_path, breaking):
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli(breaking("breaks_by_itself", 'RuntimeError("a bug")'))
+    run = tmp_path / "lightning_logs" / "broken" / "version_0"
+    assert len(rows(run)) == 1
+    assert (run / "checkpoints" / "best.ckpt").is_file()
+    assert not (run / "run.json").exists()
+
+
+def test_an_interrupted_run_ends_with_130_and_no_report(cli, tmp_path, breaking):
+    result = cli(breaking("breaks_by_hand", "KeyboardInterrupt"))
+    assert result.status == 130
+    assert "Interrupted in epoch 2" in result.out
+    run = tmp_path / "lightning_logs" / "broken" / "version_0"
+    assert len(rows(run)) == 1
+    assert not (run / "run.json").exists()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    path = tmp_path / "checkpoints" / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"epoch": 1}, path)
+
+    def write_half(_, file):
+        file.write(b"half")
+        raise OSError("disk full")
+
+    monkeypatch.setattr("visionbench.callbacks.checkpoint.torch.save", write_half)
+    with pytest.raises(OSError, match="disk full"):
+        AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
+    assert torch.load(path, weights_only=True) == {"epoch": 1}
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("kind", [MLP, CNN])
+def test_a_model_built_in_python_from_functions_has_a_loadable_checkpoint(tmp_path, digits_root, kind):
+    model = kind(
+        num_classes=10,
+        input_shape=(1, 28, 28),
+        optimizer=lambda parameters: torch.optim.SGD(parameters, lr=0.05, momentum=0.9),
+        lr_scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5),
+    )
+    trainer = Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        limit_train_batches=2,
+        limit_val_batches=1,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=tmp_path,
+    )
+    data = Digits(root=str(digits_root))
+    trainer.fit(model, datamodule=data)
+    trainer.save_checkpoint(tmp_path / "model.ckpt")
+    checkpoint = torch.load(tmp_path / "model.ckpt", weights_only=True)
+    assert checkpoint["hyper_parameters"]["optimizer"]["init_args"]["lr"] == 0.05
+    loaded = kind.load_from_checkpoint(tmp_path / "model.ckpt", weights_only=True, map_location="cpu")
+    images, _ = next(iter(data.test_dataloader()))
+    with torch.no_grad():
+        assert torch.equal(loaded.eval()(images), model.eval()(images))
+    made = loaded.configure_optimizers()
+    assert (made["optimizer"].defaults["lr"], made["optimizer"].defaults["momentum"]) == (0.05, 0.9)
+    assert (made["lr_scheduler"]["scheduler"].step_size, made["lr_scheduler"]["scheduler"].gamma) == (2, 0.5)
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_run_and_its_metrics_are_of_the_whole_set(tmp_path, digits_root, monkeypatch):
+    monkeypatch.setenv("VISIONBENCH_DATA", str(digits_root))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    line = (  # 143 images are not the same number for both
+        f"{SMALL} --data.val_size 143 --trainer.max_epochs 2 "
+        "--trainer.accelerator cpu --trainer.devices 2 --trainer.strategy ddp"
+    )
+    done = subprocess.run(
+        [sys.executable, "-m", "visionbench", *line.split()], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (tmp_path / "lightning_logs" / "mlp").iterdir()] == ["version_0"]
+    run = tmp_path / "lightning_logs" / "mlp" / "version_0"
+    assert len(rows(run)) == 2
+    assert done.stdout.count("Digits test accuracy") == done.stdout.count("epoch 1/2") == 1
+    model = MLP.load_from_checkpoint(run / "checkpoints" / "best.ckpt", weights_only=True, map_location="cpu")
+    row = rows(run)[report(run)["best_epoch"]]
+    for part, loss, accuracy in (
+        ("val", float(row["val/loss"]), float(row["val/acc"])),
+        ("test", report(run)["metrics"]["test/loss"], report(run)["metrics"]["test/acc"]),
+    ):
+        assert evaluate(model, digits(digits_root, val_size=143), part) == pytest.approx((loss, accuracy), rel=1e-5)
