@@ -35,6 +35,11 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 1,  # metrics are logged once an epoch; a larger value only makes Lightning warn
 }
 
+# Lightning sets this when it is imported, and every optimiser step then asks again whether there is a GPU; where there
+# is none, that is a search for NVIDIA's library on the disk, a tenth of a small network's training time.
+if not torch.cuda.is_available():
+    os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+
 # By these the data set tells the model its shape; a value written by hand would be lost without a word.
 LINKED = ("num_classes", "input_shape")
 
