@@ -143,7 +143,9 @@ def test_tensorboard_has_the_curves_and_the_final_metrics(fitted):
     assert "hp_metric" not in scalars
     assert scalars["test/acc"][-1].value == pytest.approx(report(fitted.run)["metrics"]["test/acc"])
     logged = [event.value for event in scalars["val/acc"]]
-    assert all(pytest.approx(float(row["val/acc"])) in logged for row in rows(fitted.run))
+    assert logged == [pytest.approx(float(row["val/acc"])) for row in rows(fitted.run)]  # the epochs', nothing more
+    for name, value in report(fitted.run)["metrics"].items():
+        assert [event.value for event in scalars[f"final/{name}"]] == [pytest.approx(value)]
     assert hparams["model.widths"].string_value == "[16]"
     assert hparams["model.optimizer.lr"].number_value == 0.001
     assert hparams["model.dropout"].number_value == 0.2

@@ -180,7 +180,9 @@ def _finish(
     )
     for logger in trainer.loggers:
         if isinstance(logger, RunTensorBoardLogger):
-            logger.log_hyperparams(_flat({key: config[key] for key in ("model", "data", "trainer")}), metrics)
+            # Tags of their own: HPARAMS reads a tag's last scalar, which would be one more point of the epochs' curve.
+            final = {f"final/{name}": metrics[name] for name in reversed(metrics)}  # test first
+            logger.log_hyperparams(_hyperparameters(config), final, trainer.global_step)
             logger.save()
     cli.say("")
     if "test/acc" in metrics:
@@ -259,6 +261,15 @@ def nondeterministic(trainer: Trainer) -> list[str]:
 def parameter_count(model: torch.nn.Module, trainable: bool = False) -> int:
     """How many parameters there are, or how many of them are trained."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
+
+
+def _hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that runs are compared by."""
+    trainer = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val")
+    data = dict(config["data"])
+    data["init_args"] = {k: v for k, v in (data.get("init_args") or {}).items() if k not in ("root", "offline")}
+    chosen = {"model": config["model"], "data": data, "trainer": {name: config["trainer"][name] for name in trainer}}
+    return {"seed": config["seed_everything"], **_flat(chosen)}
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
