@@ -1,4 +1,4 @@
-"""How much faster an epoch is than the usual way, at equal accuracy.
+"""How much faster an epoch is than the usual way, with the test accuracy of both.
 
     python benchmarks/usual_way.py mlp
     python benchmarks/usual_way.py cnn

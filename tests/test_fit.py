@@ -198,6 +198,41 @@ def test_the_plateau_scheduler_waits_for_epochs_that_are_validated(cli, tmp_path
     assert len((tmp_path / "lightning_logs/mlp/version_0/metrics.csv").read_text().splitlines()) == 5
 
 
+@pytest.mark.parametrize("config", ["cnn", "mlp"])
+def test_gradients_can_be_clipped_in_mixed_precision(cli, config):
+    path = Path(__file__).parent.parent / "configs" / f"{config}.yaml"
+    line = f"fit --config {path} --data Digits --trainer.max_epochs 1 --trainer.limit_train_batches 2"
+    result = cli(f"{line} --trainer.precision bf16-mixed --trainer.gradient_clip_val 1.0")
+    assert result.status == 0
+    assert "model.optimizer.fused is turned off" in result.out
+
+
+def test_a_run_is_evaluated_from_any_folder_without_preparing_its_data_there(fitted, cli_in, tmp_path):
+    result = cli_in(tmp_path)(f"test {fitted.run.resolve()}")
+    assert result.status == 0
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_evaluation_on_other_data_says_so(fitted, cli_in, tmp_path):
+    command = f"validate {fitted.run.resolve()}"
+    assert "note:" not in cli_in(tmp_path)(command).out
+    assert "not those of the run" in cli_in(tmp_path)(f"{command} --data.split_seed 1").out
+
+
+def test_a_model_that_takes_nothing_but_the_shapes_trains(cli, tmp_path):
+    (tmp_path / "bare_net.py").write_text(
+        "from torch import nn\n"
+        "from visionbench.models import Classifier\n\n\n"
+        "class Bare(Classifier):\n"
+        "    def __init__(self, num_classes: int, input_shape: tuple[int, int, int]):\n"
+        "        super().__init__(num_classes, input_shape)\n"
+        "        self.network = nn.Sequential(nn.Flatten(), nn.Linear(784, num_classes))\n"
+    )
+    result = cli("fit --model bare_net.Bare --data Digits --trainer.max_epochs 1")
+    assert result.status == 0
+    assert "training   Adam" in result.out
+
+
 def test_the_config_of_a_run_holds_every_value(fitted):
     config = yaml.safe_load((fitted.run / "config.yaml").read_text())
     assert config["model"]["init_args"]["widths"] == [16]

@@ -1,5 +1,6 @@
 """What the commands do: train, evaluate, and say how it went."""
 
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +56,8 @@ def fit(args: Sequence[str]) -> int:
             )
         checkpoint = runs.result_checkpoint(cli.run_folder) if cli.checkpoint is not None else None
         kept = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint is not None else None
+        if cli.has_objective and checkpoint is not None and checkpoint.stem == "last":
+            cli.say("No epoch was validated, so that the last one is the result.")
         # The row of the epoch that was kept; without checkpoints the weights are those of the last.
         result = next((row for row in cli.rows if kept is not None and row["epoch"] == kept["epoch"]), cli.rows[-1])
         if cli.config.test_after_fit:
@@ -63,6 +66,7 @@ def fit(args: Sequence[str]) -> int:
                 cli,
             )
             if interrupted:
+                cli.say(f"Interrupted while testing; what there is lies in {cli.run_folder}.")
                 return interrupted
             result = result | {
                 name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")
@@ -109,6 +113,9 @@ def evaluate(command: str, args: Sequence[str]) -> int:
         )
         if interrupted:
             return interrupted
+        said = run / "run.json"
+        if said.is_file() and json.loads(said.read_text(encoding="utf-8"))["data_digest"] != data.data_digest():
+            cli.say("note: the images, their split or their normalisation are not those of the run")
         count = cli.model.evaluated[stage]
         for line in metric_lines(stage, data.title, {k: v.item() for k, v in trainer.callback_metrics.items()}, count):
             cli.say(line)
@@ -153,6 +160,12 @@ def _finish(
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     metrics = {name: value for name, value in result.items() if name.startswith(("train/", "val/", "test/"))}
+    for logger in trainer.loggers:
+        if isinstance(logger, RunTensorBoardLogger):
+            # Tags of their own: HPARAMS reads a tag's last scalar, which would be one more point of the epochs' curve.
+            final = {f"final/{name}": metrics[name] for name in reversed(metrics)}  # test first
+            logger.log_hyperparams(_hyperparameters(config), final, trainer.global_step)
+            logger.save()
     runs.write_json(
         folder / "run.json",
         {
@@ -178,12 +191,6 @@ def _finish(
             "resumed": [],
         },
     )
-    for logger in trainer.loggers:
-        if isinstance(logger, RunTensorBoardLogger):
-            # Tags of their own: HPARAMS reads a tag's last scalar, which would be one more point of the epochs' curve.
-            final = {f"final/{name}": metrics[name] for name in reversed(metrics)}  # test first
-            logger.log_hyperparams(_hyperparameters(config), final, trainer.global_step)
-            logger.save()
     cli.say("")
     if "test/acc" in metrics:
         for line in metric_lines("test", data.title, metrics, model.evaluated["test"]):
@@ -217,7 +224,9 @@ def opening_lines(cli: VisionCLI) -> Iterator[str]:
 
 def training_plan(model: Classifier) -> str:
     """Optimiser, learning rate and scheduler in words."""
-    optimizer, scheduler = model.hparams["optimizer"], model.hparams.get("lr_scheduler")
+    optimizer, scheduler = model.hparams.get("optimizer"), model.hparams.get("lr_scheduler")
+    if optimizer is None:  # a model that takes none has its own or the default
+        return type(model.make_optimizer([torch.nn.Parameter(torch.zeros(1))])).__name__
     plan = f"{optimizer['class_path'].rpartition('.')[2]}, lr {optimizer['init_args'].get('lr')}"
     if scheduler is None:
         return plan
@@ -250,7 +259,10 @@ def device_name(trainer: Trainer) -> str:
 
 def nondeterministic(trainer: Trainer) -> list[str]:
     """What keeps the run from being repeated bit for bit, as far as is known beforehand."""
-    if trainer.strategy.root_device.type == "cpu" or torch.are_deterministic_algorithms_enabled():
+    forbidden = (
+        torch.are_deterministic_algorithms_enabled() and not torch.is_deterministic_algorithms_warn_only_enabled()
+    )
+    if trainer.strategy.root_device.type == "cpu" or forbidden:
         return []
     return [
         f"{trainer.strategy.root_device.type} kernels were free to add in any order; --trainer.deterministic true "

@@ -124,8 +124,12 @@ class VisionCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: D102
         with watched_parsing(self.say):
             self.config = parser.parse_args(args)
-        if isinstance(self.config.seed_everything, bool):
-            raise UserError("seed_everything is true or false, expected an integer, so that the run can be repeated.")
+        seed = self.config.seed_everything
+        if isinstance(seed, bool) or not 0 <= seed < 2**32:
+            raise UserError(
+                f"seed_everything is {str(seed).lower()}, expected an integer from 0 to 4294967295, so that the run "
+                "can be repeated."
+            )
 
     def say(self, line: str) -> None:
         """Writes a line about the run, once where there are several processes."""
@@ -159,6 +163,21 @@ class VisionCLI(LightningCLI):
                 f"{watching} watches {config.objective.metric}, but there is no validation; set data.val_size above 0, "
                 f"take {watching} out, or watch train/loss by objective.metric."
             )
+        every, epochs = config.trainer.check_val_every_n_epoch, config.trainer.max_epochs
+        if has_validation and every is not None and epochs is not None and 0 < epochs < every:
+            raise UserError(
+                f"trainer.check_val_every_n_epoch is {every}, but there are only {epochs} epochs, so that nothing "
+                "would be validated; lower it, or set data.val_size 0."
+            )
+        if config.trainer.strategy in ("ddp_fork", "ddp_spawn", "ddp_notebook"):
+            raise UserError(
+                f"trainer.strategy is {config.trainer.strategy}, whose processes keep their metrics to themselves; use "
+                "ddp, which starts this command once for each device."
+            )
+        optimizer = model.init_args.get("optimizer")
+        if config.trainer.gradient_clip_val is not None and optimizer and optimizer.init_args.get("fused"):
+            optimizer.init_args.fused = None  # Lightning refuses to clip for a fused optimiser in mixed precision
+            self.say("model.optimizer.fused is turned off, because gradients are clipped")
         self.has_objective = has_validation or not config.objective.metric.startswith("val/")
         self.kinds = (model_kind, data_kind)
         self.precision_reason = "as asked for"
@@ -170,8 +189,11 @@ class VisionCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            if isinstance(cause := root_cause(error), UserError):
+            cause = root_cause(error)
+            if isinstance(cause, UserError):
                 raise cause from None
+            if isinstance(cause, ValueError):
+                raise UserError(f"Data and model cannot be made from these settings: {one_line(cause)}") from error
             raise
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -182,6 +204,7 @@ class VisionCLI(LightningCLI):
         )
         if self.datamodule.seed is None:
             self.datamodule.seed = self.config.seed_everything
+        self._try_optimizer()
         if _is_first_process():
             self.datamodule.prepare_data()
         self.datamodule.setup()
@@ -222,8 +245,21 @@ class VisionCLI(LightningCLI):
             self.withdraw()
             raise UserError(f"The Trainer does not take these settings: {one_line(error)}") from error
         if self.run_folder is not None and _is_first_process():
+            # So that the run can be evaluated from any folder.
+            self.config.data.init_args.root = str(self.datamodule.root.resolve())
             self.parser.save(self.config, str(self.run_folder / "config.yaml"), skip_unset=False, multifile=False)
         return trainer
+
+    def _try_optimizer(self) -> None:
+        """Makes optimiser and scheduler once for nothing, so that what they refuse is known before a run begins."""
+        try:
+            optimizer = self.model.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+            if self.model.make_lr_scheduler is not None:
+                self.model.make_lr_scheduler(optimizer)
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"The optimiser or its scheduler does not take these settings: {one_line(error)}"
+            ) from error
 
     def _claim(self) -> Path:
         if not _is_first_process():
@@ -236,13 +272,15 @@ class VisionCLI(LightningCLI):
         if self.config.name is None:
             configs = self.config.get("config") or []
             self.config.name = Path(str(configs[0])).stem if configs else self.kinds[0].__name__.lower()
-        folder = runs.claim(Path(self.config.log_dir) / self.config.name)
+        folder = runs.claim(Path(self.config.log_dir).expanduser() / self.config.name)
         os.environ[RUN_FOLDER_VARIABLE] = str(folder)
         return folder
 
     def withdraw(self) -> None:
-        """Takes back the claimed folder of a run that never began."""
-        if self.run_folder is not None and _is_first_process():
+        """Takes back the claimed folder of a run that never began; one that holds results is left alone."""
+        if self.run_folder is None or not _is_first_process():
+            return
+        if not any((self.run_folder / name).exists() for name in ("metrics.csv", "checkpoints")):
             shutil.rmtree(self.run_folder)
             with contextlib.suppress(OSError):  # other runs are in it
                 self.run_folder.parent.rmdir()
@@ -342,4 +380,4 @@ def one_line(error: BaseException) -> str:
 
 
 def _is_first_process() -> bool:
-    return all(int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK"))
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("LOCAL_RANK", "NODE_RANK", "RANK", "SLURM_PROCID"))

@@ -77,7 +77,8 @@ def watched_parsing(say: Say) -> Iterator[None]:
         before = dict(previous["init_args"].items(branches=True, nested=False))
         discard(parser_or_action, previous, value)
         if issubclass(new, VisionDataModule):
-            for name in new.specific_arguments & set(previous["init_args"].keys()):
+            specific = new.specific_arguments | getattr(old, "specific_arguments", frozenset())
+            for name in specific & set(previous["init_args"].keys()):
                 previous["init_args"].pop(name)
         kept = dict(previous["init_args"].items(branches=True, nested=False))
         # Only what makes a difference is worth a word: a value that is the new class's default anyway is not.

@@ -2,7 +2,6 @@
 
 import hashlib
 import importlib.metadata
-import inspect
 import json
 import math
 import os
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from visionbench.errors import UserError
+from visionbench.source_code import file_of, is_ours
 
 SCHEMA = 1
 PACKAGES = ("visionbench", "torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "scikit-learn")
@@ -104,10 +104,12 @@ def code_digest(kinds: Iterable[type]) -> str:
     """The sha256 of the package's source and of the files that define `kinds`, a user's own classes among them."""
     package = Path(__file__).parent
     files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
-    for kind in kinds:
-        source = inspect.getsourcefile(kind)
-        if source is not None and not Path(source).is_relative_to(package):
-            files[f"{kind.__module__}"] = Path(source)
+    for base in {base for kind in kinds for base in kind.__mro__}:
+        source = file_of(base)
+        if source is None or is_ours(base) or base.__module__.partition(".")[0] in sys.stdlib_module_names:
+            continue
+        if "site-packages" not in source.parts:  # what is installed is told by its version
+            files[base.__module__] = source
     digest = hashlib.sha256()
     for name in sorted(files):
         digest.update(name.encode() + b"\0" + files[name].read_bytes() + b"\0")

@@ -259,3 +259,35 @@ def test_loaders_need_setup_first(tiny):
     for call in (tiny.test_dataloader, tiny.data_digest, tiny.sizes):
         with pytest.raises(RuntimeError, match=r"Tiny\.setup\(\) has not been called"):
             call()
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "said"),
+    [
+        ("train-labels", np.full(33, 3), "0 to 2"),
+        ("train-labels", np.full(33, -1), "0 to 2"),
+        ("test-labels", np.zeros(11, dtype=np.int64), r"expected int64 \(12\,\)"),
+        ("train-labels", np.zeros(33, dtype=np.uint8), "expected int64"),
+        ("train-images", np.zeros((33, 5, 7, 3), dtype=np.float32), "expected uint8"),
+        ("train-images", np.zeros((33, 5, 7), dtype=np.uint8), "expected uint8"),
+    ],
+)
+def test_arrays_that_would_mean_something_else_are_refused_and_not_kept(tmp_path, name, wrong, said):
+    data = Tiny(root=str(tmp_path))
+    data.arrays[name] = wrong
+    with pytest.raises(UserError, match=said):
+        data.setup()
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+def test_a_class_that_has_changed_never_opens_the_old_store(tmp_path, monkeypatch):
+    Tiny(root=str(tmp_path)).prepare_data()
+    monkeypatch.setattr(Tiny, "class_names", ("a", "b", "d"))
+    with pytest.raises(UserError, match="delete the store"):
+        Tiny(root=str(tmp_path)).prepare_data()
+
+
+def test_classes_of_the_same_name_have_stores_of_their_own(tmp_path):
+    Other = type("Tiny", (Tiny,), {"__module__": "tests.test_runs"})
+    stores = {kind(root=str(tmp_path)).open_store().folder for kind in (Tiny, Other)}
+    assert len(stores) == 2

@@ -45,12 +45,13 @@ def test_outputs_of_another_shape_are_refused_not_broadcast(shape):
         MLP(10, (1, 28, 28), widths=[4]).loss(torch.zeros(shape), torch.zeros(4, dtype=torch.int64))
 
 
-def test_label_smoothing_reaches_the_loss():
+def test_label_smoothing_reaches_the_training_loss_alone():
     logits, labels = torch.randn(4, 10), torch.arange(4)
     model = MLP(10, (1, 28, 28), widths=[4], label_smoothing=0.2)
     assert torch.equal(
         model.loss(logits, labels), torch.nn.functional.cross_entropy(logits, labels, label_smoothing=0.2)
     )
+    assert torch.equal(model.eval().loss(logits, labels), torch.nn.functional.cross_entropy(logits, labels))
 
 
 def test_l1_adds_the_absolute_weights_but_not_to_the_logged_loss():

@@ -72,15 +72,14 @@ class RandomCrop(Augmentation):
         return torch.randint(2 * self.padding + 1, (n, 2), generator=generator)
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
-        batch, _, height, width = images.shape
+        height, width = images.shape[2:]
         if self.mode == "reflect" and self.padding >= min(height, width):
             raise UserError(
                 f"RandomCrop: padding is {self.padding}, expected less than the image's {min(height, width)} pixels, "
                 "since a reflection cannot be wider than the image."
             )
         padded = F.pad(images, [self.padding] * 4, mode="constant" if self.mode == "zeros" else "reflect")
-        rows = parameters[:, :1] + torch.arange(height, device=images.device)  # (B, H)
-        columns = parameters[:, 1:] + torch.arange(width, device=images.device)  # (B, W)
-        which = torch.arange(batch, device=images.device)[:, None, None]
-        # The channel comes last because the three index tensors around its slice are moved to the front.
-        return padded[which, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+        # A view with every window of the image's size, (B, C, shifts, shifts, H, W), of which one each is copied out.
+        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
+        which = torch.arange(len(images), device=images.device)
+        return windows[which, :, parameters[:, 0], parameters[:, 1]]

@@ -1,6 +1,7 @@
 """What all data sets share: preparing, splitting, statistics and loaders."""
 
 import hashlib
+import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from visionbench.data.augment import Augmentation
 from visionbench.data.loader import EpochOrder, ResidentLoader
 from visionbench.data.store import Store, open_or_prepare, store_key
 from visionbench.errors import UserError
+from visionbench.source_code import file_of, is_ours
 
 
 class VisionDataModule(LightningDataModule, ABC):
@@ -73,7 +75,9 @@ class VisionDataModule(LightningDataModule, ABC):
             raise UserError(f"data.split_seed is {split_seed}, expected 0 or more.")
         if std is not None and not min(std) > 0:
             raise UserError(f"data.std is {std}, expected values above 0.")
-        self.root = Path(root if root is not None else os.environ.get("VISIONBENCH_DATA") or "data")
+        if seed is not None and seed < 0:
+            raise UserError(f"data.seed is {seed}, expected 0 or more.")
+        self.root = Path(root if root is not None else os.environ.get("VISIONBENCH_DATA") or "data").expanduser()
         self.batch_size = batch_size
         self.val_size = val_size
         self.split_seed = split_seed
@@ -117,18 +121,30 @@ class VisionDataModule(LightningDataModule, ABC):
         Raises:
             UserError: The data cannot be had, or the store is damaged.
         """
-        dataset = type(self).__name__
+        kind = type(self)
+        settings = {"dataset": f"{kind.__module__}.{kind.__qualname__}", **self.prepare_settings()}
+        if not is_ours(kind) and (source := file_of(kind)) is not None:
+            # A class that is still being written: its store is that of this text of it.
+            settings["code"] = hashlib.sha256(source.read_bytes()).hexdigest()
 
         def prepare() -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
-            arrays, meta = self.prepare_arrays(self.root / "downloads" / dataset)
-            return arrays, {
-                "dataset": dataset,
-                "class_names": list(self.class_names),
-                "settings": self.prepare_settings(),
-                **meta,
-            }
+            arrays, meta = self.prepare_arrays(self.root / "downloads" / kind.__name__)
+            _check(arrays, self.num_classes)
+            said = {"dataset": kind.__name__, "class_names": list(self.class_names), "settings": settings}
+            return arrays, said | meta
 
-        return open_or_prepare(self.root / dataset / store_key(self.prepare_settings()), prepare)
+        folder = self.root / kind.__name__ / store_key(settings)
+        store = open_or_prepare(folder, prepare)
+        channels, height, width = self.input_shape
+        for split in ("train", "test"):
+            shape = store.arrays[f"{split}-images"].shape
+            if shape[1:] != (height, width, channels) or store.meta["class_names"] != list(self.class_names):
+                raise UserError(
+                    f"The prepared store {folder} holds images of {shape[1:]} (height, width, channels) and classes "
+                    f"{store.meta['class_names']}, but {kind.__name__} says {(height, width, channels)} and "
+                    f"{list(self.class_names)}; mend the class, or delete the store to prepare it again."
+                )
+        return store
 
     def setup(self, stage: str | None = None) -> None:
         """Opens the store, cuts the validation part and computes the statistics; what was done is not done again."""
@@ -150,6 +166,7 @@ class VisionDataModule(LightningDataModule, ABC):
         """
         store, mean, std = self._ready()
         digest = hashlib.sha256(repr([sorted(store.meta["arrays"].items()), mean, std]).encode())
+        digest.update(self.train_index.tobytes())
         digest.update(self.val_index.tobytes())
         return digest.hexdigest()
 
@@ -256,17 +273,33 @@ def channel_statistics(images: np.ndarray, index: np.ndarray) -> tuple[list[floa
         index: Which images.
     """
     means, stds = [], []
-    values = np.arange(256) / 255
     for channel in range(images.shape[-1]):
         counts = np.zeros(256, dtype=np.int64)
         for part in np.array_split(index, -(-len(index) // 4096)):  # so that a large data set is not copied whole
             counts += np.bincount(images[part, :, :, channel].ravel(), minlength=256)
-        share = counts / counts.sum()
-        mean = float(values @ share)
-        std = float(np.sqrt((values - mean) ** 2 @ share))
-        means.append(mean)
+        # In whole numbers up to the last division, for the same digits on every machine.
+        number = int(counts.sum())
+        total = sum(value * int(count) for value, count in enumerate(counts))
+        squares = sum(value * value * int(count) for value, count in enumerate(counts))
+        means.append(total / (255 * number))
+        std = math.sqrt(number * squares - total * total) / (255 * number)
         stds.append(std if std > 0 else 1.0)  # a constant channel is left as it is, not divided by 0
     return means, stds
+
+
+def _check(arrays: Mapping[str, np.ndarray], classes: int) -> None:
+    """Refuses arrays that would fail in training, or not fail and mean something else."""
+    for split in ("train", "test"):
+        images, labels = arrays[f"{split}-images"], arrays[f"{split}-labels"]
+        if images.dtype != np.uint8 or images.ndim != 4:
+            raise UserError(f"{split}-images is {images.dtype} {images.shape}, expected uint8 (N, H, W, C).")
+        if labels.dtype != np.int64 or labels.shape != (len(images),):
+            raise UserError(f"{split}-labels is {labels.dtype} {labels.shape}, expected int64 ({len(images)},).")
+        if len(labels) and not (labels.min() >= 0 and labels.max() < classes):
+            raise UserError(
+                f"{split}-labels go from {labels.min()} to {labels.max()}, expected 0 to {classes - 1}, one for each "
+                "class name."
+            )
 
 
 def _on_device(array: np.ndarray, device: torch.device) -> Tensor:

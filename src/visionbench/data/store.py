@@ -30,7 +30,7 @@ class Store:
 
     Attributes:
         folder: Where it lies.
-        meta: What `meta.json` says: class names, source, licence, split, settings, statistics and the arrays' sha256.
+        meta: What `meta.json` says: class names, source, licence, split, settings and the arrays' sha256.
         arrays: Memory-mapped by name; images (N, H, W, C) uint8, labels (N,) int64.
     """
 

@@ -63,7 +63,8 @@ class Classifier(LightningModule, ABC):
         optimizer: Optimiser of the parameters that are not frozen.
         lr_scheduler: Changes the learning rate; ReduceLROnPlateau follows the run's objective.
         lr_interval: Whether the scheduler is stepped after each epoch or after each optimiser step.
-        label_smoothing: Share of the target probability that is spread over all classes.
+        label_smoothing: Share of the target probability that is spread over all classes in training; validation and
+            test losses are without it, so that they can be compared.
         l1: Weight of the sum of the absolute weights (biases and batch norms are left alone) in what is minimised;
             train/loss is without it.
     """
@@ -92,6 +93,10 @@ class Classifier(LightningModule, ABC):
         l1: float = 0.0,
     ) -> None:
         super().__init__()
+        if not 0 <= label_smoothing < 1:
+            raise UserError(f"model.label_smoothing is {label_smoothing}, expected 0 or more and below 1.")
+        if l1 < 0:
+            raise UserError(f"model.l1 is {l1}, expected 0 or more.")
         self.num_classes = num_classes
         self.input_shape = input_shape
         self.make_optimizer = optimizer
@@ -132,7 +137,8 @@ class Classifier(LightningModule, ABC):
                 f"{type(self).__name__} gave outputs of shape {tuple(logits.shape)}, expected "
                 f"{(len(labels), self.num_classes)}: one logit a class for each image."
             )
-        return F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
+        smoothing = self.label_smoothing if self.training else 0.0
+        return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
 
     def on_train_epoch_start(self) -> None:  # noqa: D102
         self.train_totals = Totals(self.device)
@@ -201,7 +207,12 @@ class Classifier(LightningModule, ABC):
             return optimizer
         scheduler = self.make_lr_scheduler(optimizer)
         if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != self._objective_mode():
-            scheduler = self.make_lr_scheduler(optimizer, mode=self._objective_mode())  # type: ignore[call-arg]
+            if not isinstance(self.make_lr_scheduler, functools.partial):
+                raise UserError(
+                    f"The scheduler's mode is {scheduler.mode}, but {self.objective.metric} is to be "
+                    f"{self._objective_mode()}imised; make it with mode={self._objective_mode()!r}."
+                )
+            scheduler = self.make_lr_scheduler(optimizer, mode=self._objective_mode())
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_interval}
         if isinstance(scheduler, ReduceLROnPlateau):
             settings["monitor"] = self.objective.metric
@@ -229,12 +240,14 @@ class Classifier(LightningModule, ABC):
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
 
 
-def _spec(made: Optimizer | LRScheduler) -> dict[str, Any]:
-    """Class path and arguments that make such an optimiser or scheduler again."""
+def _spec(made: Optimizer | LRScheduler) -> dict[str, Any] | None:
+    """Class path and arguments that make such an optimiser or scheduler again, or `None` where it does not tell."""
     kind = type(made)
     values = made.defaults if isinstance(made, Optimizer) else vars(made)
     plain = (bool, int, float, str, list, tuple, type(None))
     # `last_epoch` has moved on when the scheduler has been made; given again it would mean a resumed one.
     names = [n for n in inspect.signature(kind).parameters if n not in ("params", "optimizer", "last_epoch")]
-    arguments = {name: values[name] for name in names if name in values and isinstance(values[name], plain)}
+    if not all(name in values and isinstance(values[name], plain) for name in names):
+        return None
+    arguments = {name: values[name] for name in names}
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}

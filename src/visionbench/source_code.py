@@ -1,0 +1,15 @@
+"""Where classes are written."""
+
+import sys
+from pathlib import Path
+
+
+def file_of(kind: type) -> Path | None:
+    """The file that a class is written in; `None` for one typed into a notebook or built into Python."""
+    file = getattr(sys.modules.get(kind.__module__), "__file__", None)
+    return Path(file) if file is not None and file.endswith(".py") else None
+
+
+def is_ours(kind: type) -> bool:
+    """Whether a class belongs to this package."""
+    return kind.__module__.partition(".")[0] == "visionbench"
