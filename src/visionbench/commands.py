@@ -58,8 +58,9 @@ def fit(args: Sequence[str]) -> int:
         kept = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint is not None else None
         if cli.has_objective and checkpoint is not None and checkpoint.stem == "last":
             cli.say("No epoch was validated, so that the last one is the result.")
-        # The row of the epoch that was kept; without checkpoints the weights are those of the last.
-        result = next((row for row in cli.rows if kept is not None and row["epoch"] == kept["epoch"]), cli.rows[-1])
+        # The metrics of the epoch that was kept; without checkpoints the weights are those of the last.
+        epoch = kept["epoch"] if kept is not None else cli.rows[-1]["epoch"]
+        result = next(row for row in cli.rows if row["epoch"] == epoch)
         if cli.config.test_after_fit:
             interrupted = _run(
                 lambda: trainer.test(model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False),
