@@ -13,7 +13,13 @@ from visionbench.data import fashion_mnist
 DIGITS = "fit --model MLP --data Digits"
 
 MISTAKES = {
-    "unknown model": ("fit --model CNM --data Digits", "model: found CNM", "known: CNN, MLP", "did you mean CNN?"),
+    "unknown model": (
+        "fit --model CNM --data Digits",
+        "model: found CNM",
+        "known: ",
+        "FrozenResNet, MLP, PatchMLP",
+        "did you mean CNN?",
+    ),
     "unknown data set": ("fit --model MLP --data Digit", "data: found Digit", "did you mean Digits?"),
     "unknown module": ("fit --model nosuch.Net --data Digits", "model: ", "nosuch"),
     "unknown class in a module": ("fit --model visionbench.models.Nett --data Digits", "model: ", "Nett"),
@@ -33,6 +39,8 @@ MISTAKES = {
     "missing config": ("fit --config nofile.yaml", "nofile.yaml"),
     "no data": ("fit --model MLP", "No data is given", "--data NAME"),
     "no model": ("fit --data Digits", "No model is given", "--model NAME"),
+    "no source": ("fit --model MLP --data ImageFolder", "--data.source and --data.size must be given", "--data.help"),
+    "no step size": (f"{DIGITS} --model.lr_scheduler StepLR", "--model.lr_scheduler.step_size must be given"),
     "handwritten classes": (f"{DIGITS} --model.num_classes 7", "model.num_classes is set to 7", "take it out"),
     "handwritten shape": (f"{DIGITS} --model.input_shape [1,28,28]", "model.input_shape is set to", "take it out"),
     "unlogged objective": (f"{DIGITS} --objective.metric val/f1", "val/f1, which is logged by nothing", "val/acc"),

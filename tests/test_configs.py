@@ -1,6 +1,7 @@
 """The run files are short, complete, and go with every data set."""
 
 import inspect
+import re
 from pathlib import Path
 
 import pytest
@@ -28,11 +29,18 @@ def test_a_run_file_goes_with_every_data_set(cli, file, name):
     shown = cli(f"fit --config {file} --data {name} --print_config")
     assert shown.status == 0
     data = yaml.safe_load(Path(file).read_text())["data"]
-    # The size of a batch belongs to the recipe, so it is kept, and said; nothing else may outlive its data set.
+    # The size of a batch belongs to the recipe and ImageNet's statistics to the weights, so they are kept, and said;
+    # nothing else may outlive its data set.
     kept = {} if isinstance(data, str) else data["init_args"]
-    assert set(kept) <= {"batch_size"}
+    assert set(kept.items()) <= {("batch_size", 256), ("batch_size", 32), ("statistics", "imagenet")}
     replaced = kept and data["class_path"] != name
-    assert shown.err == (f"{data['class_path']} was replaced by {name}: kept batch_size=256\n" if replaced else "")
+    dropped = {"statistics"} & set(kept) if name == "Table" else set()  # it speaks of pixels
+    kept = {option: value for option, value in kept.items() if option not in dropped}
+    words = ", ".join(f"{option}={value}" for option, value in kept.items())
+    said = f"kept {words}" if words else ""
+    if "statistics" in dropped:
+        said = f"{said}; dropped statistics=imagenet".removeprefix("; ")
+    assert shown.err == (f"{data['class_path']} was replaced by {name}: {said}\n" if replaced else "")
     expected = yaml.safe_load(cli(f"fit --model MLP --data {name} --print_config").out)["data"]
     expected["init_args"] |= kept
     assert yaml.safe_load(shown.out)["data"] == expected
@@ -52,7 +60,8 @@ def test_an_overlay_goes_on_top_of_every_run_file(cli, file, overlay):
 def test_a_run_file_is_short_and_begins_with_its_command(file):
     lines = file.read_text().splitlines()
     assert 4 <= len(lines) <= 15
-    assert lines[0] == f"# python -m visionbench fit --config configs/{file.name}"
+    # What is the user's own - a table's file and its target - stands after it, in capitals.
+    assert re.fullmatch(rf"# python -m visionbench fit --config configs/{file.name}( --data\.\w+ [A-Z]+)*", lines[0])
 
 
 @pytest.mark.parametrize("file", RUNS, ids=stem)

@@ -17,6 +17,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 from visionbench import runs
 from visionbench.callbacks import AtomicCheckpointIO
 from visionbench.data import Digits
+from visionbench.errors import RunFailed
 from visionbench.models import CNN, MLP
 
 SMALL = "fit --model MLP --model.widths [16] --data Digits --trainer.precision 32-true"
@@ -74,10 +75,14 @@ def test_the_run_folder_holds_what_is_promised_and_no_more(fitted):
     files = {path.relative_to(fitted.run).as_posix() for path in fitted.run.rglob("*") if path.is_file()}
     assert {name for name in files if "tfevents" not in name} == {
         "config.yaml",
+        "input.json",
         "metrics.csv",
         "run.json",
         "checkpoints/best.ckpt",
         "checkpoints/last.ckpt",
+        "checkpoints/previous.ckpt",
+        ".lock",
+        "step-losses.bin",
     }
     assert files > {"run.json"}
 
@@ -96,7 +101,7 @@ def test_the_report_has_the_documented_keys_and_no_nan(fitted):
     assert set(content) == {
         *("schema", "command", "config_digest", "code", "git", "versions", "device", "precision", "threads", "seed"),
         *("data_digest", "parameters", "trainable", "epochs", "best_epoch", "seconds", "metrics", "weights_digest"),
-        *("nondeterministic", "resumed"),
+        *("nondeterministic", "resumed", "start"),
     }
     assert content["parameters"] == content["trainable"] == 784 * 16 + 16 + 16 * 10 + 10
     assert (content["epochs"], content["seed"], content["precision"]) == (2, 0, "32-true")
@@ -179,7 +184,7 @@ def test_evaluating_a_run_gives_its_metrics_and_writes_nothing(fitted, command):
 def test_evaluating_a_run_as_another_model_is_refused(fitted):
     sentence = fitted.cli(f"test {fitted.path} --model.widths [3]").refusal()
     assert "The checkpoint does not fit the model" in sentence
-    assert "network.1.weight" in sentence
+    assert "network.hidden.0.0.weight" in sentence
 
 
 def test_a_run_can_be_repeated_from_its_own_config(fitted, cli, tmp_path):
@@ -273,7 +278,7 @@ def test_without_validation_the_last_epoch_is_the_result(cli, tmp_path):
     result = cli(f"{SMALL} --data.val_size 0 --trainer.max_epochs 2")
     run = tmp_path / "lightning_logs" / "mlp" / "version_0"
     assert result.status == 0
-    assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {"last.ckpt", "previous.ckpt"}
     assert all(row["val/loss"] == row["val/acc"] == "" for row in rows(run))
     assert report(run)["best_epoch"] == 1
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
@@ -286,6 +291,26 @@ def test_a_trial_run_writes_nothing(cli, tmp_path):
     result = cli(f"{SMALL} --trainer.fast_dev_run true")
     assert (result.status, result.err) == (0, "")
     assert list(tmp_path.iterdir()) == []
+
+
+class PutsInAnyOrder(MLP):
+    """Calls what torch has no deterministic form of, on any device."""
+
+    def forward(self, images):
+        torch.zeros(2).put_(torch.tensor([0]), torch.tensor([1.0]))
+        return super().forward(images)
+
+
+def test_kernels_without_a_deterministic_form_are_named(cli, tmp_path):
+    line = "fit --model tests.test_fit.PutsInAnyOrder --data Digits --trainer.max_epochs 1 --trainer.deterministic"
+    try:
+        result = cli(f"{line} warn --name warned")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert (result.status, result.err) == (0, "")
+    assert report(tmp_path / "lightning_logs/warned/version_0")["nondeterministic"] == ["put_"]
+    assert cli(f"{line} false --name plain").status == 0
+    assert report(tmp_path / "lightning_logs/plain/version_0")["nondeterministic"] == []  # a processor repeats itself
 
 
 def test_a_run_without_checkpoints_still_reports(cli, tmp_path):
@@ -449,7 +474,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
         raise OSError("disk full")
 
     monkeypatch.setattr("visionbench.callbacks.checkpoint.torch.save", write_half)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(RunFailed, match="disk full"):
         AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
     assert list(path.parent.iterdir()) == [path]

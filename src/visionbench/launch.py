@@ -12,20 +12,31 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
+from filelock import FileLock
 from jsonargparse import Namespace
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from visionbench import runs
-from visionbench.callbacks import AtomicCheckpointIO, MetricsFile, Progress, RunTensorBoardLogger
+from visionbench import resume, runs
+from visionbench.callbacks import (
+    AtomicCheckpointIO,
+    MetricsFile,
+    Progress,
+    RunCheckpoints,
+    RunTensorBoardLogger,
+    StepLosses,
+)
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError
-from visionbench.models.base import Classifier, Objective
-from visionbench.parsing import Parser, class_of, root_cause, watched_parsing
+from visionbench.models.base import Classifier, Objective, check_input_shape
+from visionbench.models.schedulers import LONG_RUN, wants_total_steps
+from visionbench.parsing import Parser, class_of, first_user_error, root_cause, watched_parsing
+from visionbench.resume import GoingOn
 
 # What every run shares; a run file says only what is its own.
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -39,6 +50,9 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 # is none, that is a search for NVIDIA's library on the disk, a tenth of a small network's training time.
 if not torch.cuda.is_available():
     os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "0"
+
+# Of processors that multiply bfloat16 natively, in matrices (Intel) or vectors (AMD, some of Intel's).
+BFLOAT16_FLAGS = {"amx_bf16", "avx512_bf16"}
 
 # By these the data set tells the model its shape; a value written by hand would be lost without a word.
 LINKED = ("num_classes", "input_shape")
@@ -58,6 +72,17 @@ class Stopping:
 
     patience: int | None = None
     min_delta: float = 0.0
+
+
+@dataclass
+class Checkpointing:
+    """What is kept of a run to go on from, besides the state after each epoch.
+
+    Args:
+        every_n_steps: Optimiser steps between checkpoints within an epoch; by default there are none.
+    """
+
+    every_n_steps: int | None = None
 
 
 class VisionCLI(LightningCLI):
@@ -81,7 +106,9 @@ class VisionCLI(LightningCLI):
         self.console = console
         self.run_folder: Path | None = None
         self.rows: list[dict[str, Any]] = []
-        self.checkpoint: ModelCheckpoint | None = None
+        self.checkpoint: RunCheckpoints | None = None
+        self.going_on: GoingOn | None = None
+        self.lock: FileLock | None = None
         super().__init__(
             Classifier,
             VisionDataModule,
@@ -118,8 +145,29 @@ class VisionCLI(LightningCLI):
         )
         parser.add_class_arguments(Objective, "objective")
         parser.add_class_arguments(Stopping, "early_stopping")
+        parser.add_class_arguments(Checkpointing, "checkpoint")
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="Go on with a run: its folder, or auto for the newest unfinished one of this name and configuration.",
+        )
+        parser.add_argument(
+            "--resume_changed",
+            type=bool,
+            default=False,
+            help="Whether to go on although configuration, data, code or versions are not those the run began with.",
+        )
         for name in LINKED:
-            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate")
+            check = self._fitting if name == "input_shape" else None
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate", compute_fn=check)
+
+    def _fitting(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """What the data set gives, if the model takes it; the parser would refuse it in the words of types."""
+        kind = class_of(self.config.model)
+        if issubclass(kind, Classifier):
+            check_input_shape(kind, input_shape)
+        return input_shape
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:  # noqa: D102
         with watched_parsing(self.say):
@@ -149,7 +197,7 @@ class VisionCLI(LightningCLI):
         if config.name is not None and (config.name in ("", ".", "..") or Path(config.name).name != config.name):
             raise UserError(f"name is {config.name!r}, expected the name of one folder; --log_dir says where it lies.")
         has_validation = data.init_args.get("val_size") != 0 and config.trainer.limit_val_batches != 0
-        _check_objective(config.objective, model_kind, has_validation)
+        _check_objective(config.objective, model_kind)
         scheduler = model.init_args.get("lr_scheduler")
         on_plateau = scheduler is not None and issubclass(class_of(scheduler), ReduceLROnPlateau)
         if on_plateau and model.init_args.get("lr_interval") == "step":
@@ -189,9 +237,9 @@ class VisionCLI(LightningCLI):
         try:
             super().instantiate_classes()
         except ValueError as error:
+            if (refusal := first_user_error(error)) is not None:
+                raise refusal from None
             cause = root_cause(error)
-            if isinstance(cause, UserError):
-                raise cause from None
             if isinstance(cause, ValueError):
                 raise UserError(f"Data and model cannot be made from these settings: {one_line(cause)}") from error
             raise
@@ -205,6 +253,8 @@ class VisionCLI(LightningCLI):
         if self.datamodule.seed is None:
             self.datamodule.seed = self.config.seed_everything
         self._try_optimizer()
+        if self.command == "fit" and self.config.resume is None:
+            self.model.start()
         if _is_first_process():
             self.datamodule.prepare_data()
         self.datamodule.setup()
@@ -214,12 +264,23 @@ class VisionCLI(LightningCLI):
         if self.run is not None or trainer_config.fast_dev_run:
             overrides |= {"logger": False, "enable_checkpointing": False}
         else:
-            self.run_folder = self._claim()
-            metrics_file = MetricsFile(self.run_folder / "metrics.csv")
+            # So that the run can be evaluated, and run again, from any folder.
+            self.config.data.init_args.root = str(self.datamodule.root.resolve())
+            for place in ("start_from", "weights"):
+                value = self.config.model.init_args.get(place)
+                # A word with a meaning of its own stays one, though a folder may be called the same.
+                if value not in (None, "imagenet", "none") and Path(value).exists():
+                    self.config.model.init_args[place] = str(Path(value).resolve())
+            described = resume.describe(self._plain_config(), self.datamodule, self.kinds)
+            self.run_folder = self._claim(described)
+            finished = self.going_on.epochs if self.going_on is not None else None
+            metrics_file = MetricsFile(self.run_folder / "metrics.csv", finished)
             self.rows = metrics_file.rows
-            callbacks.append(metrics_file)
+            batches = self.going_on.batches if self.going_on is not None else None
+            losses = StepLosses(self.run_folder / "step-losses.bin", batches)
+            callbacks += [metrics_file, losses]
             if trainer_config.enable_checkpointing is not False:
-                self.checkpoint = self._model_checkpoint(self.run_folder / "checkpoints")
+                self.checkpoint = self._checkpoints(self.run_folder / "checkpoints", described, losses)
                 callbacks.append(self.checkpoint)
             if self.config.early_stopping.patience is not None:
                 callbacks.append(
@@ -238,6 +299,9 @@ class VisionCLI(LightningCLI):
             }
             if trainer_config.enable_progress_bar is not False:
                 callbacks.append(Progress(self.console))
+        if trainer_config.deterministic is None and _is_on_cuda(trainer_config.accelerator):
+            # So that the same command gives the same weights there too; what has no such kernel goes into run.json.
+            overrides["deterministic"] = "warn"
         overrides["callbacks"] = [*_as_list(self.config_init.trainer.callbacks), *callbacks]
         try:
             trainer = Trainer(**{**self.config_init.trainer.as_dict(), **overrides, **kwargs})
@@ -245,58 +309,121 @@ class VisionCLI(LightningCLI):
             self.withdraw()
             raise UserError(f"The Trainer does not take these settings: {one_line(error)}") from error
         if self.run_folder is not None and _is_first_process():
-            # So that the run can be evaluated from any folder.
-            self.config.data.init_args.root = str(self.datamodule.root.resolve())
-            self.parser.save(self.config, str(self.run_folder / "config.yaml"), skip_unset=False, multifile=False)
+            runs.write_json(self.run_folder / "input.json", {"schema": runs.SCHEMA, **self.datamodule.describe_input()})
+            temporary = self.run_folder / ".config.yaml"
+            self.parser.save(self._saved_config(), str(temporary), skip_unset=False, multifile=False, overwrite=True)
+            temporary.replace(self.run_folder / "config.yaml")
+            (self.run_folder / "run.json").unlink(missing_ok=True)  # of a run that is trained on: it spoke of less
         return trainer
+
+    def _saved_config(self) -> Namespace:
+        """The configuration that begins the run; how it was gone on with is in run.json."""
+        config: Namespace = self.config.clone()
+        config.resume, config.resume_changed = None, False
+        return config
+
+    def _plain_config(self) -> dict[str, Any]:
+        plain: dict[str, Any] = yaml.safe_load(self.parser.dump(self._saved_config(), skip_unset=False))
+        return plain
 
     def _try_optimizer(self) -> None:
         """Makes optimiser and scheduler once for nothing, so that what they refuse is known before a run begins."""
         try:
             optimizer = self.model.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
             if self.model.make_lr_scheduler is not None:
-                self.model.make_lr_scheduler(optimizer)
-        except (ValueError, TypeError) as error:
+                self.model.build_lr_scheduler(optimizer, LONG_RUN)
+        except (ValueError, TypeError, ZeroDivisionError) as error:
             raise UserError(
                 f"The optimiser or its scheduler does not take these settings: {one_line(error)}"
             ) from error
 
-    def _claim(self) -> Path:
+    def _claim(self, described: dict[str, Any]) -> Path:
+        """The run's folder: a new one, or that of the run to go on with, in `going_on`."""
         if not _is_first_process():
             if RUN_FOLDER_VARIABLE not in os.environ:
                 raise UserError(
                     "This process is one of several but was not started by the first of them; start one process with "
                     "visionbench fit and --trainer.devices N, which starts the others."
                 )
-            return Path(os.environ[RUN_FOLDER_VARIABLE])
+            folder = Path(os.environ[RUN_FOLDER_VARIABLE])
+            if self.config.resume is not None and (folder / "config.yaml").exists():
+                self.going_on = resume.find(folder, described, allow_changes=True)
+            return folder
         if self.config.name is None:
             configs = self.config.get("config") or []
             self.config.name = Path(str(configs[0])).stem if configs else self.kinds[0].__name__.lower()
-        folder = runs.claim(Path(self.config.log_dir).expanduser() / self.config.name)
+        parent = Path(self.config.log_dir).expanduser() / self.config.name
+        going_on = None
+        if self.config.resume == "auto":
+            going_on = resume.newest_unfinished(parent, described)
+        elif self.config.resume is not None:
+            going_on = Path(self.config.resume)
+        if going_on is not None:
+            folder = going_on
+            self.lock = resume.lock(folder)  # before it is read, so that nobody writes in between
+            try:
+                self.going_on = resume.find(folder, described, self.config.resume_changed)
+                if self.going_on.train_on and self._counts_on_length():
+                    raise UserError(
+                        "The learning-rate scheduler was made for the run's length, so that more epochs would be "
+                        "another run from the first step on; start a new one, with --model.start_from if need be."
+                    )
+            except UserError:
+                self.release()
+                raise
+            for line in self.going_on.notes:
+                self.say(line)
+            resume.tidy(self.going_on)
+        else:
+            folder = runs.claim(parent)
+            self.lock = resume.lock(folder)
+        if self.config.resume is not None:
+            self.model.start(load=self.going_on is None or self.going_on.state is None)
         os.environ[RUN_FOLDER_VARIABLE] = str(folder)
         return folder
 
+    def _counts_on_length(self) -> bool:
+        make = self.model.make_lr_scheduler
+        return make is not None and wants_total_steps(make)
+
+    def release(self) -> None:
+        """Lets other processes go on with the run."""
+        if self.lock is not None:
+            self.lock.release()
+
     def withdraw(self) -> None:
         """Takes back the claimed folder of a run that never began; one that holds results is left alone."""
-        if self.run_folder is None or not _is_first_process():
+        if self.run_folder is None or self.going_on is not None or not _is_first_process():
             return
+        self.release()
         if not any((self.run_folder / name).exists() for name in ("metrics.csv", "checkpoints")):
             shutil.rmtree(self.run_folder)
             with contextlib.suppress(OSError):  # other runs are in it
                 self.run_folder.parent.rmdir()
                 self.run_folder.parent.parent.rmdir()
 
-    def _model_checkpoint(self, folder: Path) -> ModelCheckpoint:
-        return ModelCheckpoint(
-            dirpath=folder,
-            filename="best" if self.has_objective else "last",
-            monitor=self.model.objective.metric if self.has_objective else None,
-            mode=self.model.objective.mode or "min",
-            save_last=self.has_objective,
-            auto_insert_metric_name=False,
-            enable_version_counter=False,
-            save_on_train_epoch_end=True,
+    def _checkpoints(self, folder: Path, described: dict[str, Any], losses: StepLosses) -> RunCheckpoints:
+        objective = self.model.objective
+        callback = RunCheckpoints(
+            folder,
+            seed=self.config.seed_everything,
+            objective=(objective.metric, objective.mode or "min") if self.has_objective else None,
+            every_n_steps=self.config.checkpoint.every_n_steps,
+            described=described,
+            resumed=self.going_on.state if self.going_on is not None else None,
+            before=[losses.write],
         )
+        if self.going_on is not None and self.going_on.state is not None:
+            self.model.started = self.going_on.state["start"]
+            callback.resumptions.append(
+                {
+                    "epochs": self.going_on.epochs,
+                    "batches": self.going_on.state["batches"],
+                    "step": self.going_on.step,
+                    "changed": self.going_on.changes,
+                }
+            )
+        return callback
 
     def _loggers(self, folder: Path) -> Any:
         given = self.config_init.trainer.logger
@@ -306,6 +433,8 @@ class VisionCLI(LightningCLI):
                 name=folder.parent.name,
                 version=folder.name,
                 default_hp_metric=False,
+                # What was written after the checkpoint will be written again.
+                purge_step=self.going_on.step if self.going_on is not None else None,
             )
         return given
 
@@ -316,13 +445,18 @@ def default_precision(accelerator: Any) -> tuple[str, str]:
     Args:
         accelerator: The Trainer's argument.
     """
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+    if _is_on_cuda(accelerator):
         if torch.cuda.is_bf16_supported(including_emulation=False):
             return "bf16-mixed", "this GPU computes in bfloat16"
         return "32-true", "this GPU does not compute in bfloat16"
-    if accelerator in ("auto", "cpu") and not torch.backends.mps.is_available() and "amx_bf16" in _processor_flags():
-        return "bf16-mixed", "this processor has bfloat16 matrix units"
-    return "32-true", "no bfloat16 matrix units here"
+    on_processor = accelerator in ("auto", "cpu") and not torch.backends.mps.is_available()
+    if on_processor and BFLOAT16_FLAGS & _processor_flags():
+        return "bf16-mixed", "this processor multiplies in bfloat16"
+    return "32-true", "nothing here multiplies in bfloat16"
+
+
+def _is_on_cuda(accelerator: Any) -> bool:
+    return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
 def _processor_flags() -> set[str]:
@@ -347,6 +481,11 @@ def quiet_libraries() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
             warnings.filterwarnings("ignore", message=".*could not find the monitored key.*")
+            warnings.filterwarnings("ignore", message=".*module.s. in eval mode at the start of training.*")
+            # Ours is, by begin_at.
+            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
+            # Training notes the names of these for run.json.
+            warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
             warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
             yield
     finally:
@@ -354,7 +493,7 @@ def quiet_libraries() -> Iterator[None]:
             logger.setLevel(level)
 
 
-def _check_objective(objective: Namespace, model: type, has_validation: bool) -> None:
+def _check_objective(objective: Namespace, model: type) -> None:
     metrics = model.metrics if issubclass(model, Classifier) else Classifier.metrics
     watchable = [name for name in metrics if not name.startswith("test/")]
     metric = objective.metric

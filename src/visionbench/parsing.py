@@ -126,6 +126,13 @@ def _short(value: Any) -> str:
     return str(value["class_path"]).rsplit(".", 1)[-1] if isinstance(value, Namespace) else str(value)
 
 
+def first_user_error(error: BaseException | None) -> UserError | None:
+    """The outermost message to the user in a chain of exceptions: what it was raised from is said in it."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
 def root_cause(error: BaseException) -> BaseException:
     """The exception that the others in a chain were raised from."""
     while (cause := error.__cause__ or error.__context__) is not None:
@@ -152,11 +159,16 @@ def _sentence(message: str, error: BaseException | None, parser: LightningArgume
     keys = [match[1] for text in chain if (match := re.match(r'TypeError: Parser key "([^"]+)"', text))]
     key = ".".join(keys)
     reason = chain[-1].partition(": ")[2] if chain else message
+    if key and (match := re.match(r"the following arguments are required: (.+?)\.?$", reason)):
+        names = [f"--{key}.{name}" for name in match[1].split(", ")]
+        return f"{' and '.join(names)} must be given; --{key}.help CLASS says what to give."
     if match := re.match(r"Option '(.+)' is not accepted", reason):
         if not keys:  # at the top of a file
             return _unknown_option(f"--{match[1]}", known)
         classes = re.findall(r"class_path(?:=| )'([\w.]+)'", "\n".join(chain))
         owner = class_of({"class_path": classes[-1]}) if classes else object
+        if match[1] in _arguments(owner):  # of a base that the class gives another value
+            return f"{owner.__name__} takes no --{key}.{match[1]}, as others do; leave it out."
         return _unknown_option(f"--{key}.{match[1]}", {f"--{key}.{name}" for name in _arguments(owner)})
     if match := re.match(r"Expected a dot import path string: (\S+)", reason):
         return (

@@ -89,15 +89,29 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-def config_digest(config: Mapping[str, Any]) -> str:
-    """The sha256 of what a configuration says about the run; where it is kept, and how it is shown, is left out."""
-    kept = {key: value for key, value in config.items() if key not in ("config", "name", "log_dir", "test_after_fit")}
-    aside = {"default_root_dir", "logger", "enable_progress_bar", "enable_model_summary", "log_every_n_steps"}
-    kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in aside}
+# What does not change which numbers come out: where a run is kept, how it is shown, on how many devices it runs, how
+# images are read.
+ASIDE = {"config", "name", "log_dir", "test_after_fit", "resume", "resume_changed", "checkpoint"}
+TRAINER_ASIDE = {
+    *("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"),
+    *("log_every_n_steps", "profiler", "devices", "num_nodes", "strategy"),
+}
+DATA_ASIDE = {"root", "offline", "memory_budget", "workers"}
+
+
+def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
+    """What a configuration says about a run's numbers."""
+    kept = {key: value for key, value in config.items() if key not in ASIDE}
+    kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in TRAINER_ASIDE}
     data = dict(config["data"])
-    data["init_args"] = {k: v for k, v in (data.get("init_args") or {}).items() if k not in ("root", "offline")}
+    data["init_args"] = {k: v for k, v in (data.get("init_args") or {}).items() if k not in DATA_ASIDE}
     kept["data"] = data
-    return hashlib.sha256(json.dumps(kept, sort_keys=True, default=str).encode()).hexdigest()
+    return kept
+
+
+def config_digest(config: Mapping[str, Any]) -> str:
+    """The sha256 of what a configuration says about a run's numbers."""
+    return hashlib.sha256(json.dumps(comparable(config), sort_keys=True, default=str).encode()).hexdigest()
 
 
 def code_digest(kinds: Iterable[type]) -> str:

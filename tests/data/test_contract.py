@@ -1,42 +1,86 @@
 """What every data set promises; a new one is added to `DATASETS` and nothing else."""
 
 import inspect
+import shutil
+import socket
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torchvision.models import ResNet18_Weights
+from torchvision.transforms import functional
 
 import visionbench.data
-from tests.fakes import Tiny, write_fashion_mnist
-from visionbench.data import Digits, FashionMNIST, VisionDataModule, fashion_mnist
+from tests.fakes import Tiny, write_cifar10, write_idx, write_images, write_table
+from visionbench.data import (
+    CIFAR10,
+    MNIST,
+    Digits,
+    FashionMNIST,
+    HorizontalFlip,
+    ImageFolder,
+    MixUp,
+    RandomCrop,
+    Table,
+    VisionDataModule,
+    cifar10,
+    fashion_mnist,
+    mapped,
+    mnist,
+)
 from visionbench.data.base import channel_statistics
+from visionbench.data.mapped import MappedImages
 from visionbench.errors import UserError
 
-DATASETS = [Digits, FashionMNIST]
+# What writes a data set's fake files into a folder, and gives the arguments that the class then needs.
+DATASETS = {
+    Digits: lambda folder, patch: {},
+    FashionMNIST: lambda folder, patch: patch.setattr(fashion_mnist, "ORIGIN", write_idx(folder)) or {},
+    MNIST: lambda folder, patch: patch.setattr(mnist, "ORIGIN", write_idx(folder)) or {},
+    CIFAR10: lambda folder, patch: patch.setattr(cifar10, "ORIGIN", write_cifar10(folder)) or {},
+    ImageFolder: lambda folder, patch: {
+        "source": str(write_images(folder, {f"{s}/{c}": n for s, n in [("train", 30), ("test", 4)] for c in "abc"})),
+        "size": 8,
+    },
+    Table: lambda folder, patch: {"source": str(write_table(folder, {"train": 90, "test": 12})), "target": "kind"},
+}
+# What speaks of pixels holds for those of images.
+of_images = pytest.mark.parametrize(
+    "kind", [kind for kind in DATASETS if kind.item == "image"], indirect=True, ids=lambda kind: kind.__name__
+)
 
 
-@pytest.fixture(scope="module")
-def root(digits_root, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fashion_mnist, "ORIGIN", write_fashion_mnist(tmp_path_factory.mktemp("files")))
-        yield str(digits_root)
-
-
-@pytest.fixture(params=DATASETS)
+@pytest.fixture(scope="module", params=DATASETS, ids=lambda kind: kind.__name__)
 def kind(request):
     return request.param
 
 
+@pytest.fixture(scope="module")
+def required(kind, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        yield DATASETS[kind](tmp_path_factory.mktemp("files"), patch)
+
+
 @pytest.fixture
-def ready(kind, root):
+def make(kind, required):
+    return lambda **arguments: kind(**required | arguments)
+
+
+@pytest.fixture
+def ready(make, digits_root):
     def build(**arguments):
-        data = kind(root=root, **arguments)
+        data = make(root=str(digits_root), **arguments)
         data.prepare_data()
         data.setup()
         return data
 
     return build
+
+
+def values(data, value):
+    """A value for each channel."""
+    return [value] * data.input_shape[0]
 
 
 @pytest.fixture
@@ -59,55 +103,125 @@ def test_every_data_set_of_the_package_is_under_this_contract():
     assert set(DATASETS) == concrete
 
 
-def test_classes_and_shape_are_known_before_anything_is_prepared(kind, tmp_path):
-    data = kind(root=str(tmp_path))
-    assert data.num_classes == len(kind.class_names) == len(set(kind.class_names)) > 1
-    assert all(isinstance(name, str) and name for name in kind.class_names)
-    assert len(kind.input_shape) == 3
-    assert all(isinstance(length, int) and length > 0 for length in kind.input_shape)
-    assert kind.title
+def test_classes_and_shape_are_known_before_anything_is_prepared(make, tmp_path):
+    data = make(root=str(tmp_path))
+    assert data.num_classes == len(data.class_names) == len(set(data.class_names)) > 1
+    assert all(isinstance(name, str) and name for name in data.class_names)
+    assert len(data.input_shape) == (3 if data.item == "image" else 1)
+    assert all(isinstance(length, int) and length > 0 for length in data.input_shape)
+    assert data.title
     assert list(tmp_path.iterdir()) == []
 
 
 def test_the_docstring_is_a_data_sheet(kind):
-    for word in ("Images", "Classes", "Split", "Source", "Licence"):
+    for word in (f"{kind.item.capitalize()}s", "Classes", "Split", "Source", "Licence"):
         assert f"{word}: " in kind.__doc__
 
 
 def test_the_store_says_where_the_data_are_from(ready, kind):
-    meta = ready().store.meta
+    data = ready()
+    meta = data.store.meta
     assert meta["dataset"] == kind.__name__
-    assert meta["class_names"] == list(kind.class_names)
+    assert meta["class_names"] == list(data.class_names)
     assert all(meta[name] for name in ("source", "licence", "split"))
 
 
-def test_training_and_validation_share_the_training_images(ready):
-    data = ready(val_size=0.2)
-    total = len(data.store.arrays["train-labels"])
-    np.testing.assert_array_equal(np.sort(np.concatenate([data.train_index, data.val_index])), np.arange(total))
-    sizes = {
-        "train": total - round(0.2 * total),
-        "val": round(0.2 * total),
-        "test": len(data.store.arrays["test-labels"]),
-    }
+@pytest.mark.parametrize("test_size", [None, 0, 0.25])
+@pytest.mark.parametrize("val_size", [0, 0.2, 20])
+@pytest.mark.parametrize("train_size", [None, 1.0, 0.5, 20])
+def test_the_splits_are_disjoint_and_whole(ready, test_size, val_size, train_size):
+    data = ready(test_size=test_size, val_size=val_size, train_size=train_size)
+    official = "test-labels" in data.store.arrays
+    train = len(data.store.arrays["train-labels"])
+    if test_size is None:
+        test = len(data.store.arrays["test-labels"]) if official else round(0.2 * train)
+    else:
+        test = round(test_size * train)
+    left = train if test_size is None and official else train - test
+    val = round(val_size * left) if isinstance(val_size, float) else val_size
+    left -= val
+    trained = left if train_size is None else round(train_size * left) if isinstance(train_size, float) else train_size
+    sizes = {"train": trained, "val": val, "test": test}
     assert data.sizes() == sizes
+    taken = [split.index for split in data.splits.values() if split.part == "train"]
+    places = np.concatenate(taken)
+    assert len(np.unique(places)) == len(places)
+    if train_size in (None, 1.0):
+        np.testing.assert_array_equal(np.sort(places), np.arange(train))
     loaders = (data.train_dataloader(), data.val_dataloader(), data.test_dataloader())
-    assert [len(joined(loader)[1]) for loader in loaders] == list(sizes.values())
+    assert [len(joined(loader)[1]) if loader else 0 for loader in loaders] == list(sizes.values())
 
 
+@pytest.mark.parametrize("fold_is", ["val", "test"])
+@pytest.mark.parametrize("folds", [2, 5])
+def test_every_training_image_is_held_out_by_one_fold(ready, fold_is, folds):
+    held_out = []
+    for fold in range(folds):
+        data = ready(folds=folds, fold=fold, fold_is=fold_is, test_size=0 if fold_is == "val" else None)
+        assert data.splits[fold_is].part == "train"
+        held_out.append(data.splits[fold_is].index)
+        own = [split.index for split in data.splits.values() if split.part == "train"]
+        np.testing.assert_array_equal(np.sort(np.concatenate(own)), np.arange(len(data.store.arrays["train-labels"])))
+        labels = data.store.arrays["train-labels"]
+        counts = np.bincount(labels[held_out[-1]], minlength=data.num_classes)
+        assert (abs(counts - np.bincount(labels) / folds) < 1).all()
+    np.testing.assert_array_equal(np.sort(np.concatenate(held_out)), np.arange(len(data.store.arrays["train-labels"])))
+
+
+def test_the_last_fold_may_be_a_single_image(ready):
+    count = len(ready().store.arrays["train-labels"])
+    data = ready(folds=count, fold=count - 1, val_size=0)
+    assert data.sizes() == {"train": count - 1, "val": 0, "test": 1}
+    assert len(joined(data.test_dataloader())[1]) == 1
+
+
+def test_official_test_images_are_watched_only_where_that_is_allowed(ready):
+    data = ready()
+    if "test-labels" not in data.store.arrays:
+        with pytest.raises(UserError, match="has no official test images"):
+            ready(allow=["test_as_validation"])
+        return
+    watching = ready(allow=["test_as_validation"])
+    np.testing.assert_array_equal(watching.splits["val"].index, data.splits["test"].index)
+    assert watching.splits["val"].part == "test"
+    assert watching.sizes()["test"] == 0
+    assert watching.test_dataloader() == []
+    assert watching.sizes()["train"] == data.sizes()["train"] + data.sizes()["val"]
+    torch.testing.assert_close(joined(watching.val_dataloader())[1], joined(data.test_dataloader())[1], rtol=0, atol=0)
+
+
+@of_images
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_images_and_labels_are_those_of_the_store(ready, split):
-    data = ready(mean=[0.0], std=[1.0])
-    part, index = ("train", data.val_index) if split == "val" else ("test", slice(None))
+@pytest.mark.parametrize("test_size", [None, 0.25])
+def test_images_and_labels_are_those_of_the_store(ready, make, split, test_size):
+    data = ready(mean=values(make(), 0.0), std=values(make(), 1.0), test_size=test_size)
+    part, index = data.splits[split].part, data.splits[split].index
     images, labels = joined(getattr(data, f"{split}_dataloader")())
     pixels = (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     np.testing.assert_array_equal(pixels, data.store.arrays[f"{part}-images"][index])
     np.testing.assert_array_equal(labels, data.store.arrays[f"{part}-labels"][index])
 
 
+def test_fewer_training_images_are_a_part_of_more_and_leave_the_other_splits_alone(ready):
+    small, large, all_of_them = (ready(train_size=size) for size in (20, 0.7, None))
+    assert set(small.train_index) < set(large.train_index) < set(all_of_them.train_index)
+    for stage in ("val", "test"):
+        for data in (small, large):
+            np.testing.assert_array_equal(data.splits[stage].index, all_of_them.splits[stage].index)
+
+
+def test_another_split_seed_chooses_other_images_for_every_split(ready):
+    first, second = (ready(train_size=0.5, test_size=0.2, split_seed=seed) for seed in (0, 1))
+    for stage in ("train", "val", "test"):
+        assert first.splits[stage].index.tolist() != second.splits[stage].index.tolist()
+
+
 def test_no_image_is_in_both_training_and_test(ready):
-    arrays = ready().store.arrays
-    train, test = ({image.tobytes() for image in arrays[f"{split}-images"]} for split in ("train", "test"))
+    data = ready()
+    train, test = (
+        {image.tobytes() for image in data.store.arrays[f"{split.part}-images"][split.index]}
+        for split in (data.splits["train"], data.splits["test"])
+    )
     assert train.isdisjoint(test)
 
 
@@ -118,10 +232,12 @@ def test_batches_have_the_promised_shapes_types_and_labels(ready):
         assert images.shape == (6, *data.input_shape)
         assert labels.shape == (6,)
         assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
-    for split in ("train", "test"):
-        assert set(data.store.arrays[f"{split}-labels"].tolist()) == set(range(data.num_classes))
+    for split in (data.splits["train"], data.splits["test"]):
+        labels = data.store.arrays[f"{split.part}-labels"][split.index]
+        assert set(labels.tolist()) == set(range(data.num_classes))
 
 
+@of_images
 def test_the_images_trained_on_have_mean_0_and_deviation_1(ready):
     images = joined(ready(batch_size=10_000).train_dataloader())[0].double()
     torch.testing.assert_close(images.mean((0, 2, 3)), torch.zeros(images.shape[1]).double(), atol=1e-4, rtol=0)
@@ -130,31 +246,57 @@ def test_the_images_trained_on_have_mean_0_and_deviation_1(ready):
     )
 
 
-def test_without_validation_all_images_are_trained_on(ready):
-    data = ready(val_size=0)
-    assert data.val_dataloader() == []
+@of_images
+@pytest.mark.parametrize("workers", [0, 2])
+def test_above_the_memory_budget_the_batches_are_the_same(ready, workers):
+    augment = [HorizontalFlip(), RandomCrop(2), MixUp()]
+    held, read = (ready(augment=augment, memory_budget=budget, workers=workers) for budget in (1, 0))
+    for stage in ("train", "val", "test"):
+        ours, theirs = (getattr(data, f"{stage}_dataloader")() for data in (held, read))
+        assert isinstance(theirs.images, MappedImages)
+        for (images, labels), (same, same_labels) in zip(ours, theirs, strict=True):
+            assert torch.equal(images, same)
+            assert torch.equal(labels, same_labels)
+
+
+def test_without_validation_and_test_all_images_are_trained_on(ready):
+    data = ready(val_size=0, test_size=0)
+    assert data.val_dataloader() == data.test_dataloader() == []
     np.testing.assert_array_equal(data.train_index, np.arange(len(data.store.arrays["train-labels"])))
     assert len(joined(data.train_dataloader())[1]) == len(data.train_index)
 
 
-def test_given_statistics_are_used(ready):
-    plain, own = ready(mean=[0.0], std=[1.0]), ready(mean=[0.25], std=[0.5])
+@of_images
+def test_given_statistics_are_used(ready, make):
+    plain, own = (ready(mean=values(make(), mean), std=values(make(), std)) for mean, std in [(0.0, 1.0), (0.25, 0.5)])
     expected = (joined(plain.test_dataloader())[0] - 0.25) / 0.5
     torch.testing.assert_close(joined(own.test_dataloader())[0], expected)
 
 
-def test_the_digest_is_the_same_for_the_same_data_and_no_other(ready):
-    given = {"mean": [0.5], "std": [0.5]}
+def test_the_digest_is_the_same_for_the_same_data_and_no_other(ready, make, kind):
+    if kind.item == "image":
+        given = {"mean": values(make(), 0.5), "std": values(make(), 0.5)}
+        normalised = [{**given, "mean": values(make(), 0.4)}, {**given, "std": values(make(), 0.4)}]
+    else:
+        given = {"scaling": "none"}
+        normalised = [{**given, "encoding": "label"}, {"encoding": "label"}]
     same = [ready(**given, batch_size=size, seed=size).data_digest() for size in (3, 4)]
     assert same[0] == same[1]
     others = [
         {},
         {**given, "split_seed": 1},
         {**given, "val_size": 0.2},
-        {**given, "mean": [0.4]},
-        {**given, "std": [0.4]},
+        {**given, "val_size": 0},
+        {**given, "test_size": 0.3},
+        {**given, "test_size": 0},
+        {**given, "train_size": 0.5},
+        {**given, "train_size": 0.6},
+        {**given, "folds": 5, "fold": 0},
+        {**given, "folds": 5, "fold": 1},
+        {**given, "folds": 5, "fold": 1, "fold_is": "val"},
+        *normalised,
     ]
-    assert len({same[0], *(ready(**arguments).data_digest() for arguments in others)}) == 6
+    assert len({same[0], *(ready(**arguments).data_digest() for arguments in others)}) == 1 + len(others)
 
 
 @pytest.mark.parametrize(
@@ -164,15 +306,106 @@ def test_the_digest_is_the_same_for_the_same_data_and_no_other(ready):
         ({"val_size": -1}, r"data\.val_size is -1"),
         ({"val_size": -0.1}, r"data\.val_size is -0\.1"),
         ({"val_size": 1.0}, r"data\.val_size is 1\.0"),
-        ({"mean": [0.1, 0.2]}, r"data\.mean has 2 values, expected 1"),
-        ({"std": []}, r"data\.std has 0 values, expected 1"),
-        ({"std": [0.0]}, r"data\.std is \[0\.0\]"),
-        ({"std": [-1.0]}, r"data\.std is \[-1\.0\]"),
+        ({"test_size": -1}, r"data\.test_size is -1"),
+        ({"test_size": 1.0}, r"data\.test_size is 1\.0"),
+        ({"train_size": 0}, r"data\.train_size is 0"),
+        ({"train_size": -0.5}, r"data\.train_size is -0\.5"),
+        ({"train_size": 1.5}, r"data\.train_size is 1\.5"),
+        ({"folds": 5}, r"data\.folds is 5, but data\.fold is not given"),
+        ({"fold": 0}, r"data\.fold is 0, but data\.folds is not given"),
+        ({"folds": 1, "fold": 0}, r"data\.folds is 1, expected 2 or more"),
+        ({"folds": 5, "fold": 5}, r"data\.fold is 5, expected 0 to 4"),
+        ({"folds": 5, "fold": -1}, r"data\.fold is -1, expected 0 to 4"),
+        (
+            {"folds": 5, "fold": 0, "test_size": 0},
+            r"data\.test_size is 0, but the test (image|row)s are those of data\.fold 0",
+        ),
+        (
+            {"folds": 5, "fold": 0, "fold_is": "val", "val_size": 0.1},
+            r"data\.val_size is 0\.1, but the val (image|row)s",
+        ),
+        ({"allow": ["test_as_validation"], "val_size": 0}, r"data\.val_size is 0; leave one of them out"),
+        ({"allow": ["test_as_validation"], "test_size": 3}, r"data\.test_size is 3; leave one of them out"),
+        ({"allow": ["test_as_validation"], "folds": 5, "fold": 0}, r"data\.folds is 5; leave one of them out"),
     ],
 )
-def test_what_makes_no_sense_is_refused(kind, arguments, message):
+def test_what_makes_no_sense_is_refused(make, arguments, message):
     with pytest.raises(UserError, match=message):
-        kind(**arguments)
+        make(**arguments)
+
+
+@of_images
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"mean": [0.1, 0.2]}, r"data\.mean has 2 values, expected [13]"),
+        ({"std": []}, r"data\.std has 0 values, expected [13]"),
+        ({"statistics": "coco"}, r"data\.statistics is coco, expected train or imagenet"),
+    ],
+)
+def test_statistics_of_other_channels_are_refused(make, arguments, message):
+    with pytest.raises(UserError, match=message):
+        make(**arguments)
+
+
+@of_images
+@pytest.mark.parametrize("stage", ["val", "test"])
+def test_the_statistics_of_imagenet_are_torchvisions(ready, make, stage):
+    data = ready(statistics="imagenet")
+    preset = ResNet18_Weights.IMAGENET1K_V1.transforms()
+    if data.input_shape[0] == 3:
+        assert (data.mean, data.std) == (preset.mean, preset.std)
+        return
+    # A network for photographs sees a grey image as three equal channels.
+    plain = joined(getattr(ready(mean=[0.0], std=[1.0]), f"{stage}_dataloader")())[0].expand(-1, 3, -1, -1)
+    expected = functional.normalize(plain, preset.mean, preset.std)
+    ours = joined(getattr(data, f"{stage}_dataloader")())[0].expand(-1, 3, -1, -1)
+    assert abs(ours - expected).max() < 0.21
+    torch.testing.assert_close(ours.mean(), expected.mean(), atol=0.005, rtol=0)
+
+
+@of_images
+def test_the_statistics_of_imagenet_make_the_digest_of_the_same_numbers(ready, make):
+    named = ready(statistics="imagenet")
+    assert named.data_digest() == ready(mean=named.mean, std=named.std).data_digest() != ready().data_digest()
+
+
+@of_images
+@pytest.mark.parametrize("name", ["mean", "std"])
+def test_statistics_from_two_places_are_refused(make, name):
+    with pytest.raises(UserError, match=rf"data\.statistics is imagenet but data\.{name} is given too"):
+        make(statistics="imagenet", **{name: values(make(), 0.5)})
+
+
+def test_a_store_copied_to_another_machine_is_all_that_is_needed(kind, tmp_path, monkeypatch):
+    arguments = DATASETS[kind](tmp_path / "files", monkeypatch)
+    before = kind(**arguments, root=str(tmp_path / "here"))
+    before.prepare_data()
+    before.setup()
+    (tmp_path / "there").mkdir()
+    shutil.copytree(tmp_path / "here", tmp_path / "there" / "data")
+    for name in ("here", "files"):
+        if (tmp_path / name).exists():
+            shutil.rmtree(tmp_path / name)
+    for name in ("connect", "connect_ex", "sendto"):
+        monkeypatch.setattr(socket.socket, name, lambda *args: pytest.fail("asked the network"))
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *args, **kwargs: pytest.fail("asked the network"))
+    monkeypatch.setattr(kind, "write_store", lambda *args: pytest.fail("prepared again"))
+    for offline in (True, False):
+        data = kind(**arguments, root=str(tmp_path / "there" / "data"), offline=offline)
+        data.prepare_data()
+        data.setup()
+        assert data.data_digest() == before.data_digest()
+        assert data.class_names == before.class_names
+        for loader in (data.train_dataloader(), data.val_dataloader(), data.test_dataloader()):
+            assert len(joined(loader)[1])
+
+
+@of_images
+@pytest.mark.parametrize("std", [0.0, -1.0])
+def test_a_deviation_that_cannot_divide_is_refused(make, std):
+    with pytest.raises(UserError, match=rf"data\.std is \[{std}"):
+        make(std=values(make(), std))
 
 
 def test_a_validation_part_larger_than_the_data_is_refused(ready):
@@ -180,12 +413,18 @@ def test_a_validation_part_larger_than_the_data_is_refused(ready):
         ready(val_size=100_000)
 
 
-def test_the_root_is_the_argument_else_the_variable_else_data(kind, monkeypatch):
+def test_more_to_train_on_than_is_left_is_refused(ready):
+    left = len(ready(val_size=20).train_index)
+    with pytest.raises(UserError, match=rf"data\.train_size asks for {left + 1} of the {left} (image|row)s"):
+        ready(val_size=20, train_size=left + 1)
+
+
+def test_the_root_is_the_argument_else_the_variable_else_data(make, monkeypatch):
     monkeypatch.setenv("VISIONBENCH_DATA", "/from/variable")
-    assert kind(root="/from/argument").root == Path("/from/argument")
-    assert kind().root == Path("/from/variable")
+    assert make(root="/from/argument").root == Path("/from/argument")
+    assert make().root == Path("/from/variable")
     monkeypatch.delenv("VISIONBENCH_DATA")
-    assert kind().root == Path("data")
+    assert make().root == Path("data")
 
 
 def test_the_statistics_are_exact(tiny):
@@ -196,7 +435,8 @@ def test_the_statistics_are_exact(tiny):
     np.testing.assert_allclose(std, pixels.std((0, 1, 2)), rtol=1e-12)
 
 
-def test_the_statistics_of_more_images_than_one_portion_are_exact():
+def test_the_statistics_of_more_images_than_one_portion_are_exact(monkeypatch):
+    monkeypatch.setattr(mapped, "PORTION_BYTES", 5000)
     images = np.random.RandomState(0).randint(0, 256, (9001, 2, 1, 1)).astype(np.uint8)
     mean, std = channel_statistics(images, np.arange(9000))
     assert mean == pytest.approx([images[:9000].mean() / 255], rel=1e-12)
@@ -241,6 +481,13 @@ def test_one_given_statistic_leaves_the_other_to_the_data(tmp_path):
     assert own.std == data.std
 
 
+@pytest.mark.parametrize("shape", [(2, 5, 7), (4, 5, 7), (11,)])
+def test_the_statistics_of_imagenet_are_refused_for_what_is_neither_colour_nor_grey(tmp_path, monkeypatch, shape):
+    monkeypatch.setattr(Tiny, "input_shape", shape)
+    with pytest.raises(UserError, match=rf"3 channels or 1, but Tiny has the shape {' x '.join(map(str, shape))}; "):
+        Tiny(root=str(tmp_path), statistics="imagenet")
+
+
 def test_a_second_setup_changes_nothing(tiny):
     tiny.setup("fit")
     before = tiny.store, tiny.mean, tiny.train_index
@@ -248,11 +495,13 @@ def test_a_second_setup_changes_nothing(tiny):
     assert (tiny.store, tiny.mean, tiny.train_index) == before
 
 
-def test_loaders_hold_copies_that_can_be_written_to(tiny):
+def test_loaders_hold_copies_that_can_be_written_to(tiny, monkeypatch):
+    monkeypatch.setattr(mapped, "PORTION_BYTES", 5 * 3 * 5 * 7)
     tiny.setup()
     loader = tiny.test_dataloader()
     for tensor, name in ((loader.images, "test-images"), (loader.labels, "test-labels")):
         assert not np.shares_memory(tensor.numpy(), tiny.store.arrays[name])
+    assert torch.equal(loader.images.permute(0, 2, 3, 1), torch.from_numpy(tiny.arrays["test-images"]))
 
 
 def test_loaders_need_setup_first(tiny):

@@ -1,68 +1,9 @@
-import shutil
-
-import numpy as np
 import pytest
 
-from tests.fakes import fashion_arrays, write_fashion_mnist
+from tests.data.idx import *  # noqa: F403
 from visionbench.data import FashionMNIST, fashion_mnist
-from visionbench.errors import UserError
 
 
-@pytest.fixture(params=[True, False], ids=["gz", "plain"])
-def files(request, tmp_path, monkeypatch):
-    folder = tmp_path / "files"
-    monkeypatch.setattr(fashion_mnist, "ORIGIN", write_fashion_mnist(folder, compressed=request.param))
-    return folder
-
-
-def assert_is_the_fake(store):
-    for name, raw in (("train", "train"), ("test", "t10k")):
-        content = fashion_arrays()
-        images, labels = store.arrays[f"{name}-images"], store.arrays[f"{name}-labels"]
-        assert (images.dtype, labels.dtype) == (np.uint8, np.int64)
-        np.testing.assert_array_equal(images, content[f"{raw}-images-idx3-ubyte"][..., np.newaxis])
-        np.testing.assert_array_equal(labels, content[f"{raw}-labels-idx1-ubyte"])
-
-
-def test_pixels_and_labels_arrive_exactly(files, tmp_path):
-    assert_is_the_fake(FashionMNIST(root=str(tmp_path / "root"), source=str(files)).open_store())
-
-
-def test_the_source_is_only_read(files, tmp_path):
-    before = {path.name: path.read_bytes() for path in files.iterdir()}
-    FashionMNIST(root=str(tmp_path / "root"), source=str(files)).prepare_data()
-    assert {path.name: path.read_bytes() for path in files.iterdir()} == before
-
-
-def test_a_store_copied_to_another_root_needs_neither_source_nor_network(files, tmp_path, monkeypatch):
-    FashionMNIST(root=str(tmp_path / "root"), source=str(files)).prepare_data()
-    shutil.copytree(tmp_path / "root", tmp_path / "elsewhere")
-    shutil.rmtree(tmp_path / "root")
-    shutil.rmtree(files)
-    monkeypatch.setattr(fashion_mnist, "fetch", lambda *args, **kwargs: pytest.fail("fetched"))
-    assert_is_the_fake(FashionMNIST(root=str(tmp_path / "elsewhere")).open_store())
-
-
-def test_a_source_with_other_content_is_refused(files, tmp_path):
-    for path in files.glob("t10k-images*"):
-        path.unlink()
-    (files / "t10k-images-idx3-ubyte").write_bytes(bytes(16 + 20 * 784))
-    with pytest.raises(UserError, match=rf"Fashion-MNIST .*{files}: t10k-images-idx3-ubyte\.gz is damaged"):
-        FashionMNIST(root=str(tmp_path / "root"), source=str(files)).prepare_data()
-    assert list((tmp_path / "root" / "FashionMNIST").glob("*/")) == []
-
-
-def test_without_source_and_network_it_says_what_to_do(files, tmp_path):
-    shutil.rmtree(files)
-    with pytest.raises(UserError, match=r"run once without offline.* with --data\.source"):
-        FashionMNIST(root=str(tmp_path / "root"), offline=True).prepare_data()
-
-
-def test_the_official_files_hold_60_000_and_10_000_images():
-    sizes = {file.plain_name: file.size for file in fashion_mnist.ORIGIN.files}
-    assert sizes == {
-        "train-images-idx3-ubyte": 16 + 60_000 * 28 * 28,
-        "train-labels-idx1-ubyte": 8 + 60_000,
-        "t10k-images-idx3-ubyte": 16 + 10_000 * 28 * 28,
-        "t10k-labels-idx1-ubyte": 8 + 10_000,
-    }
+@pytest.fixture
+def data_set():
+    return FashionMNIST, fashion_mnist

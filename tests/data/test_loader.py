@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.data.test_augment import ALL, NAMES
 from tests.fakes import Tiny
 from visionbench.data import loader as module
 from visionbench.data.augment import Augmentation, HorizontalFlip, RandomCrop
@@ -64,7 +65,7 @@ def test_orders_differ_between_epochs_and_seeds():
     assert len(orders) == 16
 
 
-@pytest.mark.parametrize("augmentations", [[], [HorizontalFlip(), RandomCrop(1)]])
+@pytest.mark.parametrize("augmentations", [[], ALL], ids=["none", "all"])
 def test_an_epoch_neither_follows_nor_moves_the_global_random_state(augmentations):
     epochs = []
     for seed in range(2):
@@ -72,7 +73,7 @@ def test_an_epoch_neither_follows_nor_moves_the_global_random_state(augmentation
         np.random.seed(seed)
         random.seed(seed)
         before = global_random_state()
-        epochs.append(joined(make(seed=5, augmentations=augmentations)))
+        epochs.append(joined(make(seed=5, augmentations=augmentations, num_classes=24)))
         assert global_random_state() == before
     assert torch.equal(epochs[0][0], epochs[1][0])
     assert torch.equal(epochs[0][1], epochs[1][1])
@@ -119,15 +120,44 @@ def test_two_equal_augmentations_draw_independently():
 @pytest.mark.parametrize("seed", [None, 1])
 @pytest.mark.parametrize("batch_size", [1, 2, 5, 7, 24, 100])
 @pytest.mark.parametrize("block_bytes", [1, 4 * 3 * 5 * 7 * 9, 2**30])
-def test_neither_batch_size_nor_block_size_changes_what_an_epoch_holds(seed, batch_size, block_bytes, monkeypatch):
-    augmentations = [HorizontalFlip(), RandomCrop(1)]
-    images, labels = joined(make(seed=seed, batch_size=24, augmentations=augmentations))
+@pytest.mark.parametrize("augmentations", [*([a] for a in ALL), ALL], ids=[*NAMES, "all"])
+def test_neither_batch_size_nor_block_size_changes_what_an_epoch_holds(
+    seed, batch_size, block_bytes, augmentations, monkeypatch
+):
+    options = {"seed": seed, "augmentations": augmentations, "num_classes": 24}
+    images, labels = joined(make(batch_size=24, **options))
     monkeypatch.setattr(module, "BLOCK_BYTES", block_bytes)
-    loader = make(seed=seed, batch_size=batch_size, augmentations=augmentations)
+    loader = make(batch_size=batch_size, **options)
     assert [len(batch) for batch in numbers(loader)[:-1]] == [batch_size] * (len(loader) - 1)
     again, same = joined(loader)
     assert torch.equal(labels, same)
     assert torch.equal(images, again)
+
+
+@pytest.mark.parametrize("augmentation", ALL, ids=NAMES)
+def test_an_epoch_is_the_same_whatever_was_served_before(augmentation):
+    options = {"seed": 2, "augmentations": [augmentation], "num_classes": 24}
+    images, labels = joined(make(epoch=3, **options))
+    loader = make(**options)
+    for epoch, batches in enumerate([5, 2, 0]):  # a whole epoch, and others that are broken off
+        loader.sampler.set_epoch(epoch)
+        assert len(list(zip(range(batches), loader, strict=False))) == batches
+    loader.sampler.set_epoch(3)
+    again, same = joined(loader)
+    assert torch.equal(images, again)
+    assert torch.equal(labels, same)
+
+
+@pytest.mark.parametrize("augmentations", [*([a] for a in ALL), ALL, []], ids=[*NAMES, "all", "none"])
+@pytest.mark.parametrize("batches", [0, 1, 3, 4])
+def test_an_epoch_gone_on_with_holds_what_was_left_of_it(batches, augmentations):
+    loader = make(seed=1, augmentations=augmentations, num_classes=24)
+    images, labels = joined(loader)
+    loader.begin_at(batches)
+    rest, same = joined(loader)
+    assert torch.equal(rest, images[5 * batches :])
+    assert torch.equal(same, labels[5 * batches :])
+    assert len(joined(loader)[1]) == 24  # only that iteration was shortened
 
 
 @pytest.mark.parametrize("seed", [None, 0])
@@ -178,14 +208,14 @@ def test_processes_together_see_every_validation_image_once(ranks):
     assert sorted(flat(parts)) == list(range(25))
 
 
-def test_an_image_is_augmented_alike_however_many_processes_there_are():
-    augmentations = [HorizontalFlip(), RandomCrop(1)]
-    images, labels = joined(make(seed=0, augmentations=augmentations))
-    alone = dict(zip(labels.tolist(), images, strict=True))
+@pytest.mark.parametrize("augmentations", [*([a] for a in ALL), ALL], ids=[*NAMES, "all"])
+def test_an_image_is_augmented_alike_however_many_processes_there_are(augmentations):
+    options = {"seed": 0, "augmentations": augmentations, "num_classes": 24}
+    images, labels = joined(make(**options))
     for rank in range(3):
-        images, labels = joined(make(seed=0, augmentations=augmentations, shard=(rank, 3)))
-        for number, image in zip(labels.tolist(), images, strict=True):
-            assert torch.equal(image, alone[number])
+        part, same = joined(make(shard=(rank, 3), **options))
+        assert torch.equal(part, images[rank::3])
+        assert torch.equal(same, labels[rank::3])
 
 
 @pytest.mark.parametrize("seed", [None, 0])

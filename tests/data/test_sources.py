@@ -508,3 +508,23 @@ def test_apt_get_that_hangs_is_given_up(
     monkeypatch.setattr(sources, "COMMAND_TIMEOUT", 0.2)
     with pytest.raises(UserError, match="the package dataset-noise: apt-get took longer than"):
         get_package(tmp_path)
+
+
+# Archives
+
+
+def test_an_archive_is_verified_resumed_and_given_as_it_is_served(tmp_path: Path, mirror: Mirror) -> None:
+    archive = PACKED["images.gz"]
+    file = RawFile("images.gz", hashlib.sha256(archive).hexdigest(), len(archive), is_archive=True)
+    mirror.break_after = [100_000]
+    contents, _ = get(tmp_path, mirror.url(), files=(file,))
+    assert contents == {"images.gz": archive}
+    assert [asked for _, asked in mirror.log] == [None, "bytes=100000-"]
+
+
+def test_an_archive_that_was_packed_otherwise_is_another(tmp_path: Path, mirror: Mirror) -> None:
+    archive = gzip.compress(IMAGES, 1)
+    assert archive != PACKED["images.gz"]
+    file = RawFile("images.gz", hashlib.sha256(archive).hexdigest(), len(archive), is_archive=True)
+    with pytest.raises(UserError, match=r"images\.gz is damaged"):
+        get(tmp_path, mirror.url(), files=(file,))

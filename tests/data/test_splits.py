@@ -1,7 +1,9 @@
+import json
+
 import numpy as np
 import pytest
 
-from visionbench.data.base import stratified_holdout
+from visionbench.data.base import stratified_fold, stratified_holdout, stratified_part
 from visionbench.errors import UserError
 
 EVEN = np.arange(100) % 10
@@ -73,3 +75,124 @@ def test_a_split_that_leaves_nothing_to_train_on_is_refused(size):
 def test_a_split_that_takes_a_whole_class_is_refused():
     with pytest.raises(UserError, match="all 2 training images of class 9"):
         stratified_holdout(UNEVEN, 270, seed=0)
+
+
+def test_a_class_that_would_be_taken_whole_is_told_by_its_name_and_size_by_its_own():
+    with pytest.raises(UserError, match=r"data\.test_size 0\.9 would take all 2 training images of class nine"):
+        stratified_holdout(UNEVEN, 0.9, 0, name="data.test_size", class_names=[*"012345678", "nine"])
+
+
+@pytest.mark.parametrize("labels", [EVEN, UNEVEN])
+def test_a_smaller_part_to_train_on_lies_within_every_larger_one(labels):
+    largest = set(range(len(labels)))
+    for size in range(len(labels), 80, -1):
+        part = stratified_part(labels, size, seed=3)
+        assert len(part) == size
+        assert (np.diff(part) > 0).all()
+        assert set(part) <= largest
+        largest = set(part)
+
+
+@pytest.mark.parametrize("size", [80, 150, 0.5, 0.9, 1.0])
+def test_a_part_to_train_on_has_each_class_by_its_share_to_within_one_image(size):
+    part = stratified_part(UNEVEN, size, seed=0)
+    count = round(size * 300) if isinstance(size, float) else size
+    assert len(part) == count
+    for label in np.unique(UNEVEN):
+        assert abs((UNEVEN[part] == label).sum() - count * (label == UNEVEN).mean()) < 1
+
+
+def test_the_seed_alone_chooses_the_part_to_train_on():
+    np.random.seed(1)
+    first = stratified_part(EVEN, 20, seed=0).tolist()
+    np.random.seed(2)
+    assert stratified_part(EVEN, 20, seed=0).tolist() == first
+    assert stratified_part(EVEN, 20, seed=1).tolist() != first
+
+
+def test_a_part_to_train_on_never_changes_between_versions():
+    assert stratified_part(EVEN, 12, seed=0).tolist() == [7, 15, 19, 20, 22, 31, 36, 51, 54, 63, 78, 80]
+
+
+def test_a_part_to_train_on_that_leaves_a_class_out_is_refused():
+    with pytest.raises(UserError, match=r"data\.train_size 30 leaves no image of class 9"):
+        stratified_part(UNEVEN, 30, seed=0)
+    with pytest.raises(UserError, match=r"data\.train_size 0\.001 leaves no image of class 0"):
+        stratified_part(EVEN, 0.001, seed=0)
+
+
+@pytest.mark.parametrize("labels", [EVEN, UNEVEN])
+@pytest.mark.parametrize("folds", [2, 3, 7, 100, "each"])
+def test_folds_hold_every_image_out_once_with_sizes_and_classes_alike(labels, folds):
+    folds = len(labels) if folds == "each" else folds
+    cuts = [stratified_fold(labels, fold, folds, seed=3) for fold in range(folds)]
+    np.testing.assert_array_equal(np.sort(np.concatenate([out for _, out in cuts])), np.arange(len(labels)))
+    for stays, out in cuts:
+        np.testing.assert_array_equal(np.sort(np.concatenate([stays, out])), np.arange(len(labels)))
+        assert (np.diff(stays) > 0).all()
+        assert (np.diff(out) > 0).all()
+    for counts in [
+        [len(out) for _, out in cuts],
+        *([(labels[out] == c).sum() for _, out in cuts] for c in set(labels)),
+    ]:
+        assert max(counts) - min(counts) <= 1
+
+
+def test_the_seed_alone_chooses_the_folds():
+    np.random.seed(1)
+    first = stratified_fold(EVEN, 0, 5, seed=0)[1].tolist()
+    np.random.seed(2)
+    assert stratified_fold(EVEN, 0, 5, seed=0)[1].tolist() == first
+    assert stratified_fold(EVEN, 0, 5, seed=1)[1].tolist() != first
+
+
+def test_folds_never_change_between_versions():
+    assert stratified_fold(EVEN, 1, 10, seed=0)[1].tolist() == [13, 24, 26, 29, 32, 51, 80, 85, 88, 97]
+
+
+def test_folds_that_cannot_be_are_refused():
+    with pytest.raises(UserError, match=r"data\.folds is 101, but there are 100 images"):
+        stratified_fold(EVEN, 0, 101, seed=0)
+    for fold in range(3):
+        stratified_fold(np.array([0, 0, 0, 1]), fold, 4, seed=0)
+    with pytest.raises(UserError, match="Fold 3 of 4 would hold out all training images of class b"):
+        stratified_fold(np.array([0, 0, 0, 1]), 3, 4, seed=0, class_names="ab")
+
+
+def test_a_fold_is_tested_once_and_said(cli):
+    done = cli("fit --model MLP --data Digits --data.folds 5 --data.fold 4 --trainer.max_epochs 1 --name run")
+    assert done.status == 0
+    assert "Digits: 1,035 train, 115 validation, 287 test images" in done.out
+
+
+def test_official_test_images_are_watched_only_where_that_is_allowed_and_then_there_is_no_test(cli, tmp_path):
+    line = "fit --model MLP --data Digits --trainer.max_epochs 2 --name run --data.allow [test_as_validation]"
+    done = cli(line)
+    assert done.status == 0
+    assert "1,437 train, 360 validation (the official test images), 0 test images" in done.out
+    assert "test        none: the official test images were watched as validation" in done.out
+    assert "test accuracy" not in done.out
+    assert "tested" not in done.out
+    metrics = json.loads((tmp_path / "lightning_logs/run/version_0/run.json").read_text())["metrics"]
+    assert {"val/acc", "val/loss"} <= set(metrics)
+    assert not [name for name in metrics if name.startswith("test/")]
+    assert "the official ones are watched" in cli("test lightning_logs/run/version_0").refusal()
+    assert cli("validate lightning_logs/run/version_0").status == 0
+
+
+def test_a_run_without_test_images_is_trained_and_never_tested(cli):
+    done = cli("fit --model MLP --data Digits --data.test_size 0 --trainer.max_epochs 1 --name run")
+    assert done.status == 0
+    assert "0 test images" in done.out
+    assert "test accuracy" not in done.out
+    assert cli("validate lightning_logs/run/version_0").status == 0
+    assert "has no test images (data.test_size is 0)" in cli("test lightning_logs/run/version_0").refusal()
+
+
+def test_what_is_cut_is_what_the_run_says(cli):
+    done = cli(
+        "fit --model MLP --data Digits --data.test_size 0.3 --data.train_size 100 --trainer.max_epochs 1 --name run"
+    )
+    assert done.status == 0
+    assert "Digits: 100 train, 101 validation, 431 test images" in done.out
+    assert "431 images)" in done.out

@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 import subprocess
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 
 from visionbench.data import store
-from visionbench.data.store import ARRAYS, open_or_prepare, store_key
+from visionbench.data.store import open_or_prepare, open_or_write, store_key
 from visionbench.errors import UserError
 
 RANDOM = np.random.RandomState(0)
@@ -18,6 +19,7 @@ CONTENT = {
     "test-images": RANDOM.randint(0, 256, (2, 5, 4, 3)).astype(np.uint8),
     "test-labels": np.arange(2),
 }
+ARRAYS = tuple(CONTENT)
 
 
 def prepare():
@@ -66,6 +68,88 @@ def test_arrays_that_are_not_contiguous_come_back_too(folder):
     opened = open_or_prepare(folder, lambda: (turned, {}))
     for name in ARRAYS:
         np.testing.assert_array_equal(opened.arrays[name], CONTENT[name][::-1])
+
+
+@pytest.mark.parametrize("pieces", [(), (0,), (6,), (1, 2, 3), (2, 0, 4)])
+def test_an_array_written_in_pieces_is_the_same_file(folder, tmp_path, pieces):
+    images = CONTENT["train-images"][: sum(pieces)]
+
+    def write(writer):
+        with writer.growing("train-images", (5, 4, 3), np.uint8) as append:
+            for start, stop in itertools.pairwise(np.cumsum((0, *pieces))):
+                append(images[start:stop])
+        writer.save("train-labels", np.arange(len(images)))
+        return {"source": "noise"}
+
+    opened = open_or_write(folder, write)
+    np.testing.assert_array_equal(opened.arrays["train-images"], images)
+    whole = open_or_prepare(
+        tmp_path / "whole", lambda: ({"train-images": images, "train-labels": np.arange(len(images))}, {})
+    )
+    assert opened.meta["arrays"] == whole.meta["arrays"]
+
+
+def test_a_failure_between_two_pieces_leaves_nothing_behind(folder):
+    def write(writer):
+        with writer.growing("train-images", (5, 4, 3), np.uint8) as append:
+            append(CONTENT["train-images"])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_or_write(folder, write)
+    assert folders_beside(folder) == []
+
+
+@pytest.mark.parametrize("splits", [("train",), ("train", "val"), ("train", "val", "test")])
+def test_a_store_has_the_splits_that_are_official(folder, splits):
+    arrays = {f"{split}-{kind}": CONTENT[f"test-{kind}"] for split in splits for kind in ("images", "labels")}
+    assert set(open_or_prepare(folder, lambda: (arrays, {})).arrays) == set(arrays)
+
+
+def test_an_old_store_is_replaced_and_whoever_has_opened_it_keeps_it(prepared):
+    opened = open_or_prepare(prepared, never)
+    new = {**CONTENT, "test-labels": CONTENT["test-labels"] + 5}
+
+    def write(writer):
+        assert prepared.exists()  # until the new one is whole
+        for name, array in new.items():
+            writer.save(name, array)
+        return {"source": "new"}
+
+    replaced = open_or_write(prepared, write, lambda meta: meta["source"] == "noise")
+    assert replaced.meta["source"] == "new"
+    np.testing.assert_array_equal(replaced.arrays["test-labels"], new["test-labels"])
+    np.testing.assert_array_equal(opened.arrays["test-labels"], CONTENT["test-labels"])
+    assert folders_beside(prepared) == [prepared.name]
+
+
+def test_an_old_store_stays_where_the_new_one_cannot_be_made(prepared):
+    def fail(writer):
+        raise UserError("no")
+
+    with pytest.raises(UserError, match="no"):
+        open_or_write(prepared, fail, lambda meta: True)
+    assert open_or_prepare(prepared, never).meta["source"] == "noise"
+    assert folders_beside(prepared) == [prepared.name]
+
+
+def test_a_store_that_is_replaced_while_it_is_opened_is_not_mixed_of_two(prepared, monkeypatch):
+    load = np.load
+
+    def replace_first(path, **kwargs):
+        monkeypatch.setattr(np, "load", load)
+        new = {name: array + 1 for name, array in CONTENT.items()}
+        open_or_write(
+            prepared, lambda writer: [writer.save(*item) for item in new.items()] and {}, lambda meta: "source" in meta
+        )
+        return load(path, **kwargs)
+
+    before = open_or_prepare(prepared, never)
+    monkeypatch.setattr(np, "load", replace_first)
+    opened = open_or_prepare(prepared, never)
+    assert opened.meta != before.meta
+    for name in ARRAYS:
+        np.testing.assert_array_equal(opened.arrays[name], CONTENT[name] + 1)
 
 
 def test_what_is_prepared_is_opened_without_preparing_again(prepared):
@@ -235,7 +319,7 @@ from visionbench.data import store
 def say(word):
     print(word, flush=True)
 
-arrays = {name: np.arange(3) for name in store.ARRAYS}
+arrays = {f"{split}-{kind}": np.arange(3) for split in ("train", "test") for kind in ("images", "labels")}
 folder = Path(sys.argv[2])
 """
 

@@ -6,7 +6,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 import visionbench.models
 from visionbench.errors import UserError
-from visionbench.models import MLP, Classifier, Objective
+from visionbench.models import MLP, Classifier, FrozenResNet, Objective
 from visionbench.models.base import Totals
 
 MODELS = [
@@ -21,7 +21,8 @@ MODELS = [
 @pytest.mark.parametrize("kind", MODELS)
 def test_every_model_takes_what_the_data_set_gives(kind):
     assert {"num_classes", "input_shape"} <= set(inspect.signature(kind).parameters)
-    assert kind(7, (3, 24, 32))(torch.randn(2, 3, 24, 32)).shape == (2, 7)
+    own = {"weights": "none"} if kind is FrozenResNet else {}
+    assert kind(7, (3, 24, 32), **own)(torch.randn(2, 3, 24, 32)).shape == (2, 7)
 
 
 def test_the_base_cannot_be_chosen_as_a_model():
@@ -33,7 +34,7 @@ def test_totals_are_those_of_the_whole_set_whatever_the_batches():
     logits, labels = torch.randn(10, 3), torch.randint(3, (10,))
     totals = Totals(torch.device("cpu"))
     for part in (slice(0, 7), slice(7, 10)):
-        totals.add(torch.nn.functional.cross_entropy(logits[part], labels[part]), logits[part], labels[part])
+        totals.add(torch.nn.functional.cross_entropy(logits[part], labels[part]), logits[part].argmax(1), labels[part])
     assert totals.count == 10
     assert totals.correct == (logits.argmax(1) == labels).sum()
     assert float(totals.loss / 10) == pytest.approx(float(torch.nn.functional.cross_entropy(logits, labels)), rel=1e-6)
@@ -41,8 +42,37 @@ def test_totals_are_those_of_the_whole_set_whatever_the_batches():
 
 @pytest.mark.parametrize("shape", [(4,), (4, 1), (4, 9), (3, 10)])
 def test_outputs_of_another_shape_are_refused_not_broadcast(shape):
-    with pytest.raises(ValueError, match="one logit a class"):
+    with pytest.raises(UserError, match="num_outputs"):
         MLP(10, (1, 28, 28), widths=[4]).loss(torch.zeros(shape), torch.zeros(4, dtype=torch.int64))
+
+
+def test_shares_of_classes_are_labels_too():
+    logits, shares = torch.randn(8, 10), torch.rand(8, 10).softmax(1)
+    model = MLP(10, (1, 28, 28), widths=[4])
+    expected = -(shares * logits.log_softmax(1)).sum(1).mean()
+    torch.testing.assert_close(model.loss(logits, shares), expected)
+    hard = torch.arange(8)
+    torch.testing.assert_close(model.loss(logits, torch.eye(10)[hard]), model.loss(logits, hard))
+
+
+def test_totals_count_the_class_with_the_largest_share():
+    totals = Totals(torch.device("cpu"))
+    shares = torch.tensor([[0.7, 0.3, 0.0], [0.4, 0.6, 0.0], [0.0, 0.45, 0.55], [1.0, 0.0, 0.0]])
+    totals.add(torch.tensor(0.5), torch.tensor([0, 0, 2, 1]), shares)
+    assert (totals.count, int(totals.correct), float(totals.loss)) == (4, 2, 2.0)
+
+
+@pytest.mark.parametrize("loss", ["nll", "mse", "binary_cross_entropy"])
+def test_shares_are_refused_by_a_loss_that_takes_one_class(loss):
+    model = MLP(2, (1, 28, 28), widths=[4], loss=loss)
+    with pytest.raises(UserError, match=rf"model.loss is {loss}, which takes one class an image.*use cross_entropy"):
+        model.loss(torch.zeros(4, model.num_outputs), torch.full((4, 2), 0.5))
+
+
+@pytest.mark.parametrize("labels", [torch.full((4, 9), 0.1), torch.zeros(4, 10, dtype=torch.int64), torch.zeros(3, 10)])
+def test_shares_of_another_shape_are_refused(labels):
+    with pytest.raises(UserError, match="labels of shape"):
+        MLP(10, (1, 28, 28), widths=[4]).loss(torch.zeros(4, 10), labels)
 
 
 def test_label_smoothing_reaches_the_training_loss_alone():
@@ -59,7 +89,7 @@ def test_l1_adds_the_absolute_weights_but_not_to_the_logged_loss():
     batch = torch.randn(8, 1, 28, 28), torch.arange(8)
     model.train_totals = Totals(torch.device("cpu"))
     minimised = model.training_step(batch, 0)
-    weights = [layer.weight for layer in model.network if isinstance(layer, torch.nn.Linear)]
+    weights = [layer.weight for layer in model.network.modules() if isinstance(layer, torch.nn.Linear)]
     penalty = 0.01 * sum(w.abs().sum() for w in weights)
     logged = model.train_totals.loss / 8
     assert float(minimised.detach()) == pytest.approx(float(logged + penalty.detach()), rel=1e-5)
@@ -67,9 +97,9 @@ def test_l1_adds_the_absolute_weights_but_not_to_the_logged_loss():
 
 def test_frozen_parameters_stay_out_of_the_optimiser():
     model = MLP(10, (1, 28, 28), widths=[4])
-    model.network[1].requires_grad_(False)
+    model.network.hidden.requires_grad_(False)
     (group,) = model.configure_optimizers().param_groups
-    assert {id(p) for p in group["params"]} == {id(p) for p in model.network[3].parameters()}
+    assert {id(p) for p in group["params"]} == {id(p) for p in model.network.head.parameters()}
 
 
 def test_a_model_that_is_all_frozen_is_refused():

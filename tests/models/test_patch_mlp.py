@@ -34,7 +34,15 @@ def test_the_default_is_the_coursework_s_network(training):
     values = norm(stem(torch.stack(cut, dim=1)))
     for block in plain[2:-1]:
         values = block(values)
-    torch.testing.assert_close(model(images), head(values.mean(dim=1)), rtol=1e-4, atol=1e-5)
+    logits, expected = model(images), head(values.mean(dim=1))
+    torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
+    # Stored by the forward pass in training, and used in evaluation.
+    torch.testing.assert_close(model.network.stem[2].running_mean, norm.running_mean)
+    torch.testing.assert_close(model.network.stem[2].running_var, norm.running_var)
+    logits.square().sum().backward()
+    expected.square().sum().backward()
+    for ours, theirs in zip(model.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-4 * float(theirs.grad.abs().max()))
 
 
 def test_the_parameters_are_those_of_its_layers():
@@ -47,8 +55,8 @@ def test_the_parameters_are_those_of_its_layers():
 def test_patches_are_cut_row_by_row_with_all_channels():
     image = torch.arange(2 * 4 * 6).reshape(1, 2, 4, 6)
     patches = Patches(2)(image)
-    assert patches.shape == (1, 6, 8)
-    assert patches[0, 4].tolist() == image[0, :, 2:4, 2:4].flatten().tolist()
+    assert patches.shape == (6, 1, 8)
+    assert patches[4, 0].tolist() == image[0, :, 2:4, 2:4].flatten().tolist()
 
 
 def test_with_skip_connections_a_block_that_gives_nothing_is_the_identity():
@@ -56,7 +64,7 @@ def test_with_skip_connections_a_block_that_gives_nothing_is_the_identity():
     for layer in (block.across_patches[2], block.across_features[2]):
         nn.init.zeros_(layer.weight)
         nn.init.zeros_(layer.bias)
-    values = torch.randn(2, 49, 256)
+    values = torch.randn(49, 2, 256)
     assert torch.equal(block(values), values)
 
 

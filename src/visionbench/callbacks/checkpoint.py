@@ -1,11 +1,30 @@
-"""Checkpoints that are never seen half-written."""
+"""Checkpoints: never seen half-written, and whole enough that a run that is gone on with is the run that was begun."""
 
+import contextlib
+import math
 import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
+import numpy as np
 import torch
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+
+from visionbench.callbacks.after_epoch import AfterEpoch
+from visionbench.errors import RunFailed, UserError
+from visionbench.models.base import Classifier, Totals
+
+# The key of our part of a checkpoint, beside Lightning's own.
+OURS = "visionbench"
+# All that a run may be gone on from; which of them is newest is inside.
+NAMES = ("next.ckpt", "last.ckpt", "previous.ckpt", "best.ckpt")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -13,13 +32,340 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: D102
         place = Path(path)
-        place.parent.mkdir(parents=True, exist_ok=True)
         temporary = place.with_name(f".{place.name}.{os.getpid()}")
         try:
+            place.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(place)
+        except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into the latter
+            cause = error.__context__ if isinstance(error, RuntimeError) and error.__context__ else error
+            raise RunFailed(
+                f"The checkpoint {place} could not be written ({cause}); the one before it stands."
+            ) from error
         finally:
-            temporary.unlink(missing_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+
+
+class Stopped(Exception):
+    """A signal ended a run: training after a checkpoint was written, anything else at once.
+
+    Args:
+        status: The exit status.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self.status = status
+
+
+class RunCheckpoints(AfterEpoch):
+    """Keeps the last state and the best of a run, between epochs and, if asked, between steps.
+
+    What is kept between epochs is the state after all that belongs to an epoch has been done, plateau schedulers
+    included, just before the next begins: gone on from there, nothing is done twice or left out. Within an epoch the
+    state also holds the epoch's sums, the number of batches done and the global random state.
+
+    A signal to end (SIGTERM, Ctrl+C) is heeded after the step that is running, or after the validation; a second one at
+    once.
+
+    Args:
+        folder: For best.ckpt, last.ckpt and previous.ckpt, the one before the last.
+        seed: The run's; each epoch's random numbers (dropout, say) begin from it and the epoch.
+        objective: Metric and mode that choose the best epoch; `None`: only the last is kept.
+        every_n_steps: Optimiser steps between checkpoints within an epoch; `None`: between epochs only.
+        described: What the run is: goes into each checkpoint, to be compared when it is gone on with.
+        resumed: Our part of the checkpoint that the run is gone on from; `None` for a new run.
+        before: Called before a checkpoint is written: what it is later than has to be on the disk by then.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        seed: int,
+        objective: tuple[str, str] | None,
+        every_n_steps: int | None = None,
+        described: dict[str, Any] | None = None,
+        resumed: dict[str, Any] | None = None,
+        before: Sequence[Callable[[], object]] = (),
+    ) -> None:
+        super().__init__()
+        self.folder = folder
+        self.seed = seed
+        self.objective = objective
+        self.every_n_steps = every_n_steps
+        self.described = described if described is not None else {}
+        self.resumed = resumed
+        self.before = before
+        self.resumptions: list[dict[str, Any]] = list(resumed["resumptions"]) if resumed is not None else []
+        self.best: float | None = resumed["best"] if resumed is not None else None
+        self.best_epoch: int | None = resumed["best_epoch"] if resumed is not None else None
+        self.seconds_before: float = resumed["seconds"] if resumed is not None else 0.0
+        self.started = time.monotonic()
+        self.finished = False
+        self.batches = 0  # of the epoch that is running
+        self.improved = False
+        self.last_step = -1  # global step of the newest checkpoint
+        self.signal: int | None = None
+        self.handlers: dict[int, Any] = {}
+
+    def seconds(self) -> float:
+        """Of training, those before a resumption included."""
+        return self.seconds_before + time.monotonic() - self.started
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self.started = time.monotonic()
+        self._catch_signals(trainer)
+        if self.resumed is None:
+            return
+        self.last_step = trainer.global_step
+        # What a plateau scheduler or early stopping sees of an epoch before the next validation.
+        metrics = {name: value.to(pl_module.device) for name, value in self.resumed["metrics"].items()}
+        trainer._logger_connector._callback_metrics.update(metrics)
+        trainer.should_stop = self.resumed["should_stop"]
+        loop = trainer.fit_loop
+        # A loop that restarts would leave out the plateau scheduler at this epoch's end; set past its property, which
+        # sets it again where max_steps is given.
+        loop._restarting = False
+        if not (batches := self.resumed["batches"]):
+            loop.epoch_loop.restarting = False
+            return
+        # The loop of batches has to restart, so that it counts on.
+        if self.resumed["validated"]:
+            for callback in trainer.callbacks:  # type: ignore[attr-defined]
+                if isinstance(callback, AfterEpoch):
+                    callback.validated = True
+        trainer.train_dataloader.begin_at(batches)  # type: ignore[union-attr]
+        totals = Totals(pl_module.device)
+        totals.load_state_dict(self.resumed["totals"])
+        pl_module.train_totals = totals  # type: ignore[assignment]  # torch types attributes as modules
+        _set_random_state(self.resumed["random"])
+
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        if trainer.global_step > max(self.last_step, 0):
+            self._save(trainer)
+        self._stop_if_told(trainer)
+        super().on_train_epoch_start(trainer, pl_module)
+        # The same whatever was drawn before, and on however many devices.
+        state = np.random.SeedSequence([self.seed, trainer.current_epoch, trainer.global_rank]).generate_state(3)
+        random.seed(int(state[0]))
+        np.random.seed(int(state[1]))
+        torch.manual_seed(int(state[2]))
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        stop = self.signal is not None
+        if trainer.world_size > 1:
+            # Other processes have sums and random numbers of their own: only between epochs is there one state.
+            return
+        due = (
+            self.every_n_steps is not None
+            and trainer.global_step >= max(self.last_step, 0) + self.every_n_steps
+            and trainer.global_step > 0
+        )
+        if not (stop or due):
+            return
+        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
+        # Where the epoch ends or a validation comes next, or gradients are being summed, the state is not one to begin
+        # from.
+        if fetcher is None or loop._is_training_done or loop._should_check_val_fx(fetcher):
+            return
+        if loop._should_accumulate() or not hasattr(trainer.train_dataloader, "begin_at"):
+            return
+        self.batches = batch_idx + 1
+        self._save(trainer)
+        self.batches = 0
+        self._stop_if_told(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        if self.objective is None:
+            return
+        name, mode = self.objective
+        metrics = self.epoch_metrics(trainer)
+        if name not in metrics:
+            return
+        worst = math.inf if mode == "min" else -math.inf
+        value = metrics[name] if not math.isnan(metrics[name]) else worst
+        if self.best is None or (value < self.best if mode == "min" else value > self.best):
+            self.best, self.best_epoch, self.improved = value, trainer.current_epoch, True
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self.finished = True
+        if trainer.global_step > max(self.last_step, 0):
+            self._save(trainer)
+        self._release_signals()
+        self._stop_if_told(trainer)  # what is left, the test, is for the run that goes on
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:  # noqa: D102
+        self._release_signals()
+
+    def on_save_checkpoint(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        ours: dict[str, Any] = {
+            "described": self.described,
+            "epochs": trainer.current_epoch,  # that are finished
+            "batches": self.batches,  # of the next
+            "step": trainer.global_step,
+            "all_batches": trainer.fit_loop.total_batch_idx + 1,
+            "start": getattr(pl_module, "started", None),
+            "best": self.best,
+            "best_epoch": self.best_epoch,
+            "improved": self.improved,
+            "metrics": dict(trainer.callback_metrics),
+            "validated": self.validated,
+            "should_stop": trainer.should_stop,
+            "finished": self.finished,
+            "seconds": self.seconds(),
+            "resumptions": self.resumptions,
+        }
+        if self.batches and isinstance(pl_module, Classifier):
+            ours |= {"totals": pl_module.train_totals.state_dict(), "random": _random_state()}
+        else:
+            # All that belongs to the last epoch is done, and nothing yet of the next.
+            checkpoint["epoch"] = trainer.current_epoch - 1
+            progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
+            for part in progress.values():
+                part["ready"] = part["started"] = part["completed"] = part["processed"]
+        checkpoint[OURS] = ours
+
+    def _save(self, trainer: Trainer) -> None:
+        for write in (*self.before, *(logger.save for logger in trainer.loggers)):
+            write()
+        self.last_step = trainer.global_step
+        following = self.folder / "next.ckpt"
+        trainer.save_checkpoint(following)
+        if trainer.is_global_zero:
+            give_names(following, best=self.improved)
+        self.improved = False
+
+    def _catch_signals(self, trainer: Trainer) -> None:
+        def note(number: int, frame: FrameType | None) -> None:
+            if self.signal is not None:  # the second one
+                raise Stopped(128 + number)
+            self.signal = number
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            with contextlib.suppress(ValueError):  # only the main thread may
+                self.handlers[number] = signal.signal(number, note)
+
+    def _release_signals(self) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
+        self.handlers = {}
+
+    def _stop_if_told(self, trainer: Trainer) -> None:
+        told = self.signal is not None
+        if trainer.world_size > 1:
+            told = trainer.strategy.reduce_boolean_decision(told, all=False)
+        if told:
+            raise Stopped(128 + (self.signal if self.signal is not None else signal.SIGTERM))
+
+
+def give_names(file: Path, best: bool) -> None:
+    """Makes a new checkpoint the last, the last the previous, and where it is the best so far, it is that too.
+
+    Done again, this mends a run that was ended in the midst of it.
+
+    Args:
+        file: The checkpoint; one that is not next.ckpt has its name already.
+        best: Whether it is the best so far.
+    """
+    folder = file.parent
+    if best:
+        _copy_at_once(file, folder / "best.ckpt")
+    if file.name != "next.ckpt":
+        return
+    last = folder / "last.ckpt"
+    with contextlib.suppress(FileNotFoundError):
+        last.replace(folder / "previous.ckpt")
+    file.replace(last)
+    _flush_folder(folder)
+
+
+def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
+    """The newest whole checkpoint in a folder.
+
+    Returns:
+        The file, our part of it, and a line for each file that is torn or not one of ours.
+
+    Raises:
+        FileNotFoundError: There is no whole one.
+        UserError: There is one, but the best epoch is lost.
+    """
+    whole: dict[Path, dict[str, Any]] = {}
+    torn: dict[Path, str] = {}
+    for file in (folder / name for name in NAMES):
+        if not file.is_file():
+            continue
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+        except Exception as error:  # a torn file fails in a dozen ways, each with an exception of its own
+            torn[file] = str(error).splitlines()[0] if str(error) else type(error).__name__
+            continue
+        if isinstance(content, dict) and OURS in content:
+            whole[file] = content[OURS]
+        else:
+            torn[file] = "no run of visionbench wrote it"
+    if not whole:
+        raise FileNotFoundError(folder)
+    newest = max(whole, key=lambda file: (whole[file]["epochs"], whole[file]["batches"]))
+    state, best = whole[newest], folder / "best.ckpt"
+    # Where the best is one file with a newer checkpoint, and torn with it, its epoch comes again.
+    again = best in torn and any(file != best and file.samefile(best) for file in torn)
+    if state["best_epoch"] is not None and not state["improved"] and best not in whole and not again:
+        raise UserError(
+            f"{best}, the result of epoch {state['best_epoch'] + 1}, is {'torn' if best in torn else 'not there'}; put "
+            "it back, or start the run anew."
+        )
+    used = f"going on from {newest.name}"
+    return newest, state, [f"{file} is torn or not a checkpoint of a run ({torn[file]}); {used}" for file in torn]
+
+
+def _copy_at_once(source: Path, target: Path) -> None:
+    """The same file under another name, without a moment in which the target is not whole."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    try:
+        try:
+            os.link(source, temporary)
+        except OSError:  # a file system without links
+            shutil.copyfile(source, temporary)
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Puts renames on the disk."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _random_state() -> dict[str, Any]:
+    """The global random state, in plain types."""
+    name, keys, *rest = np.random.get_state(legacy=True)
+    return {
+        "python": random.getstate(),
+        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    version, numbers, gauss = state["python"]
+    random.setstate((version, tuple(numbers), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])

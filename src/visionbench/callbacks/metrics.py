@@ -1,12 +1,15 @@
 """The run's metrics as a file that only grows."""
 
 import csv
+import itertools
+import os
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
 from visionbench.callbacks.after_epoch import AfterEpoch
+from visionbench.errors import UserError
 from visionbench.models.base import Classifier
 
 
@@ -18,13 +21,46 @@ class MetricsFile(AfterEpoch):
 
     Args:
         path: The file.
+        epochs: That are finished when a run is gone on with: their rows stay; `None` for a new run.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, epochs: int | None = None) -> None:
         super().__init__()
         self.path = path
         self.rows: list[dict[str, Any]] = []
         self.columns: list[str] = []
+        if epochs is not None:
+            self._go_on_after(epochs)
+
+    def _go_on_after(self, epochs: int) -> None:
+        """Reads the rows of the epochs that a run goes on after, and takes out those that it will write again.
+
+        Raises:
+            UserError: There are fewer.
+        """
+        if epochs == 0:
+            self.path.unlink(missing_ok=True)  # its header may be torn
+            return
+        if self.path.is_file():
+            with self.path.open(newline="", encoding="utf-8") as file:
+                reader = csv.DictReader(file)
+                self.columns = list(reader.fieldnames or [])
+                for row in itertools.islice(reader, epochs):  # what comes later may be torn
+                    numbers: dict[str, Any] = {name: float(value) for name, value in row.items() if value}
+                    self.rows.append(numbers | {name: int(row[name]) for name in ("epoch", "step")})
+        if len(self.rows) < epochs:
+            raise UserError(
+                f"{self.path} has {len(self.rows)} rows, but {epochs} epochs are finished; put the file back, or start "
+                "the run anew."
+            )
+        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with temporary.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.columns, restval="")
+            writer.writeheader()
+            writer.writerows(self.rows)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(self.path)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **self.epoch_metrics(trainer)}
@@ -40,3 +76,5 @@ class MetricsFile(AfterEpoch):
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)
+            file.flush()
+            os.fsync(file.fileno())

@@ -15,9 +15,20 @@ from visionbench.callbacks.after_epoch import AfterEpoch
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
-def plain_console() -> Console:
-    """Standard output, with brackets and colons meaning themselves."""
-    return Console(highlight=False, markup=False, emoji=False, soft_wrap=True)
+class PlainConsole(Console):
+    """Writes lines as they are: brackets and colons mean themselves, and a long one is not cut."""
+
+    def __init__(self, stderr: bool = False) -> None:
+        super().__init__(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=stderr)
+
+    def on_broken_pipe(self) -> None:
+        """Leaves it to `cli.main`, as for what is not printed through a console."""
+        raise BrokenPipeError
+
+
+def plain_console(stderr: bool = False) -> Console:
+    """Standard output, or standard error, with brackets and colons meaning themselves."""
+    return PlainConsole(stderr)
 
 
 class Progress(AfterEpoch):
@@ -34,7 +45,9 @@ class Progress(AfterEpoch):
         self.val_acc: float | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self.fit_started = time.monotonic()
+        self.fit_started = self.epoch_started = self.looked = time.monotonic()
+        self.seen = 0
+        self.train_seconds = 0.0
         self.first_epoch = trainer.current_epoch
         if not (self.console.is_terminal and trainer.is_global_zero):
             return
@@ -67,7 +80,7 @@ class Progress(AfterEpoch):
         parts = [f"loss {float(outputs['loss']):.3f}"] if outputs else []
         if self.val_acc is not None:
             parts.append(f"val acc {100 * self.val_acc:.2f} %")
-        parts.append(f"{self._images_per_second(trainer):,.0f} images/s")
+        parts.append(self._speed(trainer))
         done = (trainer.current_epoch - self.first_epoch) + (batch_idx + 1) / self._batches(trainer)
         parts.append(self._left(trainer, done))
         self.bar.update(
@@ -89,7 +102,7 @@ class Progress(AfterEpoch):
                 parts.append(f"{stage} loss {metrics[f'{stage}/loss']:.4f} acc {100 * metrics[f'{stage}/acc']:5.2f} %")
         self.val_acc = metrics.get("val/acc", self.val_acc)
         parts.append(f"lr {metrics['lr']:.3g}")
-        parts.append(f"{self._images_per_second(trainer):,.0f} images/s")
+        parts.append(self._speed(trainer))
         parts.append(self._left(trainer, trainer.current_epoch - self.first_epoch + 1))
         self.console.print("  ".join(filter(None, parts)))
 
@@ -111,8 +124,9 @@ class Progress(AfterEpoch):
         last = trainer.max_epochs
         return f"epoch {trainer.current_epoch + 1}" + (f"/{last}" if last is not None and last > 0 else "")
 
-    def _images_per_second(self, trainer: Trainer) -> float:
-        return self.seen * trainer.world_size / max(self.train_seconds, 1e-9)
+    def _speed(self, trainer: Trainer) -> str:
+        item = getattr(trainer.datamodule, "item", "image")  # type: ignore[attr-defined]
+        return f"{self.seen * trainer.world_size / max(self.train_seconds, 1e-9):,.0f} {item}s/s"
 
     def _left(self, trainer: Trainer, done: float) -> str:
         if trainer.max_epochs is None or trainer.max_epochs < 1 or done <= 0:

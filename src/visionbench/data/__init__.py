@@ -1,8 +1,45 @@
 """Data sets as LightningDataModules."""
 
-from visionbench.data.augment import Augmentation, HorizontalFlip, RandomCrop
+from visionbench.data.augment import (
+    Augmentation,
+    ColorJitter,
+    CutMix,
+    HorizontalFlip,
+    Mixing,
+    MixUp,
+    RandomAffine,
+    RandomCrop,
+    RandomErasing,
+    RandomResizedCrop,
+    RandomRotation,
+    VerticalFlip,
+)
 from visionbench.data.base import VisionDataModule
+from visionbench.data.cifar10 import CIFAR10
 from visionbench.data.digits import Digits
 from visionbench.data.fashion_mnist import FashionMNIST
+from visionbench.data.image_folder import ImageFolder
+from visionbench.data.mnist import MNIST
+from visionbench.data.table import Table
 
-__all__ = ["Augmentation", "Digits", "FashionMNIST", "HorizontalFlip", "RandomCrop", "VisionDataModule"]
+__all__ = [
+    "CIFAR10",
+    "MNIST",
+    "Augmentation",
+    "ColorJitter",
+    "CutMix",
+    "Digits",
+    "FashionMNIST",
+    "HorizontalFlip",
+    "ImageFolder",
+    "MixUp",
+    "Mixing",
+    "RandomAffine",
+    "RandomCrop",
+    "RandomErasing",
+    "RandomResizedCrop",
+    "RandomRotation",
+    "Table",
+    "VerticalFlip",
+    "VisionDataModule",
+]

@@ -2,21 +2,33 @@
 
 An augmentation draws its random parameters for all positions of an epoch at once, from a generator given to it; what
 happens to an image is so a function of (seed, epoch, position) alone, whatever the batch size, the device or the
-model do. Both work on images in [0, 1], before normalisation.
+model do. All work on images in [0, 1], before normalisation.
+
+Names, arguments and distributions are torchvision's, whose transforms however draw one set of parameters for all images
+that they are given together. What goes through a sine or an exponential is computed by `draw`, on the CPU and for the
+whole epoch: the last digit of such a function may depend on the device and on how many values are computed at once.
 """
 
+import math
 from abc import ABC, abstractmethod
-from typing import Literal
+from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from visionbench.errors import UserError
 
+# How often torchvision tries to find a rectangle that fits the image before it gives up.
+TRIES = 10
+
 
 class Augmentation(ABC):
     """A random change of training images."""
+
+    moves_pixels: ClassVar[bool] = False
+    """Whether `apply` only moves values about, so that it can be given bytes, which is quicker, as well as floats."""
 
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
@@ -27,12 +39,39 @@ class Augmentation(ABC):
         """Changes a batch.
 
         Args:
-            images: Shape (B, C, H, W), float32 in [0, 1].
+            images: Shape (B, C, H, W), float32 in [0, 1]; where `moves_pixels`, uint8 too.
             parameters: Their rows of what `draw` gave, shape (B, ...), on the images' device.
 
         Returns:
             New images of the same shape and type.
         """
+
+
+class Mixing(Augmentation):
+    """A random mixture of two images, and of their labels in the same shares.
+
+    The partner of an image is the one before it in the epoch's order, as the augmentations before this one left it;
+    that of the first is the last. As the order is drawn anew for each epoch, that is any other image, and which one
+    depends neither on the batch size nor on the number of processes. The labels become shares of the classes, shape
+    (B, num_classes), float32.
+    """
+
+    @abstractmethod
+    def mix(self, images: Tensor, partners: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:
+        """Mixes a batch with its partners.
+
+        Args:
+            images: Shape (B, C, H, W), as for `apply`.
+            partners: One for each image, of the same shape and type.
+            parameters: The images' rows of what `draw` gave, shape (B, ...), on their device.
+
+        Returns:
+            New images, and how much of each is the image itself and not its partner, shape (B,), float32 in [0, 1].
+        """
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
+        """Mixes each image with the one before it in this batch; only for looking at, since the labels are left out."""
+        return self.mix(images, images.roll(1, 0), parameters)[0]
 
 
 class HorizontalFlip(Augmentation):
@@ -42,16 +81,29 @@ class HorizontalFlip(Augmentation):
         p: The probability, from 0 to 1.
     """
 
+    moves_pixels = True
+    dimension: ClassVar[int] = -1
+
     def __init__(self, p: float = 0.5) -> None:
-        if not 0 <= p <= 1:
-            raise UserError(f"HorizontalFlip: p is {p}, expected a probability from 0 to 1.")
-        self.p = p
+        self.p = _probability(self, p)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:  # noqa: D102
         return torch.rand(n, generator=generator) < self.p
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
-        return torch.where(parameters[:, None, None, None], images.flip(-1), images)
+        # Whole images are copied, out of both versions of each: quicker than a choice pixel by pixel.
+        both = torch.cat([images, images.flip(self.dimension)])
+        return both.index_select(0, torch.arange(len(images), device=images.device) + parameters * len(images))
+
+
+class VerticalFlip(HorizontalFlip):
+    """Turns an image upside down, as a mirror below it does.
+
+    Args:
+        p: The probability, from 0 to 1.
+    """
+
+    dimension = -2
 
 
 class RandomCrop(Augmentation):
@@ -62,24 +114,469 @@ class RandomCrop(Augmentation):
         mode: What the border holds: black (`zeros`) or the image mirrored at its edge (`reflect`).
     """
 
+    moves_pixels = True
+
     def __init__(self, padding: int = 2, mode: Literal["zeros", "reflect"] = "reflect") -> None:
         if padding < 1:
             raise UserError(f"RandomCrop: padding is {padding}, expected at least 1 pixel.")
         self.padding = padding
         self.mode = mode
 
-    def draw(self, n: int, generator: torch.Generator) -> Tensor:  # noqa: D102
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Shape (n, 2), int64: the rows and columns of the padded copy that lie above and to the left of the cut."""
         return torch.randint(2 * self.padding + 1, (n, 2), generator=generator)
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
-        height, width = images.shape[2:]
+        batch, channels, height, width = images.shape
         if self.mode == "reflect" and self.padding >= min(height, width):
             raise UserError(
                 f"RandomCrop: padding is {self.padding}, expected less than the image's {min(height, width)} pixels, "
                 "since a reflection cannot be wider than the image."
             )
         padded = F.pad(images, [self.padding] * 4, mode="constant" if self.mode == "zeros" else "reflect")
-        # A view with every window of the image's size, (B, C, shifts, shifts, H, W), of which one each is copied out.
-        windows = padded.unfold(2, height, 1).unfold(3, width, 1)
-        which = torch.arange(len(images), device=images.device)
-        return windows[which, :, parameters[:, 0], parameters[:, 1]]
+        rows, columns = padded.shape[2:]
+        # Where each row of each cut begins in memory. They are copied out whole, from a view that has every run of
+        # `width` values as a row: many times quicker than an index for every pixel.
+        planes = torch.arange(batch * channels, device=images.device).view(batch, channels, 1) * (rows * columns)
+        first = (parameters[:, 0] * columns + parameters[:, 1])[:, None, None]
+        begin = planes + first + torch.arange(height, device=images.device) * columns  # (B, C, H)
+        return padded.view(-1).unfold(0, width, 1).index_select(0, begin.view(-1)).view(images.shape)
+
+
+class RandomResizedCrop(Augmentation):
+    """Cuts out a part of random size, place and aspect ratio, and enlarges it to the image's size, bilinearly.
+
+    A part is tried up to ten times, as torchvision does; if none fits, it is the largest in the middle whose aspect
+    ratio is allowed.
+
+    Args:
+        scale: Smallest and largest part, as shares of the image's area.
+        ratio: Smallest and largest aspect ratio of the part, width by height.
+    """
+
+    def __init__(self, scale: tuple[float, float] = (0.08, 1.0), ratio: tuple[float, float] = (3 / 4, 4 / 3)) -> None:
+        self.scale = _share_of_area(self, scale)
+        self.ratio = _positive_range(self, "ratio", ratio)
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Shape (n, 22): ten areas, ten aspect ratios, and the place from top to bottom and from left to right."""
+        return _draw_rectangles(n, self.scale, self.ratio, generator)
+
+    def rectangles(self, parameters: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Top, left, height and width of each part of images of a size, each (B,), int64."""
+        area = parameters[:, :TRIES] * (height * width)
+        aspect = parameters[:, TRIES : 2 * TRIES]
+        tall, wide = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()
+        fits = (tall > 0) & (tall <= height) & (wide > 0) & (wide <= width)
+        lowest, highest = self.ratio
+        middle_height, middle_width = height, width
+        if width / height < lowest:
+            middle_height = round(width / lowest)
+        elif width / height > highest:
+            middle_width = round(height * highest)
+        found, tall, wide = _first(fits, tall, wide)
+        tall, wide = tall.where(found, middle_height), wide.where(found, middle_width)
+        top, left = _placed(parameters[:, 2 * TRIES :], tall, wide, height, width)
+        top = top.where(found, (height - middle_height) // 2)
+        left = left.where(found, (width - middle_width) // 2)
+        return top, left, tall, wide
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
+        height, width = images.shape[2:]
+        top, left, tall, wide = (t[:, None] for t in self.rectangles(parameters, height, width))
+        # Where each pixel of the result lies in the image, within the part: beyond its edge nothing is mixed in.
+        y = top + (torch.arange(height, device=images.device) + 0.5) * (tall / height) - 0.5  # (B, H)
+        x = left + (torch.arange(width, device=images.device) + 0.5) * (wide / width) - 0.5  # (B, W)
+        y, x = y.clamp(top, top + tall - 1), x.clamp(left, left + wide - 1)
+        y, x = (2 * y + 1) / height - 1, (2 * x + 1) / width - 1
+        size = (len(images), height, width)
+        grid = torch.stack([x[:, None, :].expand(size), y[:, :, None].expand(size)], dim=-1)
+        return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+
+
+class RandomAffine(Augmentation):
+    """Turns, shifts, scales and shears an image about its centre; what comes in from outside is black.
+
+    Args:
+        degrees: Range of the angle, clockwise; one number v stands for -v to v.
+        translate: Largest shift to the right or left and up or down, as shares of the width and the height; the shift
+            is rounded to whole pixels.
+        scale: Range of the factor of the size.
+        shear: Range of the shear along x in degrees; one number v stands for -v to v, and four numbers are the ranges
+            along x and along y.
+        interpolation: How a pixel is taken from between others: the nearest, or all four around it.
+    """
+
+    def __init__(
+        self,
+        degrees: float | list[float],
+        translate: tuple[float, float] = (0.0, 0.0),
+        scale: tuple[float, float] = (1.0, 1.0),
+        shear: float | list[float] = 0.0,
+        interpolation: Literal["nearest", "bilinear"] = "nearest",
+    ) -> None:
+        self.degrees = _angles(self, "degrees", degrees, (2,))
+        if len(translate) != 2 or not all(0 <= share <= 1 for share in translate):
+            raise UserError(f"{_name(self)}: translate is {list(translate)}, expected two shares from 0 to 1.")
+        self.translate = translate
+        self.scale = _positive_range(self, "scale", scale)
+        self.shear = _angles(self, "shear", shear, (2, 4))
+        if not all(abs(angle) < 90 for angle in self.shear):
+            raise UserError(f"{_name(self)}: shear is {shear}, expected angles between -90 and 90 degrees.")
+        self.interpolation = interpolation
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Shape (n, 10): angle, shares shifted to the right and down, scale, shear along x and y; then the matrix.
+
+        Its four numbers, row by row, say where in the image a pixel of the result is taken from, both as (x, y) from
+        the centre, before the shift.
+        """
+        right, down = self.translate
+        along_y = self.shear[2:] or (0.0, 0.0)
+        ranges = [self.degrees, (-right, right), (-down, down), self.scale, self.shear[:2], along_y]
+        drawn = torch.stack([_uniform(n, low, high, generator) for low, high in ranges], dim=1)
+        return torch.cat([drawn, _inverse_matrices(drawn)], dim=1)
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
+        height, width = images.shape[2:]
+        _, right, down, _, _, _, xx, xy, yx, yy = parameters.T[:, :, None]
+        right, down = (right * width).round(), (down * height).round()
+        x = torch.arange(width, device=images.device) - (width - 1) / 2 - right  # (B, W)
+        y = torch.arange(height, device=images.device) - (height - 1) / 2 - down  # (B, H)
+        from_x = (xx * x)[:, None, :] + (xy * y)[:, :, None]  # (B, H, W)
+        from_y = (yx * x)[:, None, :] + (yy * y)[:, :, None]
+        grid = torch.stack([from_x / (width / 2), from_y / (height / 2)], dim=-1)
+        return F.grid_sample(images, grid, mode=self.interpolation, padding_mode="zeros", align_corners=False)
+
+
+class RandomRotation(RandomAffine):
+    """Turns an image about its centre; what comes in from outside is black.
+
+    Args:
+        degrees: Range of the angle, anticlockwise; one number v stands for -v to v.
+        interpolation: How a pixel is taken from between others: the nearest, or all four around it.
+    """
+
+    def __init__(self, degrees: float | list[float], interpolation: Literal["nearest", "bilinear"] = "nearest") -> None:
+        low, high = _angles(self, "degrees", degrees, (2,))
+        super().__init__([-high, -low], interpolation=interpolation)
+
+
+class ColorJitter(Augmentation):
+    """Changes brightness, contrast, saturation and hue, in an order that is random for each image.
+
+    One number v stands for a factor from max(0, 1 - v) to 1 + v. Saturation and hue do nothing to images of one
+    channel.
+
+    Args:
+        brightness: Range of the factor of all pixels.
+        contrast: Range of the factor of their distance from the image's mean grey.
+        saturation: Range of the factor of their distance from the pixel's own grey.
+        hue: Range of the shift round the colour circle, in turns from -0.5 to 0.5; one number v stands for -v to v.
+    """
+
+    def __init__(
+        self,
+        brightness: float | tuple[float, float] = 0.0,
+        contrast: float | tuple[float, float] = 0.0,
+        saturation: float | tuple[float, float] = 0.0,
+        hue: float | tuple[float, float] = 0.0,
+    ) -> None:
+        self.ranges = [
+            _factors("brightness", brightness),
+            _factors("contrast", contrast),
+            _factors("saturation", saturation),
+            _hues(hue),
+        ]
+        neutral = [(1.0, 1.0)] * 3 + [(0.0, 0.0)]
+        self.active = [i for i, (given, same) in enumerate(zip(self.ranges, neutral, strict=True)) if given != same]
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Shape (n, 4 + K): three factors and the shift of the hue; then which of the K that vary comes when."""
+        drawn = torch.stack([_uniform(n, low, high, generator) for low, high in self.ranges], dim=1)
+        order = torch.rand(n, len(self.active), generator=generator).argsort(dim=1)
+        return torch.cat([drawn, torch.tensor(self.active, dtype=torch.float32)[order]], dim=1)
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
+        channels = images.shape[1]
+        if channels not in (1, 3):
+            raise UserError(f"ColorJitter: the images have {channels} channels, expected 1 (grey) or 3 (RGB).")
+        for step in parameters[:, 4:].long().unbind(dim=1):
+            factor = parameters.gather(1, step[:, None])[:, :, None, None]  # (B, 1, 1, 1)
+            contrast, saturation, hue = (step[:, None, None, None] == kind for kind in (1, 2, 3))
+            # All but the hue stretch the distance from something: from black, the mean grey, or the pixel's own grey.
+            anchor = torch.zeros_like(factor)
+            grey = _grey(images) if {1, 2} & set(self.active) else anchor
+            if 1 in self.active:
+                # Row by row first: the sum of a row is the same however many images there are, and threads.
+                anchor = grey.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True).where(contrast, anchor)
+            if 2 in self.active and channels == 3:
+                anchor = grey.where(saturation, anchor)
+            unstretched = hue if channels == 3 else hue | saturation
+            stretch = factor.masked_fill(unstretched, 1)
+            stretched = (images * stretch).add_(anchor * (1 - stretch)).clamp_(0, 1)
+            if 3 in self.active and channels == 3:
+                turned = hue.flatten().nonzero().squeeze(1)  # the others are spared the way to HSV and back
+                stretched.index_copy_(0, turned, _shift_hue(images[turned], factor[turned]))
+            images = stretched
+        return images if self.active else images.clone()
+
+
+class RandomErasing(Augmentation):
+    """Fills a random rectangle, smaller than the image, with one colour.
+
+    From Zhong et al., "Random Erasing Data Augmentation" (AAAI 2020). A rectangle is tried up to ten times, as
+    torchvision does; if none fits, nothing is erased.
+
+    Args:
+        p: The probability, from 0 to 1.
+        scale: Smallest and largest rectangle, as shares of the image's area.
+        ratio: Smallest and largest aspect ratio, height by width.
+        value: What it is filled with, before normalisation, from 0 (black) to 1: one number, or one a channel.
+    """
+
+    def __init__(
+        self,
+        p: float = 0.5,
+        scale: tuple[float, float] = (0.02, 0.33),
+        ratio: tuple[float, float] = (0.3, 3.3),
+        value: float | list[float] = 0.0,
+    ) -> None:
+        self.p = _probability(self, p)
+        self.scale = _share_of_area(self, scale)
+        self.ratio = _positive_range(self, "ratio", ratio)
+        self.value = value if isinstance(value, list) else [value]
+        if not self.value or not all(0 <= v <= 1 for v in self.value):
+            raise UserError(
+                f"RandomErasing: value is {value}, expected numbers from 0 (black) to 1, as before normalisation."
+            )
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Shape (n, 23): whether (1) or not (0); ten areas; ten aspect ratios; the place downwards and rightwards."""
+        chosen = (torch.rand(n, 1, generator=generator) < self.p).float()
+        return torch.cat([chosen, _draw_rectangles(n, self.scale, self.ratio, generator)], dim=1)
+
+    def rectangles(self, parameters: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Top, left, height and width of what is erased of images of a size, each (B,), int64; all 0 for nothing."""
+        area = parameters[:, 1 : 1 + TRIES] * (height * width)
+        aspect = parameters[:, 1 + TRIES : 1 + 2 * TRIES]
+        tall, wide = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
+        found, tall, wide = _first((tall < height) & (wide < width), tall, wide)
+        top, left = _placed(parameters[:, 1 + 2 * TRIES :], tall, wide, height, width)
+        erased = found & (parameters[:, 0] > 0)
+        return top * erased, left * erased, tall * erased, wide * erased
+
+    def apply(self, images: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
+        channels, height, width = images.shape[1:]
+        if len(self.value) not in (1, channels):
+            raise UserError(
+                f"RandomErasing: value has {len(self.value)} numbers, expected one, or one for each of the image's "
+                f"{channels} channels."
+            )
+        top, left, tall, wide = self.rectangles(parameters, height, width)
+        value = torch.tensor(self.value, device=images.device, dtype=images.dtype)[:, None, None]
+        return torch.where(_inside(top, left, top + tall, left + wide, height, width), value, images)
+
+
+class MixUp(Mixing):
+    """Lays an image over its partner: the sum of both, in shares that are random for each image.
+
+    From Zhang et al., "mixup: Beyond Empirical Risk Minimization" (ICLR 2018), with a share for each image where the
+    paper draws one a batch.
+
+    Args:
+        alpha: The image's own share is drawn from Beta(alpha, alpha): uniform for 1, near 0 or 1 for less.
+    """
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = _alpha(self, alpha)
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:  # noqa: D102
+        return _beta(n, self.alpha, generator)
+
+    def mix(self, images: Tensor, partners: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        share = parameters[:, None, None, None]
+        return (images * share).add_(partners * (1 - share)), parameters
+
+
+class CutMix(Mixing):
+    """Puts a rectangle of its partner in the same place of an image.
+
+    From Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features" (ICCV
+    2019): the rectangle has the image's aspect ratio and its centre anywhere; what is cut off at the image's edge
+    counts for the image's own share. Area and place are drawn for each image, where the paper draws one a batch.
+
+    Args:
+        alpha: The share that the image would keep with the rectangle uncut is drawn from Beta(alpha, alpha).
+    """
+
+    moves_pixels = True
+
+    def __init__(self, alpha: float = 1.0) -> None:
+        self.alpha = _alpha(self, alpha)
+
+    def draw(self, n: int, generator: torch.Generator) -> Tensor:
+        """Shape (n, 3): the share kept with the rectangle uncut, and its centre from top to bottom, left to right."""
+        return torch.cat([_beta(n, self.alpha, generator)[:, None], torch.rand(n, 2, generator=generator)], dim=1)
+
+    def rectangles(self, parameters: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Top, left, bottom and right of the partner's part of images of a size, each (B,), int64; ends excluded."""
+        half = (1 - parameters[:, 0]).sqrt() / 2
+        y, x = _below(parameters[:, 1], height), _below(parameters[:, 2], width)
+        half_height, half_width = (half * height).long(), (half * width).long()
+        top, left = (y - half_height).clamp(min=0), (x - half_width).clamp(min=0)
+        return top, left, (y + half_height).clamp(max=height), (x + half_width).clamp(max=width)
+
+    def mix(self, images: Tensor, partners: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
+        height, width = images.shape[2:]
+        top, left, bottom, right = self.rectangles(parameters, height, width)
+        own = 1 - (bottom - top) * (right - left) / (height * width)
+        return torch.where(_inside(top, left, bottom, right, height, width), partners, images), own
+
+
+def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Tensor:
+    return torch.rand(n, generator=generator) * (high - low) + low
+
+
+def _beta(n: int, alpha: float, generator: torch.Generator) -> Tensor:
+    # torch draws from this distribution with the global generator only; RandomState's stream is frozen (NEP 19).
+    words = torch.randint(2**32, (4,), generator=generator).numpy().astype(np.uint32)
+    return torch.from_numpy(np.random.RandomState(words).beta(alpha, alpha, n)).float()
+
+
+def _below(share: Tensor, size: int | Tensor) -> Tensor:
+    """The whole number below `size` that a share in [0, 1) of it falls on."""
+    # A share just below 1 is rounded up to the size itself.
+    return (share * size).long().clamp(max=size - 1)
+
+
+def _draw_rectangles(
+    n: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
+) -> Tensor:
+    """Shape (n, 22): tries of a share of the area, tries of an aspect ratio (uniform in its logarithm), the place."""
+    shares = _uniform(n * TRIES, *scale, generator).view(n, TRIES)
+    aspects = _uniform(n * TRIES, math.log(ratio[0]), math.log(ratio[1]), generator).exp().view(n, TRIES)
+    return torch.cat([shares, aspects, torch.rand(n, 2, generator=generator)], dim=1)
+
+
+def _first(fits: Tensor, tall: Tensor, wide: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Whether a try fits, and the height and the width of the first that does: (B, tries) -> (B,)."""
+    first = fits.int().argmax(dim=1, keepdim=True)
+    tall, wide = (sizes.gather(1, first).squeeze(1).long() for sizes in (tall, wide))
+    return fits.any(dim=1), tall, wide
+
+
+def _placed(places: Tensor, tall: Tensor, wide: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Top and left of rectangles of a size, each place that is within the image as likely as the others."""
+    return _below(places[:, 0], height - tall + 1), _below(places[:, 1], width - wide + 1)
+
+
+def _inside(top: Tensor, left: Tensor, bottom: Tensor, right: Tensor, height: int, width: int) -> Tensor:
+    """Which pixels lie in each rectangle: shape (B, 1, height, width)."""
+    y = torch.arange(height, device=top.device)[:, None]
+    x = torch.arange(width, device=top.device)
+    top, left, bottom, right = (edge[:, None, None, None] for edge in (top, left, bottom, right))
+    return (top <= y) & (y < bottom) & (left <= x) & (x < right)
+
+
+def _inverse_matrices(drawn: Tensor) -> Tensor:
+    """Of turning (clockwise), scaling and shearing, in this order from the left: (n, 6) as drawn -> (n, 4)."""
+    angle, _, _, scale, shear_x, shear_y = drawn.double().unbind(dim=1)
+    angle, shear_x, shear_y = angle.deg2rad(), shear_x.deg2rad(), shear_y.deg2rad()
+    # The matrix without the scale has determinant 1, so that its inverse needs no division.
+    xx = (angle - shear_y).cos() / shear_y.cos()
+    yx = (angle - shear_y).sin() / shear_y.cos()
+    xy = -xx * shear_x.tan() - angle.sin()
+    yy = -yx * shear_x.tan() + angle.cos()
+    return (torch.stack([yy, -xy, -yx, xx], dim=1) / scale[:, None]).float()
+
+
+def _grey(images: Tensor) -> Tensor:
+    """The brightness that the eye sees (ITU-R BT.601): (B, 3 or 1, H, W) -> (B, 1, H, W)."""
+    if images.shape[1] == 1:
+        return images
+    red, green, blue = images.unsqueeze(2).unbind(dim=1)
+    return red * 0.2989 + green * 0.587 + blue * 0.114
+
+
+def _shift_hue(images: Tensor, turns: Tensor) -> Tensor:
+    """Turns the colours round the circle, with HSV's saturation and value as they were; (B, 3, H, W)."""
+    red, green, blue = images.unbind(dim=1)
+    darkest, brightest = images.aminmax(dim=1)
+    chroma = brightest - darkest
+    safe = chroma.where(chroma > 0, 1)
+    # In sixths of the circle, from red by way of green.
+    hue = ((red - green) / safe + 4).where(brightest != green, (blue - red) / safe + 2)
+    hue = hue.where(brightest != red, (green - blue) / safe)
+    hue = (hue + 6 * turns.squeeze(1)).remainder(6)
+    shares = ((hue - 3).abs() - 1, 2 - (hue - 2).abs(), 2 - (hue - 4).abs())
+    return torch.stack([darkest + chroma * share.clamp(0, 1) for share in shares], dim=1)
+
+
+def _name(augmentation: Augmentation) -> str:
+    return type(augmentation).__name__
+
+
+def _probability(augmentation: Augmentation, p: float) -> float:
+    if not 0 <= p <= 1:
+        raise UserError(f"{_name(augmentation)}: p is {p}, expected a probability from 0 to 1.")
+    return p
+
+
+def _alpha(augmentation: Augmentation, alpha: float) -> float:
+    if not 0 < alpha < math.inf:
+        raise UserError(f"{_name(augmentation)}: alpha is {alpha}, expected a number above 0.")
+    return alpha
+
+
+def _share_of_area(augmentation: Augmentation, scale: tuple[float, float]) -> tuple[float, float]:
+    if len(scale) != 2 or not 0 <= scale[0] <= scale[1] <= 1:
+        raise UserError(
+            f"{_name(augmentation)}: scale is {list(scale)}, expected the smallest and the largest share of the area, "
+            "from 0 to 1."
+        )
+    return scale[0], scale[1]
+
+
+def _positive_range(augmentation: Augmentation, name: str, given: tuple[float, float]) -> tuple[float, float]:
+    if len(given) != 2 or not 0 < given[0] <= given[1] < math.inf:
+        raise UserError(
+            f"{_name(augmentation)}: {name} is {list(given)}, expected the smallest and the largest value, above 0."
+        )
+    return given[0], given[1]
+
+
+def _angles(
+    augmentation: Augmentation, name: str, given: float | list[float] | tuple[float, ...], lengths: tuple[int, ...]
+) -> tuple[float, ...]:
+    """Ranges of angles, each a pair; one number stands for the range from its negative."""
+    angles = (-given, given) if isinstance(given, int | float) else tuple(given)
+    pairs = list(zip(angles[::2], angles[1::2], strict=False))
+    if len(angles) not in lengths or not all(-math.inf < low <= high < math.inf for low, high in pairs):
+        what = " or ".join(str(length) for length in lengths)
+        raise UserError(
+            f"{_name(augmentation)}: {name} is {given}, expected one number from 0, or {what} numbers in pairs of the "
+            "smallest and the largest angle, in degrees."
+        )
+    return angles
+
+
+def _factors(name: str, given: float | tuple[float, float]) -> tuple[float, float]:
+    if isinstance(given, int | float) and 0 <= given < math.inf:
+        return max(0.0, 1.0 - given), 1.0 + given
+    if isinstance(given, tuple | list) and len(given) == 2 and 0 <= given[0] <= given[1] < math.inf:
+        return float(given[0]), float(given[1])
+    raise UserError(
+        f"ColorJitter: {name} is {given}, expected a number v from 0, for factors from 1 - v to 1 + v, or the smallest "
+        "and the largest factor."
+    )
+
+
+def _hues(given: float | tuple[float, float]) -> tuple[float, float]:
+    pair = (-given, given) if isinstance(given, int | float) else given
+    if len(pair) != 2 or not -0.5 <= pair[0] <= pair[1] <= 0.5:
+        raise UserError(
+            f"ColorJitter: hue is {given}, expected a number v from 0 to 0.5, for shifts from -v to v, or the smallest "
+            "and the largest shift, from -0.5 to 0.5."
+        )
+    return float(pair[0]), float(pair[1])

@@ -5,65 +5,154 @@ import math
 import os
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
 from visionbench.data.augment import Augmentation
 from visionbench.data.loader import EpochOrder, ResidentLoader
-from visionbench.data.store import Store, open_or_prepare, store_key
+from visionbench.data.mapped import MappedImages, portions
+from visionbench.data.memory import free_memory, processor_cores
+from visionbench.data.store import SPLITS, Store, Writer, open_or_write, store_key
+from visionbench.decoding import Recipe
 from visionbench.errors import UserError
 from visionbench.source_code import file_of, is_ours
+
+# What is cut for a split of which the data set has no official images, where no size is given.
+DEFAULT_SIZES = {"test": 0.2, "val": 0.1}
+# ImageNet's, of pixels in [0, 1], RGB: what torchvision's weights were trained with, as their documentation says
+# (`ImageClassification`: "mean=[0.485, 0.456, 0.406] and std=[0.229, 0.224, 0.225]").
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+# For grey images, which a network for photographs sees as three equal channels, of which one mean and one deviation
+# serve all: the mean over the channels. For pixels in [0, 1] no channel is then off by more than 0.21 deviations.
+IMAGENET_GREY = (0.449, 0.226)
+# Of the memory that is free, what the images of all splits may take by default; the rest is the model's.
+FREE_SHARE = 0.5
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Split:
+    """The images of one stage.
+
+    Attributes:
+        part: The part of the store they lie in: `train`, `val` or `test`.
+        index: Their places in it, in order, shape (N,), int64.
+    """
+
+    part: str
+    index: np.ndarray
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Where the images of a run's splits are while it lasts.
+
+    Attributes:
+        resident: Whether all of them are held on the device; else they are read through the memory map.
+        workers: Threads that read ahead, where they are.
+        reason: Why they are not held, in words.
+    """
+
+    resident: bool
+    workers: int
+    reason: str
 
 
 class VisionDataModule(LightningDataModule, ABC):
     """Images and labels, prepared once, split, normalised and served in batches.
 
-    A subclass names its classes and its image shape and says in `prepare_arrays` how its files are decoded. The
-    official test set stays whole; validation is cut from the training images, stratified by class. Mean and standard
-    deviation are those of the part that is trained on.
+    A subclass names its classes and its image shape and says in `prepare_arrays` how its files are decoded. An official
+    test set stays whole; what is cut from the training images - test, then validation, then what is trained on - is
+    stratified by class. Mean and standard deviation are those of the part that is trained on.
 
     Args:
         root: Folder of prepared data sets, written to; by default `$VISIONBENCH_DATA`, else `data`.
         batch_size: Images in a batch (for each process, where there are several).
-        val_size: Validation images cut from the training images: a count, or a fraction below 1; 0 for none.
+        val_size: Validation images cut from the training images: a count, or a fraction below 1; 0 for none; null for
+            the official ones or, where there are none, a tenth.
+        test_size: Test images cut from the training images, in the same way, and the official ones left alone; null
+            for the official ones or, where there are none, a fifth.
+        folds: Cut the training images into this many stratified parts, of which one is held out; as many as there are
+            images leave one out.
+        fold: Which of them, from 0; over all of them every image is held out once.
+        fold_is: What the part that is held out is: `test`, or `val`, with test as it is without folds.
+        train_size: How many of the training images that are left are trained on: a count, or a fraction up to 1; null
+            for all. A smaller number is a part of a larger one.
         split_seed: Chooses which images are cut; the same for all runs that are to be compared.
+        allow: What is refused otherwise: `test_as_validation` watches the official test images as validation, as some
+            published studies did; then there is no test accuracy.
         augment: Random changes of the training images, in this order; never of validation or test.
-        mean: Subtracted from the pixels, in [0, 1], one a channel; by default that of the images trained on.
-        std: Divides the pixels after that, one a channel; by default that of the images trained on.
+        statistics: Where mean and std come from: `train`, the images trained on, or `imagenet`, for a network with
+            weights from ImageNet (for grey images the mean over its channels). They go with the weights, not with the
+            images, so `imagenet` stays when another data set is chosen; mean and std do not.
+        mean: Subtracted from the pixels, in [0, 1], one a channel; by default as `statistics` says.
+        std: Divides the pixels after that, one a channel; by default as `statistics` says.
+        offline: Never touch the network, and refuse a source that has changed rather than prepare it again; a prepared
+            store is all that is needed.
         seed: Chooses order and augmentation; by default the run's seed_everything, or 0 in Python.
+        memory_budget: GiB that the images of all splits together may take to be held on the device that trains. Above
+            it they are read from the prepared data through the memory map, in the same order and with the same
+            augmentation, so that the same comes out; 0 does that always. By default half of what is free: of a GPU's
+            memory, or of what the system, and the limit of a container or job, leave.
+        workers: Threads that read ahead through the memory map; 0 reads a batch when it is needed. By default one for
+            each processor core, up to four.
     """
 
-    title: ClassVar[str]
+    title: str
     """The data set's name as people write it."""
-    class_names: tuple[str, ...]
-    """One a label, in the order of the labels."""
-    input_shape: tuple[int, int, int]
-    """Channels, height and width of an image."""
     specific_arguments: ClassVar[frozenset[str]] = frozenset({"source", "mean", "std"})
     """Arguments that speak of one data set and are never carried over to another."""
+    item: ClassVar[str] = "image"
+    """What one of the things that are classified is called."""
 
     def __init__(
         self,
         root: str | None = None,
         batch_size: int = 64,
-        val_size: int | float = 0.1,
+        val_size: int | float | None = None,
+        test_size: int | float | None = None,
+        folds: int | None = None,
+        fold: int | None = None,
+        fold_is: Literal["test", "val"] = "test",
+        train_size: int | float | None = None,
         split_seed: int = 0,
+        allow: list[Literal["test_as_validation"]] | None = None,
         augment: list[Augmentation] | None = None,
+        statistics: Literal["train", "imagenet"] = "train",
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        offline: bool = False,
         seed: int | None = None,
+        memory_budget: float | None = None,
+        workers: int | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
             raise UserError(f"data.batch_size is {batch_size}, expected 1 or more.")
-        if not val_size >= 0 or (isinstance(val_size, float) and val_size >= 1):
+        for name, size in (("val_size", val_size), ("test_size", test_size)):
+            if size is not None and (not size >= 0 or (isinstance(size, float) and size >= 1)):
+                raise UserError(
+                    f"data.{name} is {size}, expected a count of {self.item}s, a fraction below 1, or 0 for none."
+                )
+        _check_folds(folds, fold, fold_is, {"test": test_size, "val": val_size}, self.item)
+        for name, value in (("folds", folds), ("test_size", test_size), ("val_size", val_size)):
+            if allow and value is not None:
+                raise UserError(
+                    f"data.allow is {', '.join(allow)}, so that the official test {self.item}s are the validation, but "
+                    f"data.{name} is {value}; leave one of them out."
+                )
+        if train_size is not None and (not train_size > 0 or (isinstance(train_size, float) and train_size > 1)):
             raise UserError(
-                f"data.val_size is {val_size}, expected a count of images, a fraction below 1, or 0 for no validation."
+                f"data.train_size is {train_size}, expected a count of {self.item}s of 1 or more, or a fraction "
+                "up to 1.0."
             )
         for name, values in (("mean", mean), ("std", std)):
             if values is not None and len(values) != self.input_shape[0]:
@@ -71,21 +160,68 @@ class VisionDataModule(LightningDataModule, ABC):
                     f"data.{name} has {len(values)} values, expected {self.input_shape[0]}, one for each channel of "
                     f"{self.title}."
                 )
+        if statistics not in ("train", "imagenet"):
+            raise UserError(f"data.statistics is {statistics}, expected train or imagenet.")
+        if statistics == "imagenet":
+            if mean is not None or std is not None:
+                raise UserError(
+                    f"data.statistics is imagenet but data.{'std' if mean is None else 'mean'} is given too; leave one "
+                    "of them out."
+                )
+            mean, std = imagenet_statistics(self.input_shape, self.title)
         if split_seed < 0:
             raise UserError(f"data.split_seed is {split_seed}, expected 0 or more.")
         if std is not None and not min(std) > 0:
             raise UserError(f"data.std is {std}, expected values above 0.")
         if seed is not None and seed < 0:
             raise UserError(f"data.seed is {seed}, expected 0 or more.")
+        if memory_budget is not None and not memory_budget >= 0:
+            raise UserError(f"data.memory_budget is {memory_budget}, expected a number of GiB of 0 or more.")
+        if workers is not None and workers < 0:
+            raise UserError(f"data.workers is {workers}, expected a number of threads of 0 or more.")
         self.root = Path(root if root is not None else os.environ.get("VISIONBENCH_DATA") or "data").expanduser()
         self.batch_size = batch_size
         self.val_size = val_size
+        self.test_size = test_size
+        self.folds = folds
+        self.fold = fold
+        self.fold_is = fold_is
+        self.train_size = train_size
         self.split_seed = split_seed
+        self.allow = allow if allow is not None else []
         self.augment = augment if augment is not None else []
+        self.offline = offline
         self.seed = seed
         self.mean = mean
         self.std = std
+        self.memory_budget = memory_budget
+        self.workers = workers
         self.store: Store | None = None
+        self.splits: dict[str, Split] = {}
+        """The images of `train`, `val` and `test`; filled by `setup`."""
+        self._looked = False
+        self._memory: Memory | None = None
+
+    @property
+    @abstractmethod
+    def class_names(self) -> tuple[str, ...]:
+        """One a label, in the order of the labels."""
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """What a model is given of each: channels, height and width of an image, or the number of a row's features."""
+
+    @property
+    def stored_shape(self) -> tuple[int, ...]:
+        """What a store holds of each: height, width and channels of an image."""
+        channels, height, width = self.input_shape
+        return (height, width, channels)
+
+    @property
+    def shape_in_words(self) -> str:
+        """`input_shape` as people write it."""
+        return " x ".join(map(str, self.input_shape))
 
     @property
     def num_classes(self) -> int:
@@ -96,68 +232,175 @@ class VisionDataModule(LightningDataModule, ABC):
         """All that the prepared arrays depend on besides the data set's name; it decides which store is opened."""
         return {}
 
-    @abstractmethod
     def prepare_arrays(self, downloads: Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
         """Decodes the source: called only where there is no prepared store yet.
+
+        Every data set that fits in memory defines this; one that does not defines `write_store`.
 
         Args:
             downloads: A folder for what has to be fetched.
 
         Returns:
-            `train-images` and `test-images`, (N, H, W, C) uint8; `train-labels` and `test-labels`, (N,) int64; and
-            what `meta.json` is to say of them: `source`, `licence`, `split`.
+            `train-images` and, where they are official, `val-images` and `test-images`, (N, H, W, C) uint8;
+            `train-labels` and so on, (N,) int64; and what `meta.json` is to say of them: `source`, `licence`, `split`.
 
         Raises:
             UserError: The source is not there and cannot be fetched, or is damaged.
         """
+        raise NotImplementedError(f"{type(self).__name__} defines neither prepare_arrays nor write_store.")
 
-    def prepare_data(self) -> None:
-        """Makes sure that the prepared store is there."""
-        self.open_store()
+    def write_store(self, writer: Writer, downloads: Path) -> dict[str, Any]:
+        """Decodes the source into a new store: called only where there is none yet, or an old one.
 
-    def open_store(self) -> Store:
-        """Opens the prepared store, preparing it where there is none.
+        Args:
+            writer: Takes the arrays that `prepare_arrays` describes.
+            downloads: A folder for what has to be fetched.
+
+        Returns:
+            What `meta.json` is to say: `source`, `licence`, `split`.
 
         Raises:
-            UserError: The data cannot be had, or the store is damaged.
+            UserError: The source is not there and cannot be fetched, or is damaged.
         """
+        arrays, meta = self.prepare_arrays(downloads)
+        _check(arrays, self.num_classes)
+        for name, array in arrays.items():
+            writer.save(name, array)
+        return meta
+
+    def is_stale(self, meta: Mapping[str, Any]) -> bool:
+        """Whether a prepared store is of a source that has changed since; by default a source never does.
+
+        Args:
+            meta: What the store's `meta.json` says.
+
+        Raises:
+            UserError: It is, and may not be prepared again.
+        """
+        return False
+
+    def prepare_data(self) -> None:
+        """Makes sure that the prepared store is there and still of what the source holds."""
+        if not self._looked:
+            self.open_store()
+            self._looked = True
+
+    def settings(self) -> dict[str, Any]:
+        """All that decides which prepared store is this data set's."""
         kind = type(self)
         settings = {"dataset": f"{kind.__module__}.{kind.__qualname__}", **self.prepare_settings()}
         if not is_ours(kind) and (source := file_of(kind)) is not None:
             # A class that is still being written: its store is that of this text of it.
             settings["code"] = hashlib.sha256(source.read_bytes()).hexdigest()
+        return settings
 
-        def prepare() -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
-            arrays, meta = self.prepare_arrays(self.root / "downloads" / kind.__name__)
-            _check(arrays, self.num_classes)
-            said = {"dataset": kind.__name__, "class_names": list(self.class_names), "settings": settings}
-            return arrays, said | meta
+    def store_folder(self) -> Path:
+        """Where the prepared store lies, or is going to."""
+        return self.root / type(self).__name__ / store_key(self.settings())
 
-        folder = self.root / kind.__name__ / store_key(settings)
-        store = open_or_prepare(folder, prepare)
-        channels, height, width = self.input_shape
-        for split in ("train", "test"):
+    def open_store(self, look: bool = True) -> Store:
+        """Opens the prepared store, preparing it where there is none.
+
+        Args:
+            look: Whether to look at the source too, and prepare again what has changed.
+
+        Raises:
+            UserError: The data cannot be had, or the store is damaged.
+        """
+        kind = type(self)
+
+        def write(writer: Writer) -> dict[str, Any]:
+            meta = self.write_store(writer, self.root / "downloads" / kind.__name__)
+            said = {"dataset": kind.__name__, "class_names": list(self.class_names), "settings": self.settings()}
+            return said | meta
+
+        folder = self.store_folder()
+        store = open_or_write(folder, write, self.is_stale if look else None)
+        for split in SPLITS:
+            if f"{split}-images" not in store.arrays:
+                continue
             shape = store.arrays[f"{split}-images"].shape
-            if shape[1:] != (height, width, channels) or store.meta["class_names"] != list(self.class_names):
+            if shape[1:] != self.stored_shape or store.meta.get("class_names") != list(self.class_names):
                 raise UserError(
-                    f"The prepared store {folder} holds images of {shape[1:]} (height, width, channels) and classes "
-                    f"{store.meta['class_names']}, but {kind.__name__} says {(height, width, channels)} and "
+                    f"The prepared store {folder} holds {self.item}s of shape {shape[1:]} and classes "
+                    f"{store.meta.get('class_names')}, but {kind.__name__} says {self.stored_shape} and "
                     f"{list(self.class_names)}; mend the class, or delete the store to prepare it again."
                 )
         return store
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the store, cuts the validation part and computes the statistics; what was done is not done again."""
+        """Opens the store, cuts the splits and computes the statistics; what was done is not done again."""
         if self.store is not None:
             return
-        store = self.open_store()
-        train_labels = np.asarray(store.arrays["train-labels"])
-        self.train_index, self.val_index = stratified_holdout(train_labels, self.val_size, self.split_seed)
+        # Of several processes the first has looked at the source, in `prepare_data`.
+        store = self.open_store(look=not self._looked and getattr(rank_zero_only, "rank", 0) == 0)
+        self.splits = self._cut(store)
+        self.fit_statistics(store)
+        self.store = store
+
+    def fit_statistics(self, store: Store) -> None:
+        """Learns from the part that is trained on what the inputs are normalised by; `splits` are there."""
         if self.mean is None or self.std is None:
             mean, std = channel_statistics(store.arrays["train-images"], self.train_index)
             self.mean = self.mean if self.mean is not None else mean
             self.std = self.std if self.std is not None else std
-        self.store = store
+
+    @property
+    def test_is_watched(self) -> bool:
+        """Whether the official test images are the validation, so that nothing is left to test on."""
+        return "test_as_validation" in self.allow
+
+    def _cut(self, store: Store) -> dict[str, Split]:
+        labels = np.asarray(store.arrays["train-labels"])
+        rest = np.arange(len(labels))
+        splits = {}
+        sizes = {"test": self.test_size, "val": self.val_size}
+        if self.test_is_watched:
+            if "test-labels" not in store.arrays:
+                raise UserError(
+                    f"data.allow is test_as_validation, but {self.title} has no official test {self.item}s; "
+                    "leave it out."
+                )
+            nothing = np.arange(0)
+            splits = {"val": Split("test", np.arange(len(store.arrays["test-labels"]))), "test": Split("test", nothing)}
+            sizes = {}
+        for stage, size in sizes.items():
+            if self.folds is not None and self.fold is not None and self.fold_is == stage:
+                stays, cut = stratified_fold(
+                    labels[rest],
+                    self.fold,
+                    self.folds,
+                    self.split_seed,
+                    class_names=self.class_names,
+                    item=self.item,
+                )
+            elif size is None and f"{stage}-labels" in store.arrays:
+                splits[stage] = Split(stage, np.arange(len(store.arrays[f"{stage}-labels"])))
+                continue
+            else:
+                stays, cut = stratified_holdout(
+                    labels[rest],
+                    size if size is not None else DEFAULT_SIZES[stage],
+                    self.split_seed,
+                    name=f"data.{stage}_size",
+                    class_names=self.class_names,
+                    item=self.item,
+                )
+            splits[stage] = Split("train", rest[cut])
+            rest = rest[stays]
+        if self.train_size is not None:
+            rest = rest[stratified_part(labels[rest], self.train_size, self.split_seed, self.class_names, self.item)]
+        return {"train": Split("train", rest), "val": splits["val"], "test": splits["test"]}
+
+    @property
+    def train_index(self) -> np.ndarray:
+        """The places of the images trained on in the store's `train` part; valid after `setup`."""
+        return self.splits["train"].index
+
+    @property
+    def val_index(self) -> np.ndarray:
+        """The places of the validation images in their part of the store; valid after `setup`."""
+        return self.splits["val"].index
 
     def data_digest(self) -> str:
         """The sha256 of all that the model can see: every array, the split and the normalisation.
@@ -166,55 +409,97 @@ class VisionDataModule(LightningDataModule, ABC):
         """
         store, mean, std = self._ready()
         digest = hashlib.sha256(repr([sorted(store.meta["arrays"].items()), mean, std]).encode())
-        digest.update(self.train_index.tobytes())
-        digest.update(self.val_index.tobytes())
+        for stage, split in sorted(self.splits.items()):
+            digest.update(f"{stage} {split.part} {len(split.index)};".encode() + split.index.tobytes())
         return digest.hexdigest()
+
+    def file_recipe(self) -> Recipe | None:
+        """How an image file becomes an input, for predictions; `None` where files do not become inputs."""
+        if len(self.input_shape) != 3 or self.input_shape[0] not in (1, 3):
+            return None
+        channels, height, width = self.input_shape
+        return Recipe((height, width), 1 if channels == 1 else 3, resize="crop", scale=1.0, invert=False)
+
+    def describe_input(self) -> dict[str, Any]:
+        """What a trained model has to be given and what its outputs mean, in plain types; valid after `setup`."""
+        self._ready()
+        recipe = self.file_recipe()
+        return {
+            "data": f"{type(self).__module__}.{type(self).__qualname__}",
+            "title": self.title,
+            "class_names": list(self.class_names),
+            "input_shape": list(self.input_shape),
+            "mean": self.mean,
+            "std": self.std,
+            "file": vars(recipe) | {"size": list(recipe.size)} if recipe is not None else None,
+        }
 
     def sizes(self) -> dict[str, int]:
         """Images in each split; valid after `setup`."""
-        store, _, _ = self._ready()
-        return {
-            "train": len(self.train_index),
-            "val": len(self.val_index),
-            "test": len(store.arrays["test-labels"]),
-        }
+        self._ready()
+        return {stage: len(split.index) for stage, split in self.splits.items()}
 
     def train_dataloader(self) -> ResidentLoader:
         """Shuffled, augmented batches of the images trained on."""
+        self._ready()
         order = EpochOrder(len(self.train_index), self.seed if self.seed is not None else 0)
-        return self._loader("train", self.train_index, order=order, augmentations=self.augment)
+        return self._loader("train", order=order, augmentations=self.augment)
 
     def val_dataloader(self) -> ResidentLoader | list[Any]:
-        """Batches of the validation images, in their order; nothing where `val_size` is 0."""
-        return self._loader("train", self.val_index) if len(self.val_index) else []
+        """Batches of the validation images, in their order; nothing where there are none."""
+        return self._loader("val") if self.sizes()["val"] else []
 
-    def test_dataloader(self) -> ResidentLoader:
-        """Batches of the test images, in their order."""
-        return self._loader("test", None)
+    def test_dataloader(self) -> ResidentLoader | list[Any]:
+        """Batches of the test images, in their order; nothing where there are none."""
+        return self._loader("test") if self.sizes()["test"] else []
 
     def _loader(
-        self,
-        split: str,
-        index: np.ndarray | None,
-        order: EpochOrder | None = None,
-        augmentations: Sequence[Augmentation] = (),
+        self, stage: str, order: EpochOrder | None = None, augmentations: Sequence[Augmentation] = ()
     ) -> ResidentLoader:
         store, mean, std = self._ready()
-        device, shard = torch.device("cpu"), (0, 1)
+        device, shard, neighbours = torch.device("cpu"), (0, 1), 1
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
             shard = (self.trainer.global_rank, self.trainer.world_size)
-        images, labels = store.arrays[f"{split}-images"], store.arrays[f"{split}-labels"]
+            neighbours = self.trainer.num_devices
+        split, memory = self.splits[stage], self.memory(device, neighbours)
+        images = store.arrays[f"{split.part}-images"]
         return ResidentLoader(
-            _on_device(images if index is None else images[index], device).permute(0, 3, 1, 2).contiguous(),
-            _on_device(labels if index is None else labels[index], device),
+            _resident(images, split.index, device)
+            if memory.resident
+            else MappedImages(images, split.index, device, memory.workers),
+            torch.tensor(store.arrays[f"{split.part}-labels"][split.index], device=device),
             batch_size=self.batch_size,
             mean=mean,
             std=std,
             order=order,
             augmentations=augmentations,
+            num_classes=self.num_classes,
             shard=shard,
         )
+
+    def memory(self, device: torch.device, processes: int = 1) -> Memory:
+        """Decides whether the images of all splits are held on the device; valid after `setup`.
+
+        All of them are, or none: a run's loaders live side by side. Once decided it stays so, since what is free is
+        less when some of them are there.
+
+        Args:
+            device: The one that trains.
+            processes: How many of them train on this machine; on a processor they share its memory.
+        """
+        if self._memory is None:
+            sharing = processes if device.type == "cpu" else 1
+            needed = sum(self.sizes().values()) * math.prod(self.input_shape)
+            if self.memory_budget is not None:
+                budget = self.memory_budget * GIB
+                which = f"data.memory_budget, {self.memory_budget:g} GiB"
+            else:
+                budget = FREE_SHARE * free_memory(device) / sharing
+                which = f"half of what is free{f' for one of {sharing} processes' * (sharing > 1)}, {_in_words(budget)}"
+            workers = self.workers if self.workers is not None else max(1, min(4, processor_cores() // processes))
+            self._memory = Memory(needed <= budget, workers, f"{_in_words(needed)} are more than {which}")
+        return self._memory
 
     def _ready(self) -> tuple[Store, list[float], list[float]]:
         if self.store is None or self.mean is None or self.std is None:
@@ -222,13 +507,24 @@ class VisionDataModule(LightningDataModule, ABC):
         return self.store, self.mean, self.std
 
 
-def stratified_holdout(labels: np.ndarray, size: int | float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def stratified_holdout(
+    labels: np.ndarray,
+    size: int | float,
+    seed: int,
+    *,
+    name: str = "data.val_size",
+    class_names: Sequence[str] | None = None,
+    item: str = "image",
+) -> tuple[np.ndarray, np.ndarray]:
     """Cuts a part from a data set, with each class's share of it as near to its share of the whole as can be.
 
     Args:
         labels: Shape (N,), integers.
         size: How many to cut: a count, or a fraction of N below 1.
         seed: Chooses which.
+        name: What the size is called in messages.
+        class_names: What the labels are called there.
+        item: What one of the N is called there.
 
     Returns:
         The indices that stay and those that are cut, each sorted.
@@ -238,12 +534,10 @@ def stratified_holdout(labels: np.ndarray, size: int | float, seed: int) -> tupl
     """
     count = round(size * len(labels)) if isinstance(size, float) else size
     if count == 0 and size > 0:
-        raise UserError(
-            f"data.val_size {size} of {len(labels)} images is not one image; give a larger one, or 0 for no validation."
-        )
+        raise UserError(f"{name} {size} of {len(labels)} {item}s is not one {item}; give a larger one, or 0 for none.")
     if count >= len(labels):
         raise UserError(
-            f"data.val_size asks for {count} of the {len(labels)} training images, so that none is left to train on; "
+            f"{name} asks for {count} of the {len(labels)} training {item}s, so that none is left to train on; "
             "give a smaller count or a fraction."
         )
     # RandomState's stream is frozen for good (NEP 19), so a split does not change with NumPy's version.
@@ -260,9 +554,123 @@ def stratified_holdout(labels: np.ndarray, size: int | float, seed: int) -> tupl
     for label, total, n in zip(classes, totals, taken, strict=True):
         if n == total and count:
             raise UserError(
-                f"data.val_size would take all {total} training images of class {label}; give a smaller one."
+                f"{name} {size} would take all {total} training {item}s of class {_named(label, class_names)}; give "
+                "a smaller one."
             )
     return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+
+
+def stratified_fold(
+    labels: np.ndarray,
+    fold: int,
+    folds: int,
+    seed: int,
+    *,
+    class_names: Sequence[str] | None = None,
+    item: str = "image",
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cuts a data set into parts of which one is held out; sizes and classes of the parts differ by one at most.
+
+    Args:
+        labels: Shape (N,), integers.
+        fold: The part that is held out, from 0.
+        folds: How many parts there are; N of them leave one out.
+        seed: Chooses what belongs together.
+        class_names: What the labels are called in messages.
+        item: What one of the N is called there.
+
+    Returns:
+        The indices that stay and those that are held out, each sorted. Those held out by all folds are disjoint, and
+        the whole data set.
+
+    Raises:
+        UserError: There are more folds than images, or nothing would be left of a class.
+    """
+    if folds > len(labels):
+        raise UserError(
+            f"data.folds is {folds}, but there are {len(labels)} {item}s to cut; give {len(labels)} to leave one out, "
+            "or fewer."
+        )
+    random = np.random.RandomState(seed)
+    # The classes one after the other, each shuffled, dealt out in turn.
+    in_turn = np.concatenate([random.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)])
+    held_out = np.zeros(len(labels), dtype=bool)
+    held_out[in_turn[fold::folds]] = True
+    if lost := sorted(set(labels[held_out].tolist()) - set(labels[~held_out].tolist())):
+        raise UserError(
+            f"Fold {fold} of {folds} would hold out all training {item}s of class {_named(lost[0], class_names)}; give "
+            f"that class more {item}s."
+        )
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def stratified_part(
+    labels: np.ndarray,
+    size: int | float,
+    seed: int,
+    class_names: Sequence[str] | None = None,
+    item: str = "image",
+) -> np.ndarray:
+    """Chooses a part of a data set with each class's share as in the whole; a smaller part lies within a larger one.
+
+    All images are put into one order, of which a part is the beginning: number i of a class's n, which are in random
+    order, comes at (i + 1/2) / n of the way. Largest remainders, as in `stratified_holdout`, would not do: with one
+    image more in all, a class may get one less.
+
+    Args:
+        labels: Shape (N,), integers.
+        size: How many: a count, or a fraction of N up to 1.
+        seed: Chooses which.
+        class_names: What the labels are called in messages.
+        item: What one of the N is called there.
+
+    Returns:
+        The indices, sorted.
+
+    Raises:
+        UserError: A class would have no image, or more is asked for than there is.
+    """
+    count = round(size * len(labels)) if isinstance(size, float) else size
+    if count > len(labels):
+        raise UserError(
+            f"data.train_size asks for {count} of the {len(labels)} {item}s that are left for training; give a smaller "
+            "count, or a fraction up to 1.0."
+        )
+    random = np.random.RandomState(seed)
+    place = np.empty(len(labels))
+    classes, totals = np.unique(labels, return_counts=True)
+    for label, total in zip(classes, totals, strict=True):
+        place[random.permutation(np.flatnonzero(labels == label))] = (np.arange(total) + 0.5) / total
+    chosen: np.ndarray = np.sort(np.lexsort((labels, place))[:count])
+    if missing := sorted(set(classes.tolist()) - set(labels[chosen].tolist())):
+        raise UserError(
+            f"data.train_size {size} leaves no {item} of class {_named(missing[0], class_names)} to train on; give a "
+            "larger one."
+        )
+    return chosen
+
+
+def _check_folds(
+    folds: int | None, fold: int | None, fold_is: str, sizes: Mapping[str, int | float | None], item: str
+) -> None:
+    if folds is None and fold is None:
+        return
+    if folds is None or fold is None:
+        given, value, missing = ("folds", folds, "fold") if fold is None else ("fold", fold, "folds")
+        raise UserError(f"data.{given} is {value}, but data.{missing} is not given; give both, or neither.")
+    if folds < 2:
+        raise UserError(f"data.folds is {folds}, expected 2 or more.")
+    if not 0 <= fold < folds:
+        raise UserError(f"data.fold is {fold}, expected 0 to {folds - 1}, one of the {folds} data.folds.")
+    if sizes[fold_is] is not None:
+        raise UserError(
+            f"data.{fold_is}_size is {sizes[fold_is]}, but the {fold_is} {item}s are those of data.fold {fold}; leave "
+            "one of them out."
+        )
+
+
+def _named(label: int, class_names: Sequence[str] | None) -> str:
+    return str(label) if class_names is None else class_names[label]
 
 
 def channel_statistics(images: np.ndarray, index: np.ndarray) -> tuple[list[float], list[float]]:
@@ -272,24 +680,51 @@ def channel_statistics(images: np.ndarray, index: np.ndarray) -> tuple[list[floa
         images: Shape (N, H, W, C), uint8.
         index: Which images.
     """
+    counts = np.zeros((images.shape[-1], 256), dtype=np.int64)
+    for part in portions(images, index):
+        for channel, count in enumerate(counts):
+            count += np.bincount(part[..., channel].ravel(), minlength=256)
     means, stds = [], []
-    for channel in range(images.shape[-1]):
-        counts = np.zeros(256, dtype=np.int64)
-        for part in np.array_split(index, -(-len(index) // 4096)):  # so that a large data set is not copied whole
-            counts += np.bincount(images[part, :, :, channel].ravel(), minlength=256)
+    for count in counts:
         # In whole numbers up to the last division, for the same digits on every machine.
-        number = int(counts.sum())
-        total = sum(value * int(count) for value, count in enumerate(counts))
-        squares = sum(value * value * int(count) for value, count in enumerate(counts))
+        number = int(count.sum())
+        total = sum(value * int(n) for value, n in enumerate(count))
+        squares = sum(value * value * int(n) for value, n in enumerate(count))
         means.append(total / (255 * number))
         std = math.sqrt(number * squares - total * total) / (255 * number)
         stds.append(std if std > 0 else 1.0)  # a constant channel is left as it is, not divided by 0
     return means, stds
 
 
+def imagenet_statistics(input_shape: Sequence[int], title: str) -> tuple[list[float], list[float]]:
+    """ImageNet's mean and standard deviation of pixels in [0, 1], one a channel; for grey images the channels' mean.
+
+    Args:
+        input_shape: Of one image, (C, H, W).
+        title: What the data set is called in messages.
+
+    Raises:
+        UserError: The images have neither 1 nor 3 channels.
+    """
+    if len(input_shape) != 3 or input_shape[0] not in (1, 3):
+        raise UserError(
+            f"data.statistics is imagenet, which is for images of 3 channels or 1, but {title} has the shape "
+            f"{' x '.join(map(str, input_shape))}; leave it out to take those of the data trained on."
+        )
+    if input_shape[0] == 1:
+        return [IMAGENET_GREY[0]], [IMAGENET_GREY[1]]
+    return list(IMAGENET_MEAN), list(IMAGENET_STD)
+
+
+def _in_words(size: float) -> str:
+    return f"{size / GIB:,.2f} GiB" if size >= GIB else f"{size / 2**20:,.1f} MiB"
+
+
 def _check(arrays: Mapping[str, np.ndarray], classes: int) -> None:
     """Refuses arrays that would fail in training, or not fail and mean something else."""
-    for split in ("train", "test"):
+    for split in SPLITS:
+        if split != "train" and f"{split}-images" not in arrays:
+            continue
         images, labels = arrays[f"{split}-images"], arrays[f"{split}-labels"]
         if images.dtype != np.uint8 or images.ndim != 4:
             raise UserError(f"{split}-images is {images.dtype} {images.shape}, expected uint8 (N, H, W, C).")
@@ -302,6 +737,12 @@ def _check(arrays: Mapping[str, np.ndarray], classes: int) -> None:
             )
 
 
-def _on_device(array: np.ndarray, device: torch.device) -> Tensor:
-    """A tensor of its own: a view of the read-only memory map could be written to, which crashes the process."""
-    return torch.tensor(array, device=device)
+def _resident(images: np.ndarray, index: np.ndarray, device: torch.device) -> Tensor:
+    """Images of the store as a tensor of its own, shape (n, C, H, W), on the device."""
+    _, height, width, channels = images.shape
+    tensor = torch.empty((len(index), channels, height, width), dtype=torch.uint8, device=device)
+    start = 0
+    for part in portions(images, index):  # so that the images are not there twice on the way
+        tensor[start : start + len(part)] = torch.from_numpy(part).to(device).permute(0, 3, 1, 2)
+        start += len(part)
+    return tensor

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
@@ -20,7 +20,7 @@ class Digits(VisionDataModule):
       13 people. Licence: CC BY 4.0.
     """
 
-    title: ClassVar[str] = "Digits"
+    title = "Digits"
     class_names = tuple("0123456789")
     input_shape = (1, 28, 28)
 

@@ -2,11 +2,12 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 
 from visionbench.data.base import VisionDataModule
+from visionbench.data.idx import idx_arrays
 from visionbench.data.sources import Origin, RawFile, fetch
 
 ORIGIN = Origin(
@@ -43,10 +44,9 @@ class FashionMNIST(VisionDataModule):
 
     Args:
         source: Folder with the four original files, to use instead of fetching them; it is only read.
-        offline: Never touch the network.
     """
 
-    title: ClassVar[str] = "Fashion-MNIST"
+    title = "Fashion-MNIST"
     class_names = (
         "T-shirt/top",
         "Trouser",
@@ -61,27 +61,10 @@ class FashionMNIST(VisionDataModule):
     )
     input_shape = (1, 28, 28)
 
-    def __init__(self, source: str | None = None, offline: bool = False, **kwargs: Any) -> None:
+    def __init__(self, source: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.source = Path(source) if source is not None else None
-        self.offline = offline
 
     def prepare_arrays(self, downloads: Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:  # noqa: D102
         files, origin = fetch(ORIGIN, dataset=self.title, source=self.source, downloads=downloads, offline=self.offline)
-        arrays = {
-            "train-images": _idx(files["train-images-idx3-ubyte"])[..., np.newaxis],
-            "train-labels": _idx(files["train-labels-idx1-ubyte"]).astype(np.int64),
-            "test-images": _idx(files["t10k-images-idx3-ubyte"])[..., np.newaxis],
-            "test-labels": _idx(files["t10k-labels-idx1-ubyte"]).astype(np.int64),
-        }
-        return arrays, {"source": origin, "licence": "MIT", "split": "official"}
-
-
-def _idx(content: bytes) -> np.ndarray:
-    """Reads a file of the IDX format: two zero bytes, the type (8: uint8), the number of axes, their lengths, data.
-
-    The content has been verified by its sha256, so nothing is checked again here.
-    """
-    axes = content[3]
-    shape = np.frombuffer(content, dtype=">u4", count=axes, offset=4)
-    return np.frombuffer(content, dtype=np.uint8, offset=4 + 4 * axes).reshape(shape)
+        return idx_arrays(files), {"source": origin, "licence": "MIT", "split": "official"}

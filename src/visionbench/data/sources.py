@@ -55,16 +55,23 @@ class RawFile:
         name: As mirrors serve it, e.g. `train-images-idx3-ubyte.gz`.
         sha256: Of the decompressed content, so that one sum serves every mirror, whatever compressed it.
         size: Bytes, decompressed.
+        is_archive: Whether it is an archive that is the same wherever it is served: sum and size are then its own, and
+            it is given as it is.
     """
 
     name: str
     sha256: str
     size: int
+    is_archive: bool = False
 
     @property
     def plain_name(self) -> str:
         """The name of the decompressed file."""
-        return self.name.removesuffix(".gz")
+        return self.name if self.is_archive else self.name.removesuffix(".gz")
+
+    def is_compressed(self, name: str) -> bool:
+        """Whether a file of this name holds it in compressed form."""
+        return name.endswith(".gz") and not self.is_archive
 
 
 @dataclass(frozen=True)
@@ -156,9 +163,10 @@ def _read_folder(folder: Path, files: Sequence[RawFile]) -> dict[str, bytes]:
             raise _Failed("there is no such folder")
         for file in files:
             name = file.name if (folder / file.name).is_file() else file.plain_name
-            contents[file.plain_name] = _read(folder / name, file, compressed=name.endswith(".gz"))
+            contents[file.plain_name] = _read(folder / name, file, compressed=file.is_compressed(name))
     except FileNotFoundError:
-        raise _Failed(f"it has neither {file.name} nor {file.plain_name}") from None
+        names = dict.fromkeys([file.name, file.plain_name])
+        raise _Failed(f"it has {'no' if len(names) == 1 else 'neither'} {' nor '.join(names)}") from None
     except OSError as error:
         raise _Failed(_reason(error)) from error
     return contents
@@ -187,7 +195,7 @@ def _from_mirrors(
         path = downloads / file.name
         if path.exists():
             try:
-                contents[file.plain_name] = _read(path, file, compressed=file.name.endswith(".gz"))
+                contents[file.plain_name] = _read(path, file, compressed=file.is_compressed(file.name))
             except _Failed:
                 path.unlink()
     hosts: dict[str, None] = {}
@@ -213,7 +221,7 @@ def _download(mirror: str, host: str, file: RawFile, downloads: Path, say: Calla
     for _ in range(2):
         resumed = _transfer(mirror + file.name, host, file, part, say)
         try:
-            content = _read(part, file, compressed=file.name.endswith(".gz"))
+            content = _read(part, file, compressed=file.is_compressed(file.name))
         except _Failed:
             part.unlink()
             if not resumed:

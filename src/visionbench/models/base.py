@@ -1,20 +1,25 @@
-"""What all classifiers share: loss, metrics, optimisation."""
+"""What all classifiers share: where their weights begin, loss, metrics, optimisation."""
 
 import functools
 import inspect
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from pathlib import Path
+from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.nn import functional as F
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from visionbench.errors import UserError
+from visionbench.models.losses import LOSSES, LossName
+from visionbench.models.schedulers import LONG_RUN, check_covers, made_by, wants_total_steps
+from visionbench.models.weights import last_layer, load_strictly, read_weights
+from visionbench.runs import weights_digest
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
@@ -44,29 +49,53 @@ class Totals:
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
         self.count = 0
 
-    def add(self, loss: Tensor, logits: Tensor, labels: Tensor) -> None:
-        """Adds a batch: its mean loss, logits (B, classes) and labels (B,)."""
+    def add(self, loss: Tensor, predicted: Tensor, labels: Tensor) -> None:
+        """Adds a batch: its mean loss, the classes predicted, (B,), and the labels.
+
+        Labels are (B,), or shares of classes, (B, num_classes), of which the largest is the one to be predicted.
+        """
+        if labels.ndim == 2:
+            labels = labels.argmax(dim=1)
         self.loss += loss.detach() * len(labels)
-        self.correct += (logits.detach().argmax(dim=1) == labels).sum()
+        self.correct += (predicted == labels).sum()
         self.count += len(labels)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, in a checkpoint's plain types."""
+        return {"loss": self.loss, "correct": self.correct, "count": self.count}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from sums that `state_dict` gave."""
+        self.loss.copy_(state["loss"])
+        self.correct.copy_(state["correct"])
+        self.count = state["count"]
 
 
 class Classifier(LightningModule, ABC):
-    """A network that gives one logit a class, trained on cross-entropy.
+    """A network with one output a class (one in all, where the loss asks for one), and how it is trained.
 
-    A subclass builds `self.network` from `num_classes` and `input_shape`, which the data set gives, passes the other
-    arguments on to this class. An epoch's metrics are logged once, at its end.
+    A subclass builds `self.network` from `input_shape`, which the data set gives, and `self.num_outputs`; it ends in a
+    linear layer, whatever the loss. The other arguments are passed on to this class. An epoch's metrics are logged
+    once, at its end.
 
     Args:
-        num_classes: Logits given; comes from the data set.
-        input_shape: Channels, height and width of an image; comes from the data set.
+        num_classes: Of the data set, which gives it.
+        input_shape: Channels, height and width of an image, or the number of a table's features; comes from the data
+            set. A model for images alone says so by the type tuple[int, int, int], and then refuses tables.
+        loss: What is minimised: cross_entropy on logits, nll on the log-softmax of the network's outputs,
+            binary_cross_entropy on one logit (two classes), or mse of the probabilities (two classes: of one sigmoid).
         optimizer: Optimiser of the parameters that are not frozen.
-        lr_scheduler: Changes the learning rate; ReduceLROnPlateau follows the run's objective.
+        lr_scheduler: Changes the learning rate; ReduceLROnPlateau follows the run's objective, and one that needs the
+            steps of the whole run (OneCycleLR, WarmupCosineLR) is told them.
         lr_interval: Whether the scheduler is stepped after each epoch or after each optimiser step.
-        label_smoothing: Share of the target probability that is spread over all classes in training; validation and
-            test losses are without it, so that they can be compared.
-        l1: Weight of the sum of the absolute weights (biases and batch norms are left alone) in what is minimised;
-            train/loss is without it.
+        label_smoothing: Share of the target probability that is spread over all classes in training, for
+            cross_entropy; validation and test losses are without it, so that they can be compared.
+        l1: Weight of the sum of the absolute weights (biases, batch norms and what is frozen are left alone) in what is
+            minimised; train/loss is without it.
+        start_from: A run's folder, whose result training starts from, or a file of weights. All names and shapes must
+            be this model's; only the last layer starts anew where it has another number of outputs.
+        freeze: Parts of the network that stay as they are, by name, such as blocks.0 or head: their parameters are not
+            trained, their batch norms and dropouts are as in evaluation.
     """
 
     metrics: ClassVar[Mapping[str, Mode]] = {
@@ -85,71 +114,177 @@ class Classifier(LightningModule, ABC):
     def __init__(
         self,
         num_classes: int,
-        input_shape: tuple[int, int, int],
+        input_shape: tuple[int, ...],
+        loss: LossName = "cross_entropy",
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=0.001, fused=True),
         lr_scheduler: LRSchedulerCallable | None = None,
         lr_interval: Literal["epoch", "step"] = "epoch",
         label_smoothing: float = 0.0,
         l1: float = 0.0,
+        start_from: str | None = None,
+        freeze: list[str] = [],  # noqa: B006 - never changed, and shown by --help
     ) -> None:
         super().__init__()
+        check_input_shape(type(self), input_shape)
+        if loss not in LOSSES:
+            raise UserError(f"model.loss is {loss!r}, expected one of {', '.join(LOSSES)}.")
+        if loss == "binary_cross_entropy" and num_classes != 2:
+            raise UserError(
+                f"model.loss is binary_cross_entropy, which is for two classes, but the data set has {num_classes}; "
+                "use cross_entropy."
+            )
+        if label_smoothing > 0 and loss != "cross_entropy":
+            raise UserError(
+                f"model.label_smoothing is {label_smoothing}, but model.loss is {loss}; only cross_entropy is smoothed."
+            )
         if not 0 <= label_smoothing < 1:
             raise UserError(f"model.label_smoothing is {label_smoothing}, expected 0 or more and below 1.")
         if l1 < 0:
             raise UserError(f"model.l1 is {l1}, expected 0 or more.")
         self.num_classes = num_classes
         self.input_shape = input_shape
+        self.loss_name = loss
+        self.loss_function = LOSSES[loss](num_classes)
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
         self.lr_interval = lr_interval
         self.label_smoothing = label_smoothing
         self.l1 = l1
+        self.start_from = start_from
+        self.freeze_names = list(freeze)
+        self.frozen: list[nn.Module] = []
+        self.started: dict[str, Any] | None = None  # what start() loaded, for run.json
+        self.has_started = False
+        self.is_loaded = False
         self.objective = Objective()
         self.lr = 0.0
         self.evaluated: dict[str, int] = {}  # images that each stage's last metrics are of
         self.save_hyperparameters(logger=False)
         self._make_hparams_plain()
 
-    def forward(self, images: Tensor) -> Tensor:
-        """Gives the logits.
+    @property
+    def num_outputs(self) -> int:
+        """Outputs of the network for each image: one a class, or one in all, as the loss asks."""
+        return self.loss_function.num_outputs
+
+    def setup(self, stage: str) -> None:
+        """Freezes and, before training, loads what training starts from."""
+        if stage == "fit":
+            self.start()
+
+    def start(self, load: bool = True) -> None:
+        """Freezes what is to be frozen and loads what training starts from; what was done is not done again.
+
+        A model that is only evaluated does not do this: its checkpoint holds all weights. One that was made by
+        `load_from_checkpoint` goes on from those.
 
         Args:
-            images: Normalised, shape (B, C, H, W), float32.
+            load: Whether to load it; a run that is gone on with has a checkpoint that holds all weights.
+
+        Raises:
+            UserError: There is no such part, or the weights cannot be read or are not this model's.
+        """
+        if self.has_started:
+            return
+        if load and not self.is_loaded:
+            self.load_start()
+        self._freeze()
+        self.has_started = True
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Notes that the weights are a checkpoint's, which training is to go on from."""
+        self.is_loaded = True
+
+    def load_start(self) -> None:
+        """Loads what training starts from; a subclass that knows another place extends this, and sets `started`.
+
+        Raises:
+            UserError: The weights cannot be read or are not this model's.
+        """
+        if self.start_from is None:
+            return
+        file, weights = read_weights(Path(self.start_from).expanduser())
+        layer = last_layer(self)
+        anew = load_strictly(self, weights, file, anew=layer)
+        self.started = {"file": str(file), "weights_digest": weights_digest(weights), "anew": layer if anew else None}
+
+    def _freeze(self) -> None:
+        modules, parameters = dict(self.network.named_modules()), dict(self.network.named_parameters())
+        for name in self.freeze_names:
+            if name in modules and name:
+                modules[name].requires_grad_(False).eval()
+                self.frozen.append(modules[name])
+            elif name in parameters:
+                parameters[name].requires_grad_(False)
+            else:
+                known = [part for part in modules if part and part.count(".") < 2]
+                raise UserError(
+                    f"model.freeze names {name!r}, which is no part of {type(self).__name__}'s network; its parts are "
+                    f"{', '.join(known)}, and what is in them."
+                )
+
+    def train(self, mode: bool = True) -> Self:
+        """Sets training or evaluation mode; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        for module in self.frozen:
+            module.eval()
+        return self
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Gives the outputs that the loss is computed from: logits, or log-probabilities where the loss is nll.
+
+        Args:
+            images: Normalised, shape (B, C, H, W), float32; or a table's rows, (B, F).
 
         Returns:
-            Shape (B, num_classes).
+            Shape (B, num_outputs).
         """
-        logits: Tensor = self.network(images)
-        return logits
+        return self.loss_function.activate(self.network(images))
 
-    def loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+    def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
         """The mean loss of a batch.
 
         Args:
-            logits: Shape (B, num_classes).
-            labels: Shape (B,), int64.
+            outputs: What the model gave, shape (B, num_outputs).
+            labels: Shape (B,), int64; for cross_entropy also each class's share, shape (B, num_classes), float32.
 
         Raises:
-            ValueError: The shapes are others; broadcasting them would give a number that means nothing.
+            UserError: The shapes are others; broadcasting them would give a number that means nothing. Or the labels
+                are shares, and the loss takes one class an image.
         """
-        if logits.shape != (len(labels), self.num_classes):
-            raise ValueError(
-                f"{type(self).__name__} gave outputs of shape {tuple(logits.shape)}, expected "
-                f"{(len(labels), self.num_classes)}: one logit a class for each image."
+        expected = (len(labels), self.num_outputs)
+        shares = labels.is_floating_point() and labels.shape == (len(labels), self.num_classes)
+        if shares and not self.loss_function.takes_shares:
+            raise UserError(
+                f"model.loss is {self.loss_name}, which takes one class an image, but the labels are shares of "
+                "classes, as MixUp and CutMix make them; use cross_entropy, or leave these out of data.augment."
             )
-        smoothing = self.label_smoothing if self.training else 0.0
-        return F.cross_entropy(logits.float(), labels, label_smoothing=smoothing)
+        if outputs.shape != expected or not (shares or labels.ndim == 1):
+            raise UserError(
+                f"{type(self).__name__} gave outputs of shape {tuple(outputs.shape)} for labels of shape "
+                f"{tuple(labels.shape)}, expected {expected} for {(len(labels),)}; build the network's last layer with "
+                "self.num_outputs."
+            )
+        return self.loss_function(outputs.float(), labels, self.label_smoothing if self.training else 0.0)
+
+    def predict(self, outputs: Tensor) -> Tensor:
+        """The class of each image: (B, num_outputs) -> (B,), int64."""
+        return self.loss_function.predict(outputs)
+
+    def probabilities(self, outputs: Tensor) -> Tensor:
+        """The probability of each class: (B, num_outputs) -> (B, num_classes)."""
+        return self.loss_function.probabilities(outputs.float())
 
     def on_train_epoch_start(self) -> None:  # noqa: D102
         self.train_totals = Totals(self.device)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
         images, labels = batch
-        logits = self(images)
-        loss = self.loss(logits, labels)
-        self.train_totals.add(loss, logits, labels)
+        outputs = self(images)
+        loss = self.loss(outputs, labels)
+        self.train_totals.add(loss, self.predict(outputs.detach()), labels)
         if self.l1 > 0:
-            return loss + self.l1 * sum(p.abs().sum() for p in self.parameters() if p.ndim > 1)
+            return loss + self.l1 * sum(p.abs().sum() for p in self.parameters() if p.ndim > 1 and p.requires_grad)
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
@@ -180,8 +315,8 @@ class Classifier(LightningModule, ABC):
 
     def _evaluate(self, batch: Batch) -> None:
         images, labels = batch
-        logits = self(images)
-        self.eval_totals.add(self.loss(logits, labels), logits, labels)
+        outputs = self(images)
+        self.eval_totals.add(self.loss(outputs, labels), self.predict(outputs), labels)
 
     def _log_epoch(self, stage: str, totals: Totals) -> None:
         # Sums over all processes, so that the metric is that of the whole set.
@@ -197,7 +332,7 @@ class Classifier(LightningModule, ABC):
         """Builds the optimiser of the parameters that are not frozen, and its scheduler.
 
         Raises:
-            UserError: All parameters are frozen.
+            UserError: All parameters are frozen, or the scheduler does not take a run of this length.
         """
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         if not trained:
@@ -205,14 +340,19 @@ class Classifier(LightningModule, ABC):
         optimizer = self.make_optimizer(trained)
         if self.make_lr_scheduler is None:
             return optimizer
-        scheduler = self.make_lr_scheduler(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != self._objective_mode():
-            if not isinstance(self.make_lr_scheduler, functools.partial):
-                raise UserError(
-                    f"The scheduler's mode is {scheduler.mode}, but {self.objective.metric} is to be "
-                    f"{self._objective_mode()}imised; make it with mode={self._objective_mode()!r}."
-                )
-            scheduler = self.make_lr_scheduler(optimizer, mode=self._objective_mode())
+        steps = self._steps() if self._trainer is not None else math.inf
+        # A trial's one step is too few for any warm-up.
+        trial = self._trainer is not None and bool(getattr(self.trainer, "fast_dev_run", False))
+        try:
+            scheduler = self.build_lr_scheduler(optimizer, LONG_RUN if trial else steps)
+        except (ValueError, ZeroDivisionError) as error:  # as of a warm-up that is longer than the run
+            unit = "epochs" if self.lr_interval == "epoch" else "optimiser steps"
+            raise UserError(
+                f"The learning-rate scheduler cannot be made for a run of {steps:,} {unit} ({error}); make the run "
+                "longer, or change the scheduler's arguments."
+            ) from error
+        if self._trainer is not None:
+            check_covers(scheduler, steps, self.lr_interval)
         settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_interval}
         if isinstance(scheduler, ReduceLROnPlateau):
             settings["monitor"] = self.objective.metric
@@ -220,6 +360,44 @@ class Classifier(LightningModule, ABC):
                 # In the epochs between two validations there is nothing new to look at.
                 settings["frequency"] = self.trainer.check_val_every_n_epoch or 1
         return {"optimizer": optimizer, "lr_scheduler": settings}
+
+    def build_lr_scheduler(self, optimizer: Optimizer, steps: float) -> LRScheduler:
+        """Makes the scheduler, with what it is not told otherwise: the run's length, or what the objective calls good.
+
+        Args:
+            optimizer: Whose learning rate it changes.
+            steps: Of the run: epochs or optimiser steps, as `lr_interval` says; infinite where nothing ends it.
+
+        Raises:
+            UserError: It needs to know the run's length, which has none, or it watches for the wrong direction.
+        """
+        make: Any = self.make_lr_scheduler
+        if wants_total_steps(make):
+            if steps == math.inf:
+                raise UserError(
+                    "The learning-rate scheduler needs to know how long the run is, but nothing ends it; set "
+                    "trainer.max_epochs, or the scheduler's total_steps."
+                )
+            made: LRScheduler = make(optimizer, total_steps=int(steps))
+            return made
+        scheduler: LRScheduler = make(optimizer)
+        if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != self._objective_mode():
+            if not isinstance(make, functools.partial):
+                raise UserError(
+                    f"The scheduler's mode is {scheduler.mode}, but {self.objective.metric} is to be "
+                    f"{self._objective_mode()}imised; make it with mode={self._objective_mode()!r}."
+                )
+            scheduler = make(optimizer, mode=self._objective_mode())
+        return scheduler
+
+    def _steps(self) -> float:
+        """Of the whole run: optimiser steps, or epochs."""
+        steps = self.trainer.estimated_stepping_batches
+        if self.lr_interval == "step" or steps == math.inf:
+            return steps
+        self.trainer.fit_loop.setup_data()  # with max_steps, the batches of an epoch have not been counted yet
+        an_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
+        return math.ceil(steps / max(an_epoch, 1))
 
     def _objective_mode(self) -> Mode:
         return self.objective.mode if self.objective.mode is not None else self.metrics[self.objective.metric]
@@ -232,22 +410,58 @@ class Classifier(LightningModule, ABC):
         """
         if "_instantiator" in self.hparams:
             return
-        optimizer = self.make_optimizer([nn.Parameter(torch.zeros(1))])
-        self.hparams["optimizer"] = _spec(optimizer)
-        if self.make_lr_scheduler is not None:
-            self.hparams["lr_scheduler"] = _spec(self.make_lr_scheduler(optimizer))
+        probe: Callable[[], Optimizer] = functools.partial(self.make_optimizer, [nn.Parameter(torch.zeros(1))])
+        self.hparams["optimizer"] = _spec(self.make_optimizer, probe)
+        if (make := self.make_lr_scheduler) is not None:
+            self.hparams["lr_scheduler"] = _spec(make, lambda: make(probe()))
         # Tells load_from_checkpoint to build the class from these as the command line does.
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
 
 
-def _spec(made: Optimizer | LRScheduler) -> dict[str, Any] | None:
-    """Class path and arguments that make such an optimiser or scheduler again, or `None` where it does not tell."""
-    kind = type(made)
-    values = made.defaults if isinstance(made, Optimizer) else vars(made)
-    plain = (bool, int, float, str, list, tuple, type(None))
-    # `last_epoch` has moved on when the scheduler has been made; given again it would mean a resumed one.
-    names = [n for n in inspect.signature(kind).parameters if n not in ("params", "optimizer", "last_epoch")]
-    if not all(name in values and isinstance(values[name], plain) for name in names):
+def check_input_shape(kind: type[Classifier], input_shape: Sequence[int]) -> None:
+    """Refuses a table for a model of images, and images for a model of rows, by the type of its `input_shape`.
+
+    Args:
+        kind: The model's class.
+        input_shape: What the data set gives.
+
+    Raises:
+        UserError: They do not go together.
+    """
+    try:
+        hints = [get_type_hints(base.__init__) for base in kind.__mro__]  # type: ignore[misc]
+    except NameError:  # of a type that is imported for type checkers alone
+        return
+    lengths = get_args(next((hint["input_shape"] for hint in hints if "input_shape" in hint), None))
+    if not lengths or Ellipsis in lengths or len(lengths) == len(input_shape):
+        return
+    shapes = {1: "rows of {} features", 3: "images of {} x {} x {} (channels, height, width)"}
+    given = shapes.get(len(input_shape), "inputs of shape {}").format(*input_shape)
+    wanted = {1: "rows of a table", 3: "images"}.get(len(lengths), f"inputs of {len(lengths)} axes")
+    raise UserError(
+        f"{kind.__name__} is for {wanted}, but the data set gives {given}; take a model that is for both, such as MLP, "
+        "or another data set."
+    )
+
+
+def _spec(
+    function: Callable[..., Any], probe: Callable[[], Optimizer] | Callable[[], LRScheduler]
+) -> dict[str, Any] | None:
+    """Class path and arguments of what a function makes, or `None` where it does not tell.
+
+    Args:
+        function: Makes an optimiser or a scheduler.
+        probe: Makes one to look at, for a function that is not a class with arguments.
+    """
+    kind, given = made_by(function)
+    if kind is None:
+        made = probe()
+        kind, values = type(made), made.defaults if isinstance(made, Optimizer) else vars(made)
+        # `last_epoch` has moved on when the scheduler has been made; given again it would mean a resumed one.
+        names = [n for n in inspect.signature(kind).parameters if n not in ("params", "optimizer", "last_epoch")]
+        if not set(names) <= set(values):
+            return None
+        given = {name: values[name] for name in names}
+    if not all(isinstance(value, bool | int | float | str | list | tuple | None) for value in given.values()):
         return None
-    arguments = {name: values[name] for name in names}
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": dict(given)}

@@ -1,8 +1,13 @@
-"""MLP over patches: mixes across the patches of an image, then across the features of each."""
+"""MLP over patches: mixes across the patches of an image, then across the features of each.
+
+Values are of shape (patches, B, width). With the patches first, an MLP across them is a product with its weights on the
+left, and all values of a patch lie side by side for the batch norm; with the images first, both stride through memory.
+"""
 
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from visionbench.errors import UserError
@@ -11,7 +16,7 @@ from visionbench.models.base import Classifier
 
 
 class Patches(nn.Module):
-    """Cuts images into square patches, row by row: (B, C, H, W) -> (B, patches, C * size * size).
+    """Cuts images into square patches, row by row: (B, C, H, W) -> (patches, B, C * size * size).
 
     Args:
         size: Side of a patch, in pixels; divides the image's height and width.
@@ -25,11 +30,25 @@ class Patches(nn.Module):
         batch, channels, height, width = images.shape
         rows, columns = height // self.size, width // self.size
         patches = images.reshape(batch, channels, rows, self.size, columns, self.size)
-        return patches.permute(0, 2, 4, 1, 3, 5).reshape(batch, rows * columns, -1)
+        return patches.permute(2, 4, 0, 1, 3, 5).reshape(rows * columns, batch, -1)
+
+
+class PatchNorm(nn.BatchNorm1d):
+    """Batch norm with a mean and a variance for each patch: (patches, B, width) -> the same shape."""
+
+    def forward(self, values: Tensor) -> Tensor:  # noqa: D102
+        return super().forward(values.flatten(1).unsqueeze(0)).view_as(values)
+
+
+class FirstAxisLinear(nn.Linear):
+    """A linear layer on the first axis: (in_features, N) -> (out_features, N)."""
+
+    def forward(self, values: Tensor) -> Tensor:  # noqa: D102
+        return torch.addmm(self.bias.unsqueeze(1), self.weight, values)
 
 
 class PatchBlock(nn.Module):
-    """An MLP across the patches, then one across the features: (B, patches, width) -> the same shape.
+    """An MLP across the patches, then one across the features: (patches, B, width) -> the same shape.
 
     Args:
         patches: Patches of an image.
@@ -46,14 +65,14 @@ class PatchBlock(nn.Module):
         super().__init__()
         self.skip = skip
         self.across_patches = nn.Sequential(
-            nn.Linear(patches, patch_hidden), make_activation(activation), nn.Linear(patch_hidden, patches)
+            FirstAxisLinear(patches, patch_hidden), make_activation(activation), FirstAxisLinear(patch_hidden, patches)
         )
         self.across_features = nn.Sequential(
             nn.Linear(width, feature_hidden), make_activation(activation), nn.Linear(feature_hidden, width)
         )
 
     def forward(self, values: Tensor) -> Tensor:  # noqa: D102
-        mixed: Tensor = self.across_patches(values.transpose(1, 2)).transpose(1, 2)
+        mixed: Tensor = self.across_patches(values.flatten(1)).view_as(values)
         values = values + mixed if self.skip else mixed
         mixed = self.across_features(values)
         return values + mixed if self.skip else mixed
@@ -64,7 +83,7 @@ class PatchMLPNetwork(nn.Module):
 
     Args:
         input_shape: Of one image, (C, H, W).
-        num_classes: Logits given.
+        num_outputs: Of the head.
         patch_size: Side of a patch, in pixels.
         width: Features of a patch after the stem.
         blocks: How many blocks.
@@ -77,7 +96,7 @@ class PatchMLPNetwork(nn.Module):
     def __init__(
         self,
         input_shape: Sequence[int],
-        num_classes: int,
+        num_outputs: int,
         *,
         patch_size: int,
         width: int,
@@ -98,19 +117,19 @@ class PatchMLPNetwork(nn.Module):
         self.stem = nn.Sequential(
             Patches(patch_size),
             nn.Linear(channels * patch_size**2, width),
-            nn.BatchNorm1d(patches),  # a mean and a variance for each patch
+            PatchNorm(patches),
         )
         self.blocks = nn.Sequential(
             *(PatchBlock(patches, width, patch_hidden, feature_hidden, activation, skip) for _ in range(blocks))
         )
-        self.head = nn.Linear(width, num_classes)
+        self.head = nn.Linear(width, num_outputs)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
                 nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:  # noqa: D102
-        logits: Tensor = self.head(self.blocks(self.stem(images)).mean(dim=1))
+        logits: Tensor = self.head(self.blocks(self.stem(images)).mean(dim=0))
         return logits
 
 
@@ -148,7 +167,7 @@ class PatchMLP(Classifier):
         super().__init__(num_classes, input_shape, **kwargs)
         self.network = PatchMLPNetwork(
             input_shape,
-            num_classes,
+            self.num_outputs,
             patch_size=patch_size,
             width=width,
             blocks=blocks,

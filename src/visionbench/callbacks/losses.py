@@ -1,0 +1,70 @@
+"""The loss of every step, as a file that only grows."""
+
+import math
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+from visionbench.errors import UserError
+
+# Little-endian float32, one a batch.
+DTYPE = np.dtype("<f4")
+
+
+class StepLosses(Callback):
+    """Writes what was minimised in each batch to a file; the losses stay on the device until an epoch's end.
+
+    Two runs are told apart by the first of them that differs.
+
+    Args:
+        path: The file.
+        batches: That are done when a run is gone on with: their losses stay; `None` for a new run.
+
+    Raises:
+        UserError: The file has fewer.
+    """
+
+    def __init__(self, path: Path, batches: int | None = None) -> None:
+        self.path = path
+        self.losses: list[Tensor] = []
+        if batches is None:
+            return
+        written = path.stat().st_size // DTYPE.itemsize if path.exists() else 0
+        if written < batches:
+            raise UserError(
+                f"{path} has {written} losses, but {batches} batches are done; put the file back, or start the run "
+                "anew."
+            )
+        if path.exists():
+            os.truncate(path, batches * DTYPE.itemsize)
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        if trainer.is_global_zero:
+            # A training step that gives nothing skips its batch.
+            self.losses.append(outputs["loss"].detach() if outputs else torch.tensor(math.nan, device=pl_module.device))
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self.write()
+
+    def write(self) -> None:
+        """Appends what has been gathered."""
+        if not self.losses:
+            return
+        values = torch.stack(self.losses).float().cpu().numpy().astype(DTYPE)
+        self.losses = []
+        with self.path.open("ab") as file:
+            file.write(values.tobytes())
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def read_losses(path: Path) -> np.ndarray:
+    """The losses of a run, shape (batches,), float32; empty where there is no file."""
+    return np.fromfile(path, dtype=DTYPE) if path.is_file() else np.zeros(0, dtype=DTYPE)

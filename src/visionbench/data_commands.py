@@ -1,0 +1,410 @@
+"""What `visionbench data` does: list, prepare, verify and show data sets."""
+
+import hashlib
+import inspect
+import os
+import textwrap
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from visionbench import data as package
+from visionbench.callbacks.progress import plain_console
+from visionbench.data.base import Split, VisionDataModule
+from visionbench.data.store import SPLITS, Store, read_meta
+from visionbench.data.table import Table
+from visionbench.errors import UserError
+from visionbench.parsing import Parser, first_user_error, watched_parsing
+
+USAGE = """\
+usage: visionbench data COMMAND
+
+  list [--root DIR]              the data sets, and what is prepared of them
+  prepare NAME [options]         make the prepared store, fetching what it needs
+  verify NAME [options]          check every byte, and look for images that are there twice
+  show NAME [options]            draw samples (of a table, the features by class), class counts and augmented images,
+                                 into --output FILE
+
+NAME is a class, such as FashionMNIST; the options are its own, as in `visionbench fit`: --data.source DIR."""
+
+# Below this, near duplicates are everywhere: two sevens of 28 pixels look alike.
+NEAR_FROM = 64
+# Bits of 64 by which the perceptual hashes of near duplicates may differ.
+NEAR_BITS = 2
+SHOWN = 10
+# Of a table's picture.
+COLUMNS_SHOWN = 24
+COLUMNS_ABREAST = 6
+CLASSES_DRAWN = 10
+
+
+def data(args: Sequence[str]) -> int:
+    """Runs one of the commands.
+
+    Args:
+        args: Its name, then its options.
+
+    Returns:
+        The exit status: 0; 1 where `verify` found the store damaged.
+
+    Raises:
+        UserError: There is no such command or data set, or the data cannot be had.
+    """
+    words = list(args)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if words else 2
+    command, *rest = words
+    console = plain_console()
+    if command == "list":
+        lines = list_data_sets(_root(rest))
+    elif command in ("prepare", "verify", "show"):
+        module, output = _data_module(command, rest, console)
+        if command == "prepare":
+            lines = prepare(module)
+        elif command == "verify":
+            damaged, found = verify(module)
+            for line in found:
+                console.print(line)
+            return 1 if damaged else 0
+        else:
+            lines = show(module, output if output is not None else Path(f"{type(module).__name__}.png"))
+    else:
+        raise UserError(f"There is no command data {command}; the commands are list, prepare, verify and show.")
+    for line in lines:
+        console.print(line)
+    return 0
+
+
+def list_data_sets(root: Path) -> Iterator[str]:
+    """A line for each data set, and one for each prepared store of it.
+
+    Args:
+        root: Folder of prepared data sets.
+    """
+    for name in package.__all__:
+        kind = getattr(package, name)
+        if not (isinstance(kind, type) and issubclass(kind, VisionDataModule)) or inspect.isabstract(kind):
+            continue
+        first = inspect.cleandoc(kind.__doc__ or "").splitlines()[0]
+        yield f"{name:<14} {first}"
+        for folder in sorted(path.parent for path in (root / name).glob("*/meta.json")):
+            try:
+                meta = read_meta(folder)
+            except UserError as error:
+                yield textwrap.indent(str(error), "  ")
+                continue
+            arrays = meta["arrays"]
+            counts = ", ".join(f"{arrays[f'{s}-labels']['shape'][0]:,} {s}" for s in SPLITS if f"{s}-labels" in arrays)
+            lengths = arrays["train-images"]["shape"][1:]
+            shape = " x ".join(map(str, lengths)) if len(lengths) > 1 else f"{lengths[0]} columns"
+            size = sum(file.stat().st_size for file in folder.iterdir()) / 2**20
+            yield f"  {folder}: {counts} of {shape}, {size:,.1f} MB, from {meta.get('source')}"
+
+
+def prepare(module: VisionDataModule) -> Iterator[str]:
+    """Prepares a data set and says where it is."""
+    _opened(module)
+    sizes = module.sizes()
+    yield (
+        f"{module.title}: {sizes['train']:,} train, {sizes['val']:,} validation, {sizes['test']:,} test "
+        f"{module.item}s of {module.shape_in_words}, {module.num_classes} classes"
+    )
+    yield f"store      {module.store_folder()}"
+
+
+def verify(module: VisionDataModule) -> tuple[bool, list[str]]:
+    """Checks a prepared store against its sha256, and looks for images that are in it more than once.
+
+    Near duplicates, by a perceptual hash, are looked for among images of 64 pixels and more.
+
+    Returns:
+        Whether the store is damaged, and lines that say what was found.
+    """
+    store = _opened(module)
+    lines, damaged = [], False
+    for name, said in store.meta["arrays"].items():
+        digest = _sha256(store.arrays[name])
+        if digest != said["sha256"]:
+            damaged = True
+            lines.append(
+                f"DAMAGED    {store.folder / name}.npy: its sha256 is {digest[:16]}..., expected "
+                f"{said['sha256'][:16]}...; delete {store.folder} to prepare it again"
+            )
+    if not damaged:
+        lines.append(f"whole      every array in {store.folder} has the sha256 that was written with it")
+    lines += _duplicates(module, store)
+    return damaged, lines
+
+
+def show(module: VisionDataModule, output: Path) -> Iterator[str]:
+    """Draws a labelled grid of samples, the class counts of each split, and the same samples augmented.
+
+    Of a table it draws, instead of samples, how the values of each column are spread in each class.
+
+    Args:
+        module: The data set.
+        output: The picture, PNG or SVG.
+    """
+    from matplotlib.figure import Figure  # here, since it takes a second to import
+
+    store = _opened(module)
+    split = module.splits["train"]
+    labels = store.arrays[f"{split.part}-labels"][split.index]
+    names = module.class_names
+    table = isinstance(module, Table)
+    rows = -(-min(len(module.schema.columns), COLUMNS_SHOWN) // COLUMNS_ABREAST) if isinstance(module, Table) else 0
+    heights = [2.2 * rows + 0.8, 3] if table else [5, 3, 5] if module.augment else [5, 3]
+    figure = Figure(figsize=(12, sum(heights) if table else 11 if module.augment else 8), layout="constrained")
+    parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
+    if isinstance(module, Table):
+        values = store.arrays[f"{split.part}-images"][split.index]
+        _columns(parts[0], module, values, labels)
+    else:
+        chosen = _samples(labels, module.num_classes, 40)
+        images = store.arrays[f"{split.part}-images"][split.index[chosen]]
+        shown = [names[label] for label in labels[chosen]]
+        _grid(parts[0], images, shown, f"{module.title}: training images")
+        if module.augment:
+            augmented = _augmented(module, images)
+            what = ", ".join(type(augmentation).__name__ for augmentation in module.augment)
+            _grid(parts[2], augmented, shown, f"the same, augmented: {what}")
+    _counts(parts[1].subplots(), module, store)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(output, dpi=100)
+    except (OSError, ValueError) as error:
+        raise UserError(f"The picture cannot be written to {output} ({error}); give another --output.") from error
+    yield f"picture    {output}"
+
+
+def _data_module(command: str, words: list[str], console: Console) -> tuple[VisionDataModule, Path | None]:
+    if not words or words[0].startswith("-"):
+        if words and words[0] in ("-h", "--help"):
+            print(USAGE)
+            raise SystemExit(0)
+        raise UserError(f"data {command} needs the name of a data set, such as visionbench data {command} Digits.")
+    parser = Parser(prog=f"visionbench data {command}", allow_abbrev=False)
+    parser.add_lightning_class_args(VisionDataModule, "data", subclass_mode=True, required=True)
+    parser.add_argument("--output", type=str | None, default=None, help="The picture that show draws.")
+    with watched_parsing(console.print):
+        config = parser.parse_args(["--data", *words])
+    try:
+        made: VisionDataModule = parser.instantiate_classes(config).data
+    except ValueError as error:  # the parser's, with what the class refused somewhere below it
+        if (refusal := first_user_error(error)) is None:
+            raise
+        raise refusal from None
+    return made, Path(config.output) if config.output is not None else None
+
+
+def _root(words: list[str]) -> Path:
+    if not words:
+        return Path(os.environ.get("VISIONBENCH_DATA") or "data")
+    if len(words) == 2 and words[0] == "--root":
+        return Path(words[1])
+    raise UserError(f"data list takes --root DIR alone, found {' '.join(words)}.")
+
+
+def _opened(module: VisionDataModule) -> Store:
+    module.prepare_data()
+    module.setup()
+    return module.open_store(look=False)
+
+
+def _sha256(array: np.ndarray) -> str:
+    digest = hashlib.sha256()
+    for start in range(0, len(array), 4096):  # so that an array larger than memory is not read at once
+        digest.update(np.ascontiguousarray(array[start : start + 4096]).data)
+    return digest.hexdigest()
+
+
+def _duplicates(module: VisionDataModule, store: Store) -> Iterator[str]:
+    """Lines on images that are in the splits more than once, exactly or nearly."""
+    places: dict[bytes, list[tuple[str, int, int]]] = {}
+    looks: dict[int, list[tuple[str, int, int]]] = {}
+    near = len(module.input_shape) == 3 and min(module.input_shape[1:]) >= NEAR_FROM
+    for stage, split in module.splits.items():
+        images, labels = store.arrays[f"{split.part}-images"], store.arrays[f"{split.part}-labels"]
+        for number in split.index:
+            image = images[number]
+            place = (stage, int(number), int(labels[number]))
+            places.setdefault(hashlib.sha256(image.tobytes()).digest(), []).append(place)
+            if near:
+                looks.setdefault(_perceptual_hash(image), []).append(place)
+    yield from _said("exact", [group for group in places.values() if len(group) > 1], module)
+    if near:
+        yield from _said("near", _near_groups(looks), module)
+
+
+def _said(kind: str, groups: list[list[tuple[str, int, int]]], module: VisionDataModule) -> Iterator[str]:
+    if not groups:
+        yield (
+            f"{kind:<10} no {module.item} is there twice"
+            if kind == "exact"
+            else f"{kind:<10} no two {module.item}s are nearly the same"
+        )
+        return
+    across = [group for group in groups if len({stage for stage, _, _ in group}) > 1]
+    disagreeing = [group for group in groups if len({label for _, _, label in group}) > 1]
+    pairs = Counter("-".join(sorted({stage for stage, _, _ in group})) for group in across)
+    between = ", ".join(f"{count} {name}" for name, count in pairs.items())
+    yield (
+        f"{kind:<10} {sum(map(len, groups)):,} {module.item}s in {len(groups):,} groups of {kind} duplicates; across "
+        f"splits {len(across):,}{f' ({between})' if across else ''}, with different labels {len(disagreeing):,}"
+    )
+    first = across + [group for group in groups if group not in across]
+    for group in first[:SHOWN]:
+        yield "             " + " = ".join(
+            f"{stage} {n} ({module.class_names[label]})" for stage, n, label in group[:4]
+        )
+    if len(groups) > SHOWN:
+        yield f"             and {len(groups) - SHOWN:,} groups more"
+
+
+def _perceptual_hash(image: np.ndarray) -> int:
+    import imagehash  # here, since only large images need it
+    from PIL import Image
+
+    picture = Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image)
+    return int(str(imagehash.phash(picture)), 16)
+
+
+def _near_groups(looks: dict[int, list[tuple[str, int, int]]]) -> list[list[tuple[str, int, int]]]:
+    """Images whose perceptual hashes differ by few bits, grouped with the first of them."""
+    hashes = np.array(list(looks), dtype=np.uint64)
+    groups, grouped = [], np.zeros(len(hashes), dtype=bool)
+    for number, value in enumerate(hashes):
+        if grouped[number]:
+            continue
+        close = np.flatnonzero(np.bitwise_count(hashes ^ value) <= NEAR_BITS)
+        close = close[~grouped[close]]
+        grouped[close] = True
+        members = [place for other in close for place in looks[int(hashes[other])]]
+        if len(members) > 1:
+            groups.append(members)
+    return groups
+
+
+def _samples(labels: np.ndarray, classes: int, count: int) -> np.ndarray:
+    """Places of up to `count` images, a class after the other, with as near as can be the same number of each."""
+    by_class = [np.flatnonzero(labels == label) for label in range(classes)]
+    turns = [places[turn] for turn in range(count) for places in by_class if turn < len(places)]
+    places = np.sort(np.array(turns[:count]))
+    return places[np.argsort(labels[places], kind="stable")]
+
+
+def _augmented(module: VisionDataModule, images: np.ndarray) -> np.ndarray:
+    """The images as an epoch of training would see them, (N, H, W, C), from 0 to 1."""
+    from visionbench.data.loader import generator
+
+    batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
+    for stream, augmentation in enumerate(module.augment, start=1):
+        batch = augmentation.apply(batch, augmentation.draw(len(batch), generator(module.seed or 0, 0, stream)))
+    return batch.clamp(0, 1).permute(0, 2, 3, 1).numpy()
+
+
+def _grid(part: Any, images: np.ndarray, names: list[str], title: str) -> None:
+    columns = 10
+    rows = -(-len(images) // columns)
+    part.suptitle(title)
+    for number, axes in enumerate(part.subplots(rows, columns, squeeze=False).ravel()):
+        axes.axis("off")
+        if number < len(images):
+            image = images[number]
+            grey = image.shape[-1] == 1
+            # Without the limits grey levels would be stretched to the image's own darkest and lightest one.
+            limits = {"cmap": "gray", "vmin": 0, "vmax": 255 if image.dtype == np.uint8 else 1} if grey else {}
+            axes.imshow(image[..., 0] if grey else image, interpolation="nearest", **limits)
+            axes.set_title(_cut(names[number], 19), fontsize=7)
+
+
+def _counts(axes: Any, module: VisionDataModule, store: Store) -> None:
+    """Bars of how many there are of each class in each split."""
+    names = module.class_names
+    filled = {stage: split for stage, split in module.splits.items() if len(split.index)}
+    width = 0.8 / len(filled)
+    for number, (stage, split) in enumerate(filled.items()):
+        counts = _class_counts(store, split, len(names))
+        places = np.arange(len(names)) + (number - (len(filled) - 1) / 2) * width
+        axes.bar(places, counts, width, label=f"{stage} ({counts.sum():,})")
+    axes.set_ylabel(f"{module.item}s")
+    axes.legend(loc="upper left", bbox_to_anchor=(1, 1))
+    if len(names) > 30:
+        axes.set_xlabel("class number")
+        return
+    turned = sum(map(len, names)) > 90
+    axes.set_xticks(
+        range(len(names)),
+        [_cut(name, 24) for name in names],
+        rotation=40 if turned else 0,
+        ha="right" if turned else "center",
+    )
+
+
+def _columns(part: Any, table: Table, values: np.ndarray, labels: np.ndarray) -> None:
+    """For each column, which share of each class's rows has which value; what is missing stands last."""
+    columns = table.schema.columns[:COLUMNS_SHOWN]
+    left = len(table.schema.columns) - len(columns)
+    more = f" (the first {len(columns)}; {left} more are not drawn)" if left else ""
+    part.suptitle(f"{table.title}: columns of the training rows, as shares of each class{more}")
+    all_axes = part.subplots(-(-len(columns) // COLUMNS_ABREAST), COLUMNS_ABREAST, squeeze=False).ravel()
+    classes = range(min(table.num_classes, CLASSES_DRAWN))
+    for number, axes in enumerate(all_axes):
+        if number >= len(columns):
+            axes.axis("off")
+            continue
+        column, cells = columns[number], values[:, number]
+        axes.set_title(_cut(column.name, 24), fontsize=9)
+        axes.tick_params(labelsize=7)
+        if column.kind == "numeric":
+            bins = _bins(cells)
+        else:
+            # One place a category; negative codes are what is missing or was never learned.
+            words = list(column.categories)
+            bins, cells = np.arange(len(words) + 1) - 0.5, np.where(cells < 0, np.nan, cells)
+        gaps = np.isnan(cells)
+        aside = max(0.08 * (bins[-1] - bins[0]), 0.5 * (bins[1] - bins[0]))  # the room for what is missing
+        for label in classes:
+            mine = cells[(labels == label) & ~gaps]
+            total = max(1, int((labels == label).sum()))
+            shares = np.histogram(mine, bins)[0] / total
+            name = _cut(table.class_names[label], 20)
+            if column.kind == "numeric":
+                axes.stairs(shares, bins, color=f"C{label}", label=name)
+            else:
+                bar = 0.8 / len(classes)
+                centres = np.arange(len(words)) + (label - (len(classes) - 1) / 2) * bar
+                axes.bar(centres, shares, bar, color=f"C{label}", label=name)
+            if gaps.any():
+                place = bins[-1] + aside * (1 + (label + 0.5) / len(classes))
+                axes.bar(place, ((labels == label) & gaps).sum() / total, aside / len(classes), color=f"C{label}")
+        if column.kind == "categorical" and len(words) <= 8:
+            axes.set_xticks(range(len(words)), [_cut(word, 9) for word in words])
+        if gaps.any():
+            axes.text(bins[-1] + 0.9 * aside, 0, " missing", rotation=90, va="bottom", ha="right", fontsize=7)
+        axes.set_ylim(bottom=0)
+    drawn = all_axes[0].get_legend_handles_labels()
+    part.legend(*drawn, title=_cut(table.reading.target, 40), loc="outside lower center", ncols=10, fontsize=8)
+
+
+def _bins(cells: np.ndarray) -> np.ndarray:
+    """Edges of a histogram of numbers; whole numbers that are few lie in the middle of a bin each."""
+    present = cells[~np.isnan(cells)]
+    low, high = float(present.min()), float(present.max())
+    if high - low <= 20 and bool((present == np.round(present)).all()):
+        return np.arange(low, high + 2) - 0.5
+    return np.linspace(low, high, 21)
+
+
+def _cut(name: str, length: int) -> str:
+    return name if len(name) <= length else f"{name[: length - 3]}..."
+
+
+def _class_counts(store: Store, split: Split, classes: int) -> np.ndarray:
+    return np.bincount(store.arrays[f"{split.part}-labels"][split.index], minlength=classes)

@@ -1,0 +1,219 @@
+"""Transfer: a network trained on other images, frozen, with a new head."""
+
+import http.client
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.models import get_model, get_model_weights, list_models
+
+from visionbench.errors import UserError
+from visionbench.models.base import Classifier
+from visionbench.models.weights import load_strictly, read_weights
+from visionbench.runs import weights_digest
+
+TIMM = "timm/"
+
+
+class AsPhotographs(nn.Module):
+    """Gives images the form that networks for photographs take: (B, 1 or 3, H, W) -> (B, 3, H', W').
+
+    Args:
+        min_size: Shorter side, in pixels, that smaller images are enlarged to.
+    """
+
+    def __init__(self, min_size: int) -> None:
+        super().__init__()
+        self.min_size = min_size
+
+    def forward(self, images: Tensor) -> Tensor:  # noqa: D102
+        height, width = images.shape[2:]
+        shorter = min(height, width)
+        if shorter < self.min_size:
+            size = [round(side * self.min_size / shorter) for side in (height, width)]
+            images = F.interpolate(images, size, mode="bilinear", align_corners=False)
+        images = images.expand(-1, 3, -1, -1)
+        if torch.is_autocast_enabled(images.device.type):  # where half-precision convolutions are a third faster
+            images = images.contiguous(memory_format=torch.channels_last)
+        return images
+
+
+class TransferNetwork(nn.Sequential):
+    """Images as photographs, a `backbone` without its classifier, and a `head`: Linear, ReLU, dropout, Linear.
+
+    Args:
+        input_shape: Of one image, (C, H, W).
+        num_outputs: Of the head.
+        architecture: A ResNet of torchvision, or timm/NAME.
+        min_size: Shorter side, in pixels, that smaller images are enlarged to.
+        hidden: Nodes of the head's hidden layer.
+        dropout: Probability of dropping one of those.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_outputs: int,
+        architecture: str,
+        min_size: int,
+        hidden: int,
+        dropout: float,
+    ) -> None:
+        if input_shape[0] not in (1, 3):
+            raise UserError(
+                f"The images have {input_shape[0]} channels, but a network for photographs takes 1 or 3; use a CNN."
+            )
+        as_photographs = AsPhotographs(min_size)
+        if architecture.startswith(TIMM):
+            backbone = _timm_model(architecture)
+            shape = as_photographs(torch.zeros(1, *input_shape)).shape
+            try:
+                with torch.no_grad():
+                    features = backbone.eval()(torch.zeros(shape)).shape[1]
+            except (RuntimeError, AssertionError, ValueError) as error:
+                reason = str(error).rstrip(".")
+                raise UserError(
+                    f"{architecture} does not take images of {shape[2]} x {shape[3]} pixels ({reason}); set "
+                    "model.min_size to what it takes."
+                ) from error
+            backbone.train()
+        else:
+            backbone, features = _torchvision_resnet(architecture)
+        head = nn.Sequential(
+            nn.Linear(features, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, num_outputs)
+        )
+        super().__init__(OrderedDict(as_photographs=as_photographs, backbone=backbone, head=head))
+
+
+class FrozenResNet(Classifier):
+    """A ResNet whose layers are frozen, with a new head that is trained.
+
+    The defaults are the network of CSCI 5922 (Neural Nets and Deep Learning), Lab 1, February 2024, question 2: a
+    ResNet-18 trained on ImageNet, head 512-256-10; 11,310,410 parameters, of which 133,898 are trained. Its batch norms
+    stay as in evaluation. Its dropout probability is not given.
+
+    Args:
+        architecture: A ResNet of torchvision, such as resnet18, resnext50_32x4d or wide_resnet50_2; or timm/NAME for
+            any model of timm, which `pip install "visionbench[timm]"` brings.
+        weights: Of the backbone: imagenet (fetched once), none (random), or a file: torchvision's or timm's, or the
+            checkpoint of a run with this class.
+        min_size: Shorter side, in pixels, that smaller images are enlarged to.
+        hidden: Nodes of the head's hidden layer.
+        dropout: Probability of dropping one of those.
+        freeze: Parts of the network that stay as they are, by name; an empty list trains all of it.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        input_shape: tuple[int, int, int],
+        architecture: str = "resnet18",
+        weights: str = "imagenet",
+        min_size: int = 64,
+        hidden: int = 256,
+        dropout: float = 0.5,
+        freeze: list[str] = ["backbone"],  # noqa: B006 - never changed, and shown by --help
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(num_classes, input_shape, freeze=freeze, **kwargs)
+        self.architecture = architecture
+        self.weights = weights
+        self.network = TransferNetwork(input_shape, self.num_outputs, architecture, min_size, hidden, dropout)
+
+    def load_start(self) -> None:
+        """Loads the backbone's weights; where training starts from a run, that run's are all there are to load.
+
+        Raises:
+            UserError: They cannot be fetched or read, or are of another network.
+        """
+        if self.start_from is not None or self.weights == "none":
+            super().load_start()
+            return
+        backbone: nn.Module = self.network.get_submodule("backbone")
+        if self.weights != "imagenet":
+            file, weights = read_weights(Path(self.weights).expanduser())
+        elif self.architecture.startswith(TIMM):
+            file, weights = Path(self.architecture), _timm_model(self.architecture, pretrained=True).state_dict()
+        else:
+            file, weights = read_weights(_imagenet_file(self.architecture))
+        if prefixed := {k: w for k, w in weights.items() if k.startswith("network.backbone.")}:
+            weights = {name.removeprefix("network.backbone."): weight for name, weight in prefixed.items()}
+        classifier = getattr(backbone, "pretrained_cfg", {}).get("classifier", "fc")  # of a few timm models, two names
+        layers = tuple(f"{layer}." for layer in ([classifier] if isinstance(classifier, str) else classifier or []))
+        weights = {name: weight for name, weight in weights.items() if not name.startswith(layers)}
+        load_strictly(backbone, weights, file)
+        self.started = {"file": str(file), "weights_digest": weights_digest(weights), "anew": "network.head"}
+
+
+def _torchvision_resnet(name: str) -> tuple[nn.Module, int]:
+    """The network without its last layer, and how many features it gives."""
+    known = [n for n in list_models(include=["resnet*", "resnext*", "wide_resnet*"]) if "/" not in n]
+    known = [n for n in known if not n.endswith(("_fpn", "_fpn_v2"))]
+    if name not in known:
+        raise UserError(
+            f"model.architecture is {name!r}, expected one of {', '.join(known)}, or {TIMM}NAME for a model of timm."
+        )
+    network = get_model(name, weights=None)
+    features: int = network.fc.in_features
+    network.fc = nn.Identity()
+    return network, features
+
+
+def _imagenet_file(architecture: str) -> Path:
+    """The file of torchvision's ImageNet weights, fetched where it is not there yet.
+
+    Raises:
+        UserError: It cannot be fetched; says which file belongs where.
+    """
+    url: str = get_model_weights(architecture).DEFAULT.url
+    file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
+    if file.is_file():
+        return file
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        # The name ends with the first digits of the sha256.
+        torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rpartition("-")[2])
+    except (OSError, RuntimeError, http.client.HTTPException) as error:
+        raise UserError(
+            f"The ImageNet weights of {architecture} cannot be fetched ({error}); put {file.name} into {file.parent}, "
+            "or give another file, or none, with --model.weights."
+        ) from error
+    return file
+
+
+def _timm_model(architecture: str, pretrained: bool = False) -> nn.Module:
+    """A model of timm without its classifier.
+
+    Raises:
+        UserError: timm is not installed, does not know the name, or cannot fetch the weights.
+    """
+    try:
+        import timm
+    except ImportError:
+        raise UserError(
+            f"model.architecture is {architecture}, but timm is not installed; pip install 'visionbench[timm]'."
+        ) from None
+    name = architecture.removeprefix(TIMM)
+    try:
+        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
+    except RuntimeError as error:
+        close = timm.list_models(f"*{name}*")[:5]
+        raise UserError(
+            f"timm has no model {name}; "
+            + (f"near it are {', '.join(close)}." if close else "timm.list_models() lists them.")
+        ) from error
+    if not pretrained:
+        return network
+    try:
+        network = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # of four libraries below timm, each with classes of its own
+        config = getattr(network, "pretrained_cfg", {})
+        raise UserError(
+            f"The ImageNet weights of {architecture} cannot be fetched ({str(error).splitlines()[0]}); give the file "
+            f"model.safetensors of {config.get('hf_hub_id') or name}, or none, with --model.weights."
+        ) from error
+    return network

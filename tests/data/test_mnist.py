@@ -1,0 +1,9 @@
+import pytest
+
+from tests.data.idx import *  # noqa: F403
+from visionbench.data import MNIST, mnist
+
+
+@pytest.fixture
+def data_set():
+    return MNIST, mnist
