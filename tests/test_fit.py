@@ -73,7 +73,11 @@ def digits(root, **arguments):
 
 def test_the_run_folder_holds_what_is_promised_and_no_more(fitted):
     files = {path.relative_to(fitted.run).as_posix() for path in fitted.run.rglob("*") if path.is_file()}
-    assert {name for name in files if "tfevents" not in name} == {
+    assert {name for name in files if not name.startswith("figures/") and "tfevents" not in name} == {
+        "predictions/test.csv",
+        "predictions/test-probabilities.npy",
+        "predictions/val.csv",
+        "predictions/val-probabilities.npy",
         "config.yaml",
         "input.json",
         "metrics.csv",

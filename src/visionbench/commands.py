@@ -25,10 +25,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from visionbench import runs
 from visionbench.callbacks import RunTensorBoardLogger
 from visionbench.callbacks.checkpoint import Stopped
+from visionbench.callbacks.losses import read_losses
+from visionbench.callbacks.predictions import read_predictions
 from visionbench.callbacks.progress import duration, plain_console
 from visionbench.compare import compare, first_difference
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import RunFailed, UserError
+from visionbench.figures.numbers import Predictions
 from visionbench.launch import VisionCLI, one_line, quiet_libraries
 from visionbench.models.base import Classifier
 from visionbench.models.schedulers import wants_total_steps
@@ -112,9 +115,14 @@ def _train_and_test(cli: VisionCLI) -> int:
         result = result | {
             name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")
         }
+    weights = kept["state_dict"] if kept is not None else model.state_dict()
+    predictions = None
+    if cli.config.figures != "none":
+        model.load_state_dict(weights)  # a run without a test has those of its last epoch
+        predictions = _training_predictions(cli) if cli.config.figures == "all" else None
     if trainer.is_global_zero:
-        weights = kept["state_dict"] if kept is not None else model.state_dict()
-        _finish(cli, cli.run_folder, weights, result, seconds, kernels)
+        drawn = list(_draw(cli, result, seconds, predictions))
+        _finish(cli, cli.run_folder, weights, result, seconds, kernels, drawn)
     return 0
 
 
@@ -321,6 +329,46 @@ def _run(action: Callable[[], object], cli: VisionCLI) -> int:
     raise refusal
 
 
+def _training_predictions(cli: VisionCLI) -> Predictions | None:
+    """What the result says of the images it was trained on, as they are."""
+    if cli.trainer.world_size > 1:
+        cli.say("The training images' predictions are drawn only by a run on one device.")
+        return None
+    batches: Any = cli.trainer.predict(cli.model, datamodule=cli.datamodule, return_predictions=True)
+    parts = [torch.cat(part).cpu().numpy() for part in zip(*batches, strict=True)]
+    split = cli.datamodule.splits["train"]
+    names = [cli.datamodule.sample_name(split.part, int(place)) for place in split.index]
+    return Predictions("train", parts[0], parts[1], parts[2], names)
+
+
+def _draw(cli: VisionCLI, result: dict[str, Any], seconds: float, training: Predictions | None) -> Iterator[str]:
+    """Draws the run's figures; gives what to say of them."""
+    if cli.config.figures == "none" or cli.run_folder is None or cli.predictions is None or cli.throughput is None:
+        return
+    from visionbench.figures.run import RunFigures
+
+    folder = cli.figures_folder()
+    found = dict(cli.predictions.kept)
+    # The last validation's are in memory, those of the best epoch in the folder.
+    kept = read_predictions(cli.run_folder / "predictions", "val", cli.datamodule.class_names)
+    found = {stage: said for stage, said in found.items() if stage != "val"}
+    found |= {said.stage: said for said in (kept, training) if said is not None}
+    before = folder / "before-training.json"
+    figures = RunFigures(
+        folder, cli.model, cli.datamodule, cli.log_figure, cli.config.figure_layers, cli.config.figure_channels
+    )
+    figures.draw(
+        rows=cli.rows,
+        best_epoch=result["epoch"] if cli.has_objective else None,
+        before=json.loads(before.read_text(encoding="utf-8")) if before.is_file() else None,
+        losses=read_losses(cli.run_folder / "step-losses.bin"),
+        samples_an_epoch=cli.throughput.epochs[-1][1] if cli.throughput.epochs else cli.datamodule.sizes()["train"],
+        throughput=cli.throughput.epochs,
+        predictions=found,
+    )
+    yield from figures.lines(seconds)
+
+
 def _finish(
     cli: VisionCLI,
     folder: Path,
@@ -328,6 +376,7 @@ def _finish(
     result: dict[str, Any],
     seconds: float,
     kernels: set[str],
+    drawn: Sequence[str],
 ) -> None:
     """Writes `run.json` and the hyperparameters with the final metrics, and the closing block."""
     trainer, model, data = cli.trainer, cli.model, cli.datamodule
@@ -337,6 +386,7 @@ def _finish(
         if isinstance(logger, RunTensorBoardLogger):
             # Tags of their own: HPARAMS reads a tag's last scalar, which would be one more point of the epochs' curve.
             final = {f"final/{name}": metrics[name] for name in reversed(metrics)}  # test first
+            logger.log_config((folder / "config.yaml").read_text(encoding="utf-8"))
             logger.log_hyperparams(_hyperparameters(config), final, trainer.global_step)
             logger.save()
     runs.write_json(
@@ -377,6 +427,8 @@ def _finish(
         cli.say("test        none: the official test images were watched as validation (data.allow)")
     cli.say(f"parameters  {parameter_count(model):,}")
     cli.say(f"time        {duration(seconds)} of training")
+    for line in drawn:
+        cli.say(line)
     cli.say(f"run         {folder}")
     cli.say(f"curves      tensorboard --logdir {cli.config.log_dir}")
 

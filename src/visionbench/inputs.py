@@ -29,7 +29,7 @@ class Sample:
     """An image, or a file that cannot be one.
 
     Attributes:
-        name: The file's path as it was given or found, or part and place in the data set's store: test/17.
+        name: The file's path as it was given or found, or what its data set calls it.
         label: Of its class, if that is known.
         pixels: Shape (H, W, C), uint8; `None` where there is a problem.
         problem: Why it cannot be used; `None` where it can.
@@ -107,7 +107,7 @@ def samples(
             if not len(split.index):
                 raise UserError(f"{data.title} has no {stage} images, as its sizes are set; give another split.")
             for place in split.index:
-                yield Sample(f"{split.part}/{place}", int(labels[place]), images[place])
+                yield Sample(data.sample_name(split.part, int(place)), int(labels[place]), images[place])
 
 
 def count_samples(words: Sequence[str], data: VisionDataModule | None) -> int | None:

@@ -9,8 +9,9 @@ import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
 import torch
 import yaml
 from filelock import FileLock
@@ -25,14 +26,18 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from visionbench import resume, runs
 from visionbench.callbacks import (
     AtomicCheckpointIO,
+    BeforeTraining,
+    KeptPredictions,
     MetricsFile,
     Progress,
     RunCheckpoints,
     RunTensorBoardLogger,
     StepLosses,
+    Throughput,
 )
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError
+from visionbench.figures.numbers import Predictions, confusion
 from visionbench.models.base import Classifier, Objective, check_input_shape
 from visionbench.models.schedulers import LONG_RUN, wants_total_steps
 from visionbench.parsing import Parser, class_of, first_user_error, root_cause, watched_parsing
@@ -109,6 +114,8 @@ class VisionCLI(LightningCLI):
         self.checkpoint: RunCheckpoints | None = None
         self.going_on: GoingOn | None = None
         self.lock: FileLock | None = None
+        self.predictions: KeptPredictions | None = None
+        self.throughput: Throughput | None = None
         super().__init__(
             Classifier,
             VisionDataModule,
@@ -157,6 +164,22 @@ class VisionCLI(LightningCLI):
             type=bool,
             default=False,
             help="Whether to go on although configuration, data, code or versions are not those the run began with.",
+        )
+        parser.add_argument(
+            "--figures",
+            type=Literal["none", "final", "all"],
+            default="final",
+            help="What is drawn: nothing; what came out, at the end; or also each validation, the training images' "
+            "predictions and the untrained model.",
+        )
+        parser.add_argument(
+            "--figure_layers",
+            type=list[str],
+            default=[],
+            help="Layers whose activations are drawn, such as blocks.0.1; default: some of the convolutions.",
+        )
+        parser.add_argument(
+            "--figure_channels", type=list[int], default=[], help="Channels of these layers; default: the first."
         )
         for name in LINKED:
             check = self._fitting if name == "input_shape" else None
@@ -282,6 +305,8 @@ class VisionCLI(LightningCLI):
             if trainer_config.enable_checkpointing is not False:
                 self.checkpoint = self._checkpoints(self.run_folder / "checkpoints", described, losses)
                 callbacks.append(self.checkpoint)
+            if self.config.figures != "none":
+                callbacks += self._callbacks_of_figures(self.run_folder)
             if self.config.early_stopping.patience is not None:
                 callbacks.append(
                     EarlyStopping(
@@ -424,6 +449,41 @@ class VisionCLI(LightningCLI):
                 }
             )
         return callback
+
+    def _callbacks_of_figures(self, folder: Path) -> list[Callback]:
+        draws_all = self.config.figures == "all"
+        self.predictions = KeptPredictions(
+            folder / "predictions",
+            self.datamodule,
+            self.checkpoint,
+            self._draw_validation if draws_all else None,
+        )
+        self.throughput = Throughput()
+        before = BeforeTraining(folder / "figures" / "before-training.json", self.datamodule)
+        return [self.predictions, self.throughput, *([before] if draws_all else [])]
+
+    def _draw_validation(self, trainer: Trainer, predictions: Predictions) -> None:
+        """Shows in TensorBoard what is taken for what after each validation; in the folder only the last one stays."""
+        from visionbench.figures.classes import draw_confusion
+
+        names = self.datamodule.class_names
+        counts = confusion(predictions.labels, predictions.predicted, len(names))
+        drawn = draw_confusion("val", counts, names)
+        self.log_figure(drawn.name, drawn.save(self.figures_folder()))
+
+    def figures_folder(self) -> Path:
+        """The folder of the run's figures, which is made where it is not there."""
+        if self.run_folder is None:
+            raise RuntimeError("A run without a folder has no figures.")
+        folder = self.run_folder / "figures"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+    def log_figure(self, name: str, pixels: np.ndarray) -> None:
+        """Puts a picture, (H, W, 3), uint8, into TensorBoard, at the step that training has reached."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, RunTensorBoardLogger):
+                logger.log_figure(name, pixels, self.trainer.global_step)
 
     def _loggers(self, folder: Path) -> Any:
         given = self.config_init.trainer.logger

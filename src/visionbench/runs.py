@@ -61,14 +61,22 @@ def result_checkpoint(run: Path) -> Path:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file that is never seen half-written."""
+    # JSON has no NaN: a diverged run's loss is null, and the file stays one that every reader takes.
+    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_whole(path, f"{text}\n".encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that is never seen half-written, and puts it on the disk."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
-        # JSON has no NaN: a diverged run's loss is null, and the file stays one that every reader takes.
-        json.dump(_finite(content), file, indent=2, ensure_ascii=False, allow_nan=False)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def _finite(value: Any) -> Any:
@@ -91,7 +99,10 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
 
 # What does not change which numbers come out: where a run is kept, how it is shown, on how many devices it runs, how
 # images are read.
-ASIDE = {"config", "name", "log_dir", "test_after_fit", "resume", "resume_changed", "checkpoint"}
+ASIDE = {
+    *("config", "name", "log_dir", "test_after_fit", "resume", "resume_changed", "checkpoint"),
+    *("figures", "figure_layers", "figure_channels"),
+}
 TRAINER_ASIDE = {
     *("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"),
     *("log_every_n_steps", "profiler", "devices", "num_nodes", "strategy"),

@@ -9,7 +9,9 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
+# Without figures, which take as long as these runs; the tests that are about them draw them.
 DIGITS = "fit --data Digits --trainer.precision 32-true --trainer.limit_val_batches 2 --trainer.limit_test_batches 2"
+DIGITS += " --figures none"
 SMALL = f"{DIGITS} --model MLP --model.widths [8] --data.batch_size 32 --trainer.limit_train_batches 5"
 
 
@@ -40,6 +42,9 @@ def differences(first: Path, second: Path) -> list[str]:
     for name in ("metrics.csv", "step-losses.bin"):
         if (first / name).read_bytes() != (second / name).read_bytes():
             found.append(name)
+    kept = [{path.name: path.read_bytes() for path in (run / "predictions").glob("*")} for run in (first, second)]
+    if kept[0] != kept[1]:
+        found.append("predictions")
     if curves(first) != curves(second):
         found.append("curves")
     ours, theirs = report(first), report(second)

@@ -49,7 +49,8 @@ def processor() -> str:
 def losses(name: str, root: Path, folder: Path) -> np.ndarray:
     """Of a model's first steps, shape (50,), float32."""
     line = f"fit --data Digits {MODELS[name]} --data.root {root} --data.batch_size 16 --data.val_size 0 --name {name}"
-    line += f" --trainer.max_steps {STEPS} --trainer.precision 32-true --trainer.logger false --test_after_fit false"
+    line += f" --trainer.max_steps {STEPS} --trainer.precision 32-true --trainer.logger false"
+    line += " --test_after_fit false --figures none"
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(shlex.split(f"{line} --log_dir {folder}")) == 0
     return read_losses(folder / name / "version_0" / "step-losses.bin")

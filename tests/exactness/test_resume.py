@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.exactness.same import SMALL, checkpoint, differences, first_event_file, next_second, report
-from visionbench import resume, runs
+from visionbench import commands, resume, runs
 from visionbench.callbacks import AtomicCheckpointIO, MetricsFile, RunCheckpoints
 from visionbench.callbacks import checkpoint as checkpoints
 from visionbench.data import Digits, loader
@@ -34,7 +34,8 @@ PLACES = {
     "named": (checkpoints, "_flush_folder"),
     "end": (RunCheckpoints, "on_train_end"),
     "test": (Classifier, "test_step"),
-    "report": (runs, "write_json"),
+    "report": (commands, "_finish"),
+    "figures": (commands, "_draw"),
 }
 
 
@@ -117,6 +118,7 @@ MOMENTS = [
     *(("best", count, after) for count in (1, 2) for after in (False, True)),
     *(("named", count, False) for count in (1, 2, 5)),
     *(("end", 1, False), ("end", 1, True), ("test", 1, False), ("test", 2, True), ("report", 1, False)),
+    ("figures", 1, True),
 ]
 
 
@@ -173,6 +175,7 @@ WAYS = {
     "epochs of a batch": f"{PLATEAU} --trainer.limit_train_batches 1 --trainer.max_epochs 4",
     "a part of the epoch": f"{PLATEAU} --trainer.limit_train_batches 0.1 --trainer.max_epochs 3",
     "no validation": "--data.val_size 0 --trainer.max_epochs 3",
+    "figures": f"{PLATEAU} --trainer.max_epochs 2 --figures all",
     "between epochs alone": f"{PLATEAU} --checkpoint.every_n_steps null --trainer.max_epochs 3",
 }
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 
 
@@ -16,3 +17,11 @@ class RunTensorBoardLogger(TensorBoardLogger):
         """Writes the HPARAMS entry with its final metrics; without metrics nothing, since the tab would show none."""
         if metrics:
             super().log_hyperparams(params, metrics, step)
+
+    def log_figure(self, name: str, pixels: np.ndarray, step: int) -> None:
+        """Puts a picture, (H, W, 3), uint8, under `figures/`."""
+        self.experiment.add_image(f"figures/{name}", pixels, step, dataformats="HWC")
+
+    def log_config(self, text: str) -> None:
+        """Puts the configuration, in YAML, under the tab of texts."""
+        self.experiment.add_text("config", f"```yaml\n{text}\n```", 0)

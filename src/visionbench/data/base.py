@@ -434,6 +434,16 @@ class VisionDataModule(LightningDataModule, ABC):
             "file": vars(recipe) | {"size": list(recipe.size)} if recipe is not None else None,
         }
 
+    def sample_name(self, part: str, place: int) -> str:
+        """What a sample is called: its file in the source, where the store says so, else part and place, as test/17.
+
+        Args:
+            part: Of the store: `train`, `val` or `test`.
+            place: In it, from 0.
+        """
+        names = self._ready()[0].arrays.get(f"{part}-names")
+        return os.fsdecode(bytes(names[place])) if names is not None else f"{part}/{place}"
+
     def sizes(self) -> dict[str, int]:
         """Images in each split; valid after `setup`."""
         self._ready()
@@ -452,6 +462,10 @@ class VisionDataModule(LightningDataModule, ABC):
     def test_dataloader(self) -> ResidentLoader | list[Any]:
         """Batches of the test images, in their order; nothing where there are none."""
         return self._loader("test") if self.sizes()["test"] else []
+
+    def predict_dataloader(self) -> ResidentLoader:
+        """Batches of the images trained on, in their order and as they are."""
+        return self._loader("train")
 
     def _loader(
         self, stage: str, order: EpochOrder | None = None, augmentations: Sequence[Augmentation] = ()

@@ -329,7 +329,7 @@ class ImageFolder(VisionDataModule):
                 judge.skip(file.path, file.problem)
         size = task_size(self.recipe)
         tasks = [usable[start : start + size] for start in range(0, len(usable), size)]
-        labels = []
+        labels, names = [], []
         shape = (*self.recipe.size, self.recipe.channels)
         with writer.growing(f"{split}-images", shape, np.uint8) as append:
             paths = ([f"{self.source}/{file.path}" for file in task] for task in tasks)
@@ -342,9 +342,11 @@ class ImageFolder(VisionDataModule):
                     admitted.append(judge.admits(file, split, digest))
                     if admitted[-1]:
                         labels.append(file.label)
+                        names.append(os.fsencode(file.path))
                 append(decoded.images[np.array(admitted, dtype=bool)])
                 advance(len(task))
         writer.save(f"{split}-labels", np.array(labels, dtype=np.int64))
+        writer.save(f"{split}-names", np.array(names, dtype=np.bytes_))
 
     def _say_and_check(self, judge: Judge, total: int, folders: Folders) -> None:
         """Says what was left out or is there twice; refuses what is too much."""

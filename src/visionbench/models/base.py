@@ -1,10 +1,11 @@
 """What all classifiers share: where their weights begin, loss, metrics, optimisation."""
 
+import contextlib
 import functools
 import inspect
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
@@ -298,8 +299,8 @@ class Classifier(LightningModule, ABC):
     def on_validation_epoch_start(self) -> None:  # noqa: D102
         self.eval_totals = Totals(self.device)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch)
+    def validation_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
+        return self._evaluate(batch)
 
     def on_validation_epoch_end(self) -> None:  # noqa: D102
         self._log_epoch("val", self.eval_totals)
@@ -307,16 +308,22 @@ class Classifier(LightningModule, ABC):
     def on_test_epoch_start(self) -> None:  # noqa: D102
         self.eval_totals = Totals(self.device)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:  # noqa: D102
-        self._evaluate(batch)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:  # noqa: D102
+        return self._evaluate(batch)
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Probabilities, (B, num_classes), predicted classes and labels, (B,)."""
+        outputs = self(batch[0])
+        return self.probabilities(outputs), self.predict(outputs), batch[1]
 
     def on_test_epoch_end(self) -> None:  # noqa: D102
         self._log_epoch("test", self.eval_totals)
 
-    def _evaluate(self, batch: Batch) -> None:
+    def _evaluate(self, batch: Batch) -> Tensor:
         images, labels = batch
-        outputs = self(images)
+        outputs: Tensor = self(images)
         self.eval_totals.add(self.loss(outputs, labels), self.predict(outputs), labels)
+        return outputs
 
     def _log_epoch(self, stage: str, totals: Totals) -> None:
         # Sums over all processes, so that the metric is that of the whole set.
@@ -416,6 +423,18 @@ class Classifier(LightningModule, ABC):
             self.hparams["lr_scheduler"] = _spec(make, lambda: make(probe()))
         # Tells load_from_checkpoint to build the class from these as the command line does.
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
+
+
+@contextlib.contextmanager
+def in_evaluation(model: nn.Module) -> Iterator[None]:
+    """Batch norms and dropouts as in evaluation, and afterwards as they were."""
+    modes = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, mode in modes.items():
+            module.training = mode
 
 
 def check_input_shape(kind: type[Classifier], input_shape: Sequence[int]) -> None:

@@ -1,0 +1,137 @@
+"""Figures of a run's course: loss and accuracy, the loss within the epochs, images a second."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from visionbench.figures.drawn import Drawn, new_figure
+
+# Changes of the learning rate that are each marked; a schedule with more has a panel of its own.
+MARKED = 8
+# Points of a curve of losses: more would lie on one another.
+POINTS = 500
+COLOURS = {"train": "C0", "val": "C1", "test": "C2"}
+LABELS = {"train": "training", "val": "validation", "test": "test"}
+
+
+def draw_learning_curves(
+    rows: Sequence[Mapping[str, Any]], best_epoch: int | None, before: Mapping[str, float] | None = None
+) -> Drawn:
+    """Loss and accuracy after each epoch, with the best epoch and each change of the learning rate.
+
+    Args:
+        rows: Of metrics.csv.
+        best_epoch: From 0; `None` where none was chosen.
+        before: The metrics before training, where they were had.
+    """
+    epochs = np.array([row["epoch"] + 1 for row in rows])
+    rates = [row.get("lr") for row in rows]
+    changes = [n for n in range(1, len(rows)) if rates[n] is not None and rates[n] != rates[n - 1]]
+    panels = 3 if len(changes) > MARKED else 2
+    figure = new_figure(4.2 * panels, 3.6)
+    all_axes = figure.subplots(1, panels)
+    for axes, metric in zip(all_axes, ("loss", "acc"), strict=False):
+        for stage in ("train", "val"):
+            values = np.array([float(row.get(f"{stage}/{metric}", math.nan)) for row in rows])
+            there = ~np.isnan(values)  # epochs without a validation have no point; the line goes on
+            if there.any():
+                few = "o-" if there.sum() < 30 else "-"
+                axes.plot(epochs[there], values[there], few, markersize=3, color=COLOURS[stage], label=LABELS[stage])
+            if before is not None and f"{stage}/{metric}" in before:
+                axes.plot(
+                    0, before[f"{stage}/{metric}"], "s", color=COLOURS[stage], label=f"{LABELS[stage]}, untrained"
+                )
+        for n in changes if len(changes) <= MARKED else []:
+            axes.axvline(epochs[n] - 0.5, color="grey", linewidth=0.7, linestyle=":")
+            axes.annotate(
+                f"lr {rates[n]:.2g}",
+                (epochs[n] - 0.5, 0.98),
+                xycoords=("data", "axes fraction"),
+                rotation=90,
+                ha="right",
+                va="top",
+                fontsize=6,
+                color="grey",
+            )
+        if best_epoch is not None:
+            axes.axvline(best_epoch + 1, color="black", linewidth=0.8, linestyle="--", label=f"best, {best_epoch + 1}")
+        axes.set_xlabel("epoch")
+        axes.set_ylabel("accuracy" if metric == "acc" else metric)
+        axes.grid(alpha=0.3)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize=8)
+        if not any(math.isfinite(float(row.get(f"{stage}/{metric}", math.nan))) for row in rows for stage in LABELS):
+            axes.text(0.5, 0.5, f"no {metric} is a number", ha="center", transform=axes.transAxes)
+    if panels == 3:
+        all_axes[2].plot(epochs, [math.nan if rate is None else rate for rate in rates], color="C3")
+        all_axes[2].set_xlabel("epoch")
+        all_axes[2].set_ylabel("learning rate")
+        all_axes[2].grid(alpha=0.3)
+        all_axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
+    figure.suptitle("Learning curves", fontsize=10)
+    columns = ["epoch", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
+    table = [[row["epoch"] + 1, *(row.get(name, "") for name in columns[1:])] for row in rows]
+    if before is not None:
+        table.insert(0, [0, "", *(before.get(name, "") for name in columns[2:])])
+    return Drawn("learning-curves", figure, columns, table, is_curve=True)
+
+
+def draw_step_losses(losses: np.ndarray, samples: int, epochs: int) -> Drawn:
+    """What was minimised at each step, against the training samples seen.
+
+    Args:
+        losses: One a step, shape (steps,), float32.
+        samples: That training has seen in all.
+        epochs: In which it did.
+    """
+    size = max(1, -(-len(losses) // POINTS))
+    edges = np.arange(0, len(losses), size)
+    sums = np.add.reduceat(losses.astype(np.float64), edges)
+    counts = np.diff([*edges, len(losses)])
+    means = sums / counts
+    seen = (edges + counts) * samples / len(losses)
+    figure = new_figure(7, 3.6)
+    axes = figure.subplots()
+    axes.plot(seen, means, linewidth=0.9)
+    for epoch in range(1, epochs) if epochs <= 40 else []:
+        axes.axvline(epoch * samples / epochs, color="grey", linewidth=0.5, linestyle=":")
+    finite = means[np.isfinite(means)]
+    if len(finite) and finite.min() > 0 and finite.max() > 20 * finite.min():
+        axes.set_yscale("log")
+    if not len(finite):
+        axes.text(0.5, 0.5, "no loss is a number", ha="center", transform=axes.transAxes)
+    axes.set_xlabel("training samples seen" + (" (dotted: epochs)" if 1 < epochs <= 40 else ""))
+    axes.set_ylabel("loss that was minimised")
+    axes.set_title("Loss of the steps" + (f", means of {size}" if size > 1 else ""))
+    axes.grid(alpha=0.3)
+    rows = [[int(n), float(m)] for n, m in zip(seen, means, strict=True)]
+    return Drawn("step-losses", figure, ["samples", "loss"], rows, is_curve=True)
+
+
+def draw_throughput(epochs: Sequence[tuple[int, int, float]], item: str) -> Drawn:
+    """Samples a second of each epoch's training.
+
+    Args:
+        epochs: Number from 0, samples and seconds of each.
+        item: What a sample is called.
+    """
+    figure = new_figure(5.5, 3)
+    axes = figure.subplots()
+    speeds = [samples / max(seconds, 1e-9) for _, samples, seconds in epochs]
+    numbers = [epoch + 1 for epoch, _, _ in epochs]
+    axes.plot(numbers, speeds, "o-" if len(numbers) < 30 else "-", markersize=3)
+    axes.set_ylim(0, 1.1 * max(speeds))
+    axes.set_xlabel("epoch")
+    axes.set_ylabel(f"{item}s a second")
+    axes.set_title(f"Throughput of training, median {np.median(speeds):,.0f} {item}s a second")
+    axes.grid(alpha=0.3)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    rows = [
+        [n, samples, round(seconds, 3), round(v, 1)]
+        for n, (_, samples, seconds), v in zip(numbers, epochs, speeds, strict=True)
+    ]
+    return Drawn("throughput", figure, ["epoch", "samples", "seconds", "a_second"], rows, is_curve=True)

@@ -1,0 +1,138 @@
+"""A figure with its numbers: drawn without a screen, written once, and put into TensorBoard."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from visionbench.runs import write_whole
+
+DPI = 100
+CORRECT, WRONG = "#2f6f3e", "#b3261e"
+# Files of equal figures are equal: no time of day and no random identifiers in them.
+STYLE: Any = {"svg.hashsalt": "visionbench", "font.size": 9, "axes.titlesize": 10}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure and the numbers that it shows.
+
+    Attributes:
+        name: Of its files and, under `figures/`, of its TensorBoard image.
+        figure: Of matplotlib.
+        columns: Names of the numbers.
+        rows: The numbers.
+        is_curve: Whether it is lines, which are kept as SVG; all else is PNG.
+    """
+
+    name: str
+    figure: Figure
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Any]]
+    is_curve: bool = False
+
+    @property
+    def file(self) -> str:
+        """The name of its picture."""
+        return f"{self.name}.{'svg' if self.is_curve else 'png'}"
+
+    def save(self, folder: Path) -> np.ndarray:
+        """Writes the picture and a CSV file of its numbers; gives the pixels, (H, W, 3), uint8."""
+        with matplotlib.rc_context(STYLE):
+            pixels = render(self.figure)
+            picture = io.BytesIO()
+            if self.is_curve:
+                self.figure.savefig(picture, format="svg", metadata={"Date": None})
+            else:
+                Image.fromarray(pixels).save(picture, format="png")
+        table = io.StringIO()
+        writer = csv.writer(table, lineterminator="\n")
+        writer.writerow(self.columns)
+        writer.writerows(self.rows)
+        write_whole(folder / self.file, picture.getvalue())
+        write_whole(folder / f"{self.name}.csv", table.getvalue().encode("utf-8", "backslashreplace"))
+        return pixels
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """A figure of a size in inches, whose parts are moved apart as it is drawn."""
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+        FigureCanvasAgg(figure)
+    return figure
+
+
+class Grid:
+    """A figure of images in equal cells, each with words above it.
+
+    All lie in one pair of axes, in inches: axes of their own for each would take most of the time of drawing.
+
+    Args:
+        lines: Of cells.
+        columns: Of cells.
+        side: Width and height of a cell, in inches.
+        above: Room for words above each, in inches.
+        title: Of the figure.
+        right: Room at the right of all cells, in inches.
+    """
+
+    def __init__(self, lines: int, columns: int, side: float, above: float, title: str, right: float = 0.1) -> None:
+        gap, head, left = 0.08, 0.32, 0.1
+        width = left + columns * (side + gap) - gap + right
+        height = head + lines * (side + above) + 0.08
+        self.side = side
+        self.lefts = [left + column * (side + gap) for column in range(columns)]
+        self.bottoms = [height - head - (line + 1) * (side + above) for line in range(lines)]
+        with matplotlib.rc_context(STYLE):
+            self.figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
+            FigureCanvasAgg(self.figure)
+            self.axes = self.figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
+            self.axes.text(width / 2, height - 0.2, title, ha="center", va="center", fontsize=10)
+        self.axes.set(xlim=(0, width), ylim=(0, height), autoscale_on=False)
+
+    def show(self, number: int, image: np.ndarray, words: str = "", colour: str = "black", **how: Any) -> Any:
+        """Draws an image, as `Axes.imshow` takes it, into a cell, counted along the lines."""
+        line, column = divmod(number, len(self.lefts))
+        high, wide = image.shape[:2]
+        width, height = (self.side * length / max(high, wide) for length in (wide, high))
+        left = self.lefts[column] + (self.side - width) / 2
+        bottom = self.bottoms[line]
+        if words:
+            place = self.lefts[column] + self.side / 2
+            self.axes.text(place, bottom + height + 0.04, words, ha="center", va="bottom", fontsize=7, color=colour)
+        extent = (left, left + width, bottom, bottom + height)
+        return self.axes.imshow(image, extent=extent, aspect="auto", interpolation="nearest", **how)
+
+    def show_picture(self, number: int, image: np.ndarray, words: str = "", colour: str = "black") -> None:
+        """Draws an image, (H, W, C), uint8, of one channel or three; of any other number, its first."""
+        if image.shape[-1] == 3:
+            self.show(number, image, words, colour)
+        else:
+            self.show(number, image[..., 0], words, colour, cmap="gray", vmin=0, vmax=255)
+
+
+def render(figure: Figure) -> np.ndarray:
+    """The figure's pixels, (H, W, 3), uint8."""
+    canvas: Any = figure.canvas  # matplotlib's own types say nothing of what it can do
+    canvas.draw()
+    figure.set_layout_engine("none")  # its parts stand where they stand, also when it is drawn once more
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+
+
+def cut(name: str, length: int) -> str:
+    """A name that is not longer than there is room for, on one line, without matplotlib's mathematics."""
+    plain = " ".join(name.split()).replace("$", r"\$")
+    return plain if len(plain) <= length else f"{plain[: length - 3]}..."
+
+
+def in_percent(share: float) -> str:
+    """A share as it is read: 12.3 %."""
+    return f"{100 * share:.1f} %"

@@ -1,0 +1,182 @@
+"""What the figures of predictions show, as numbers: plain NumPy, and scikit-learn for curves over thresholds."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from visionbench.runs import wilson_interval
+
+# Of the confidence, for the reliability diagram; the usual number since Guo et al., "On Calibration of Modern Neural
+# Networks", 2017.
+BINS = 15
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of a split.
+
+    Attributes:
+        stage: The split: `train`, `val` or `test`.
+        probabilities: Of each class, shape (N, classes), float32.
+        predicted: The class that the model gives, shape (N,), int64.
+        labels: The true class, shape (N,), int64.
+        names: Of each sample.
+    """
+
+    stage: str
+    probabilities: np.ndarray
+    predicted: np.ndarray
+    labels: np.ndarray
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The probability of the predicted class, shape (N,), float32; not a number where the model gave none."""
+        confidence: np.ndarray = self.probabilities[np.arange(len(self)), self.predicted]
+        return confidence
+
+
+def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
+    """How often each class was taken for each: shape (classes, classes), int64, a row for each true class."""
+    counts: np.ndarray = np.bincount(labels * classes + predicted, minlength=classes * classes)
+    square: np.ndarray = counts.reshape(classes, classes)
+    return square
+
+
+def shares_of_rows(counts: np.ndarray) -> np.ndarray:
+    """Each row divided by its sum; not a number where a class has no sample."""
+    with np.errstate(invalid="ignore"):
+        shares: np.ndarray = counts / counts.sum(axis=1, keepdims=True)
+    return shares
+
+
+def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Precision, recall, F1 and support of each class, from the confusion matrix; 0 where one has no denominator."""
+    right = np.diag(counts).astype(float)
+    truly, given = counts.sum(axis=1), counts.sum(axis=0)
+
+    def divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+        quotient: np.ndarray = np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
+        return quotient
+
+    return {
+        "precision": divide(right, given),
+        "recall": divide(right, truly),
+        "f1": divide(2 * right, truly + given),
+        "support": truly,
+    }
+
+
+def confused_pairs(counts: np.ndarray) -> list[tuple[int, int, int]]:
+    """(true class, predicted class, how often), the most frequent first, without those that never came."""
+    wrong = counts - np.diag(np.diag(counts))
+    places = np.argwhere(wrong > 0)
+    pairs = [(int(true), int(taken), int(wrong[true, taken])) for true, taken in places]
+    return sorted(pairs, key=lambda pair: (-pair[2], pair[0], pair[1]))
+
+
+def reliability(predictions: Predictions) -> tuple[list[tuple[float, float, int, float, float]], float]:
+    """How often the model is right where it is how sure.
+
+    Returns:
+        For each bin of the confidence: its edges, how many samples are in it, their mean confidence and their accuracy
+        (both not a number where there are none); and the expected calibration error, the mean distance of the last two
+        over all samples that have a confidence.
+    """
+    known = np.isfinite(predictions.confidence)
+    confidence = predictions.confidence[known].astype(np.float64)
+    right = (predictions.predicted == predictions.labels)[known]
+    places = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)  # a bin holds its upper edge
+    count = np.bincount(places, minlength=BINS)
+    with np.errstate(invalid="ignore"):
+        sure = np.bincount(places, weights=confidence, minlength=BINS) / count
+        accuracy = np.bincount(places, weights=right, minlength=BINS) / count
+    error = float(np.nansum(count * np.abs(accuracy - sure)) / len(confidence)) if len(confidence) else float("nan")
+    edges = np.linspace(0, 1, BINS + 1).tolist()
+    rows = [
+        (edges[n], edges[n + 1], int(count[n]), float(sure[n]), float(accuracy[n]))  # a row of the figure's table
+        for n in range(BINS)
+    ]
+    return rows, error
+
+
+def over_thresholds(predictions: Predictions) -> dict[str, Any] | None:
+    """ROC and precision-recall curves of the second of two classes, with the areas under them.
+
+    Returns:
+        `None` where only one class is there, or a probability is not a number.
+    """
+    from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
+
+    truth, score = predictions.labels, predictions.probabilities[:, 1]
+    if len(np.unique(truth)) < 2 or not np.isfinite(score).all():
+        return None
+    return {
+        "roc": roc_curve(truth, score),
+        "precision_recall": precision_recall_curve(truth, score),
+        "auc": float(roc_auc_score(truth, score)),
+        "average_precision": float(average_precision_score(truth, score)),
+    }
+
+
+def best_threshold(predictions: Predictions) -> float | None:
+    """The threshold on the second class's probability that gives the largest F1; of equal ones the smallest.
+
+    It is for validation images: on those that are tested it would choose what it then reports.
+    """
+    curves = over_thresholds(predictions)
+    if curves is None:
+        return None
+    precision, recall, thresholds = curves["precision_recall"]
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    return float(thresholds[f1[:-1].argmax()])
+
+
+def at_threshold(predictions: Predictions, threshold: float) -> dict[str, float]:
+    """Accuracy and the second class's scores, where it is given from this probability on."""
+    given = (predictions.probabilities[:, 1] >= threshold).astype(np.int64)
+    counts = confusion(predictions.labels, given, 2)
+    scores = class_scores(counts)
+    of_second = {name: float(scores[name][1]) for name in ("precision", "recall", "f1")}
+    wrongly = counts[0, 1] / max(1, counts[0].sum())
+    return (
+        {"threshold": threshold, "accuracy": float(np.trace(counts) / len(predictions))}
+        | of_second
+        | {"false_positive_rate": float(wrongly)}
+    )
+
+
+def summary(predictions: Predictions, class_names: Sequence[str], threshold: float | None = None) -> dict[str, Any]:
+    """The numbers of a split that fit on a few lines, in plain types.
+
+    Args:
+        predictions: Of the split.
+        class_names: One a label.
+        threshold: Of the second of two classes, chosen on other samples.
+    """
+    counts = confusion(predictions.labels, predictions.predicted, len(class_names))
+    scores = class_scores(counts)
+    correct = int(np.trace(counts))
+    low, high = wilson_interval(correct, len(predictions))
+    said: dict[str, Any] = {
+        "samples": len(predictions),
+        "correct": correct,
+        "accuracy": correct / len(predictions),
+        "interval": [low, high],
+        "macro_f1": float(scores["f1"].mean()),
+        "expected_calibration_error": reliability(predictions)[1],
+        "most_confused": [
+            {"true": class_names[true], "predicted": class_names[taken], "count": count}
+            for true, taken, count in confused_pairs(counts)[:10]
+        ],
+    }
+    if len(class_names) == 2 and (curves := over_thresholds(predictions)) is not None:
+        said |= {name: curves[name] for name in ("auc", "average_precision")}
+        if threshold is not None:
+            said["at_threshold"] = at_threshold(predictions, threshold)
+    return said

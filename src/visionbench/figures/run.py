@@ -1,0 +1,159 @@
+"""All figures at the end of a run."""
+
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from visionbench import runs
+from visionbench.data.base import VisionDataModule
+from visionbench.data.loader import scale_and_shift
+from visionbench.figures.classes import draw_classes
+from visionbench.figures.curves import draw_learning_curves, draw_step_losses, draw_throughput
+from visionbench.figures.drawn import Drawn
+from visionbench.figures.images import describe, draw_errors, draw_samples
+from visionbench.figures.network import draw_activations, draw_filters, draw_grad_cam, draw_layers
+from visionbench.figures.numbers import Predictions, best_threshold, summary
+from visionbench.models.base import Classifier, in_evaluation
+
+EXPLAINED = 8  # images in the Grad-CAM figure: wrong predictions first, as far as half of it
+
+
+@dataclass
+class RunFigures:
+    """All figures at the end of a run.
+
+    Args:
+        folder: For them.
+        model: The run's, with the weights of its result, on any device.
+        data: Its data set, after `setup`.
+        log: Gets each figure's name and pixels, (H, W, 3), uint8; as TensorBoard.
+        layers: Whose activations are drawn; by default some convolutions.
+        channels: Of them; by default the first.
+    """
+
+    folder: Path
+    model: Classifier
+    data: VisionDataModule
+    log: Callable[[str, np.ndarray], object]
+    layers: Sequence[str] = ()
+    channels: Sequence[int] = ()
+    drawn: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+    said: dict[str, Any] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    def draw(
+        self,
+        *,
+        rows: Sequence[Mapping[str, Any]],
+        best_epoch: int | None,
+        before: Mapping[str, float] | None,
+        losses: np.ndarray,
+        samples_an_epoch: int,
+        throughput: Sequence[tuple[int, int, float]],
+        predictions: Mapping[str, Predictions],
+    ) -> None:
+        """Draws what there is to draw; a figure that fails is told of, and the others are drawn all the same.
+
+        Args:
+            rows: Of metrics.csv.
+            best_epoch: From 0; `None` where none was chosen.
+            before: The metrics before training, where they were had.
+            losses: Of the steps, shape (steps,), float32.
+            samples_an_epoch: That training sees.
+            throughput: Epoch, samples and seconds of those that this process trained.
+            predictions: Of each split that is to be shown; validation's also gives the threshold of two classes.
+        """
+        began = time.monotonic()
+        self.folder.mkdir(exist_ok=True)
+        self._add("learning-curves", lambda: [draw_learning_curves(rows, best_epoch, before)])
+        if len(losses):
+            self._add("step-losses", lambda: [draw_step_losses(losses, samples_an_epoch * len(rows), len(rows))])
+        if throughput:
+            self._add("throughput", lambda: [draw_throughput(throughput, self.data.item)])
+        threshold = None
+        if self.data.num_classes == 2 and "val" in predictions:
+            threshold = best_threshold(predictions["val"])
+        main = next((stage for stage in ("test", "val") if stage in predictions), None)
+        for stage, said in predictions.items():
+            if stage == "val" and main != "val":
+                continue
+            chosen = threshold if stage != "val" else None
+            names = self.data.class_names
+            self.said[stage] = summary(said, names, chosen)
+            self._add(stage, lambda said=said, chosen=chosen: draw_classes(said, self.data.class_names, chosen))  # type: ignore[misc]
+            if stage == main and len(self.data.input_shape) == 3:
+                self._add(stage, lambda said=said: self._of_images(said))  # type: ignore[misc]
+        self._add("network", self._of_network)
+        self._add("explanations", lambda: self._explanations(predictions.get(main) if main is not None else None))
+        self.seconds = time.monotonic() - began
+        content = {"schema": runs.SCHEMA, "figures": self.drawn, "failed": self.failed, **self.said}
+        runs.write_json(self.folder / "figures.json", content)
+
+    def _add(self, name: str, draw: Callable[[], Any]) -> None:
+        try:
+            for drawn in draw():
+                self.log(drawn.name, drawn.save(self.folder))
+                self.drawn.append(drawn.file)
+        except OSError:  # a full disk is the run's affair
+            raise
+        except Exception as error:  # a user's network may do what no figure expects; the run's result stands
+            self.failed[name] = f"{type(error).__name__}: {error}"
+
+    def _pictures(self, stage: str) -> Callable[[np.ndarray], np.ndarray]:
+        split = self.data.splits[stage]
+        images = self.data.open_store(look=False).arrays[f"{split.part}-images"]
+        return lambda places: np.stack([images[place] for place in split.index[places]])
+
+    def _of_images(self, predictions: Predictions) -> Iterator[Drawn]:
+        pictures = self._pictures(predictions.stage)
+        yield draw_errors(predictions, self.data.class_names, pictures)
+        yield draw_samples(predictions, self.data.class_names, pictures)
+
+    def _inputs(self, pictures: np.ndarray) -> Tensor:
+        """What the model is given for some images, on its device: (n, H, W, C) uint8 -> (n, C, H, W) float32."""
+        if self.data.mean is None or self.data.std is None:
+            raise RuntimeError("The data set has not been set up.")
+        scale, shift = scale_and_shift(self.data.mean, self.data.std)
+        return (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() * scale + shift).to(self.model.device)
+
+    def _of_network(self) -> Iterator[Drawn]:
+        with in_evaluation(self.model):
+            layers, operations = draw_layers(self.model, torch.zeros(1, *self.data.input_shape).to(self.model.device))
+        self.said["operations_an_input"] = operations
+        yield layers
+        if (filters := draw_filters(self.model, self.data.input_shape)) is not None:
+            yield filters
+
+    def _explanations(self, predictions: Predictions | None) -> Iterator[Drawn]:
+        if predictions is None or len(self.data.input_shape) != 3:
+            return
+        pictures = self._pictures(predictions.stage)
+        names, taken = predictions.names, predictions.predicted
+        with in_evaluation(self.model):
+            first = pictures(np.array([0]))
+            maps = draw_activations(self.model, self._inputs(first), first[0], names[0], self.layers, self.channels)
+        if maps is not None:
+            yield maps
+        wrong = np.flatnonzero(taken != predictions.labels)[: EXPLAINED // 2]
+        right = np.flatnonzero(taken == predictions.labels)[: EXPLAINED - len(wrong)]
+        places = np.concatenate([wrong, right])
+        titles = [describe(predictions, self.data.class_names, int(place)) for place in places]
+        with in_evaluation(self.model):
+            shown = pictures(places)
+            cam = draw_grad_cam(self.model, self._inputs(shown), shown, titles, [names[place] for place in places])
+        if cam is not None:
+            yield cam
+
+    def lines(self, training_seconds: float) -> Iterator[str]:
+        """What was drawn, and what was not, a line each."""
+        share = 100 * self.seconds / max(training_seconds, 1e-9)
+        yield f"figures     {len(self.drawn)} in {self.folder} ({self.seconds:.1f} s, {share:.1f} % of training's)"
+        for name, reason in self.failed.items():
+            yield f"            {name} could not be drawn ({reason})"
