@@ -16,6 +16,7 @@ from tensorboard.plugins.hparams import plugin_data_pb2
 
 from visionbench import runs
 from visionbench.callbacks import AtomicCheckpointIO
+from visionbench.callbacks.predictions import read_predictions
 from visionbench.data import Digits
 from visionbench.errors import RunFailed
 from visionbench.models import CNN, MLP
@@ -540,3 +541,8 @@ def test_two_processes_share_a_run_and_its_metrics_are_of_the_whole_set(tmp_path
         ("test", report(run)["metrics"]["test/loss"], report(run)["metrics"]["test/acc"]),
     ):
         assert evaluate(model, digits(digits_root, val_size=143), part) == pytest.approx((loss, accuracy), rel=1e-5)
+        predictions = read_predictions(run / "predictions", part, tuple("0123456789"))
+        data = digits(digits_root, val_size=143)
+        split = data.splits[part]
+        assert predictions.labels.tolist() == data.store.arrays[f"{split.part}-labels"][split.index].tolist()
+        assert (predictions.predicted == predictions.labels).mean() == accuracy

@@ -276,6 +276,10 @@ class VisionCLI(LightningCLI):
         if self.datamodule.seed is None:
             self.datamodule.seed = self.config.seed_everything
         self._try_optimizer()
+        if self.config.figure_layers and self.config.figures != "none":
+            from visionbench.figures.network import check_layers
+
+            check_layers(self.model, self.config.figure_layers)
         if self.command == "fit" and self.config.resume is None:
             self.model.start()
         if _is_first_process():

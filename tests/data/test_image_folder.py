@@ -78,7 +78,7 @@ def test_classes_alone_are_cut_into_all_three(tmp_path, folder):
     source = write_images(tmp_path / "s", {"dog": 10, "cat": 20, "ox": 10})
     data = folder(source)
     data.setup()
-    assert set(data.store.arrays) == {"train-images", "train-labels"}
+    assert set(data.store.arrays) == {"train-images", "train-labels", "train-names"}
     assert_holds(data.store, "train", sorted(source.glob("*/*")))
     assert data.sizes() == {"train": 29, "val": 3, "test": 8}
     test = data.store.arrays["train-labels"][data.splits["test"].index]
@@ -113,7 +113,7 @@ def test_official_splits_put_together_are_cut_anew(source, tmp_path, folder):
     folder(source).setup()
     data = folder(source, pool=True, folds=4, fold=0, val_size=0)
     data.setup()
-    assert set(data.store.arrays) == {"train-images", "train-labels"}
+    assert set(data.store.arrays) == {"train-images", "train-labels", "train-names"}
     assert_holds(data.store, "train", sorted(source.glob("train/*/*")) + sorted(source.glob("test/*/*")))
     assert data.sizes() == {"train": 12, "val": 0, "test": 4}
     assert len(stores(tmp_path)) == 2  # the other one keeps its own

@@ -245,7 +245,7 @@ def read_meta(folder: Path) -> dict[str, Any]:
     if (
         not isinstance(said_of, dict)
         or "train-images" not in said_of
-        or set(said_of) != {f"{s}-{kind}" for s in SPLITS if f"{s}-images" in said_of for kind in ("images", "labels")}
+        or not _are_splits(set(said_of))
         or not all(map(_is_array, said_of.values()))
         or not all(isinstance(meta[name], kind) for name, kind in META_TYPES.items() if name in meta)
         or not all(isinstance(name, str) for name in meta.get("class_names", ()))
@@ -253,6 +253,13 @@ def read_meta(folder: Path) -> dict[str, Any]:
         raise UserError(f"The prepared store's meta.json is not of the kind this version writes; {_again(folder)}")
     whole: dict[str, Any] = meta
     return whole
+
+
+def _are_splits(names: set[Any]) -> bool:
+    """Whether each split has images and labels; what its images are called is there for some data sets."""
+    splits = [split for split in SPLITS if f"{split}-images" in names]
+    needed = {f"{split}-{kind}" for split in splits for kind in ("images", "labels")}
+    return needed <= names <= needed | {f"{split}-names" for split in splits}
 
 
 def _is_array(said: Any) -> bool:

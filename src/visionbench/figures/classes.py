@@ -66,7 +66,7 @@ def draw_confusion(stage: str, counts: np.ndarray, class_names: Sequence[str], o
     values = shares_of_rows(counts) if of_rows else counts
     written = classes <= WRITTEN_UP_TO
     # A cell has room for its number: 0.36 inches for four digits, and never so many that the page is a poster.
-    side = min(12.0, max(2.4, (0.36 + 0.012 * len(str(counts.max()))) * classes)) if written else 9.0
+    side = min(12.0, max(2.8, (0.36 + 0.012 * len(str(counts.max()))) * classes)) if written else 9.0
     figure = new_figure(side + 2.6, side + 1.6)
     axes = figure.subplots()
     top = max(1.0, float(np.nanmax(values))) if not of_rows else 1.0
@@ -74,7 +74,7 @@ def draw_confusion(stage: str, counts: np.ndarray, class_names: Sequence[str], o
     image = axes.imshow(np.nan_to_num(values), cmap="Blues", norm=PowerNorm(0.5, 0, top), interpolation="nearest")
     figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class" if of_rows else "samples")
     what = "Confusion matrix, shares of each true class" if of_rows else "Confusion matrix"
-    axes.set_title(f"{what}, {WORDS[stage]}")
+    figure.suptitle(f"{what}{' in percent' if of_rows and written else ''}, {WORDS[stage]}", fontsize=10)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     # Names are 7 points high: where rows are narrower, every k-th is named.
@@ -91,8 +91,6 @@ def draw_confusion(stage: str, counts: np.ndarray, class_names: Sequence[str], o
             text = f"{100 * value:.0f}" if of_rows else f"{value:,}"
             dark = math.sqrt(value / top) > 0.6
             axes.text(taken, true, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
-        if of_rows:
-            axes.set_title(f"{what} in percent, {WORDS[stage]}")
     rows = [[class_names[n], *(_number(value) for value in values[n])] for n in range(classes)]
     name = f"{stage}-confusion-shares" if of_rows else f"{stage}-confusion"
     return Drawn(name, figure, ["true", *class_names], rows)
@@ -139,7 +137,7 @@ def _worst(values: np.ndarray) -> tuple[list[int], str]:
     """The classes to show, in their order, and what to say where these are not all."""
     if len(values) <= ROWS:
         return list(range(len(values))), ""
-    return sorted(np.argsort(values, kind="stable")[:ROWS].tolist()), f"; the {ROWS} lowest of {len(values)} classes"
+    return sorted(np.argsort(values, kind="stable")[:ROWS].tolist()), f"\nthe {ROWS} lowest of {len(values)} classes"
 
 
 def _scores(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Drawn:

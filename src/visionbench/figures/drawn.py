@@ -128,9 +128,15 @@ def render(figure: Figure) -> np.ndarray:
 
 
 def cut(name: str, length: int) -> str:
-    """A name that is not longer than there is room for, on one line, without matplotlib's mathematics."""
-    plain = " ".join(name.split()).replace("$", r"\$")
-    return plain if len(plain) <= length else f"{plain[: length - 3]}..."
+    """A name that is not longer than there is room for, on one line, without matplotlib's mathematics.
+
+    What is left out is in the middle: names of one kind differ at their ends.
+    """
+    plain = " ".join(name.split())
+    if len(plain) > length:
+        tail = (length - 3) // 2
+        plain = f"{plain[: length - 3 - tail]}...{plain[len(plain) - tail :]}"
+    return plain.replace("$", r"\$")
 
 
 def in_percent(share: float) -> str:

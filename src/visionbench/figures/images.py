@@ -61,8 +61,7 @@ def _grid(
 
 def short_name(name: str) -> str:
     """The end of a sample's name, which tells it from others."""
-    plain = cut(name, len(name) + 3)
-    return plain if len(plain) <= 24 else f"...{plain[-21:]}"
+    return cut(name if len(name) <= 24 else f"...{name[-21:]}", 24)
 
 
 def describe(predictions: Predictions, class_names: Sequence[str], place: int) -> str:

@@ -68,7 +68,7 @@ def draw_layers(model: Classifier, example: Tensor) -> tuple[Drawn, int]:
     parameters = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     shown = rows if len(rows) <= LAYERS else rows[: LAYERS - 1]
-    body = [[cut(r[0], 34), cut(r[1], 20), r[2], f"{r[3]:,}", f"{r[5]:,}"] for r in shown]
+    body = [[r[0], r[1], r[2], f"{r[3]:,}", f"{r[5]:,}"] for r in shown]
     if len(rows) > len(shown):
         body.append([f"and {len(rows) - len(shown)} more", "", "", "", ""])
     head = ["layer", "type", "output", "parameters", "operations"]
