@@ -47,19 +47,26 @@ def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def cli_in(digits_root: Path) -> Callable[[Path], Cli]:
-    """Makes a function that runs `visionbench` with the words of a line, in a folder."""
+def cli_in(digits_root: Path) -> Callable[..., Cli]:
+    """Makes a function that runs `visionbench` with the words of a line, in a folder.
 
-    def make(folder: Path) -> Cli:
+    A run draws no figures unless the line says something of them, since most of the runs of tests are shorter than
+    that; with `draws` it is as a user's.
+    """
+
+    def make(folder: Path, draws: bool = False) -> Cli:
         def call(line: str) -> Result:
             out, err = io.StringIO(), io.StringIO()
+            words = shlex.split(line)
+            if words[:1] == ["fit"] and len(words) > 1 and not draws and "--figures" not in words:
+                words += ["--figures", "none"]
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
                 patch.setenv("VISIONBENCH_DATA", str(digits_root))
                 patch.setattr(sys, "path", list(sys.path))
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                     try:
-                        status = main(shlex.split(line))
+                        status = main(words)
                     except SystemExit as end:  # --help and --print_config
                         status = int(end.code or 0)
             return Result(status, out.getvalue(), err.getvalue())
@@ -70,6 +77,6 @@ def cli_in(digits_root: Path) -> Callable[[Path], Cli]:
 
 
 @pytest.fixture
-def cli(cli_in: Callable[[Path], Cli], tmp_path: Path) -> Cli:
+def cli(cli_in: Callable[..., Cli], tmp_path: Path) -> Cli:
     """Runs `visionbench` with the words of a line, in `tmp_path`."""
     return cli_in(tmp_path)

@@ -53,7 +53,7 @@ class Fitted:
 def fitted(cli_in, tmp_path_factory):
     """Two epochs of a small MLP with dropout."""
     folder = tmp_path_factory.mktemp("fitted")
-    return Fitted(cli_in(folder), folder, f"{SMALL} --model.dropout 0.2 --trainer.max_epochs 2")
+    return Fitted(cli_in(folder, draws=True), folder, f"{SMALL} --model.dropout 0.2 --trainer.max_epochs 2")
 
 
 def evaluate(model, data, part="test"):

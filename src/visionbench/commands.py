@@ -362,7 +362,8 @@ def _draw(cli: VisionCLI, result: dict[str, Any], seconds: float, training: Pred
         best_epoch=result["epoch"] if cli.has_objective else None,
         before=json.loads(before.read_text(encoding="utf-8")) if before.is_file() else None,
         losses=read_losses(cli.run_folder / "step-losses.bin"),
-        samples_an_epoch=cli.throughput.epochs[-1][1] if cli.throughput.epochs else cli.datamodule.sizes()["train"],
+        batches=int(cli.trainer.num_training_batches),
+        batch_size=cli.datamodule.batch_size * cli.trainer.world_size,
         throughput=cli.throughput.epochs,
         predictions=found,
     )

@@ -9,9 +9,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.summary.writer import event_file_writer
 
-# Without figures, which take as long as these runs; the tests that are about them draw them.
 DIGITS = "fit --data Digits --trainer.precision 32-true --trainer.limit_val_batches 2 --trainer.limit_test_batches 2"
-DIGITS += " --figures none"
+DIGITS += " --figures none"  # which take longer than these runs
 SMALL = f"{DIGITS} --model MLP --model.widths [8] --data.batch_size 32 --trainer.limit_train_batches 5"
 
 

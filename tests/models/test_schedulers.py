@@ -272,7 +272,6 @@ def test_a_model_built_in_python_with_a_partial_has_a_loadable_checkpoint(digits
 
 
 FIT = "fit --model MLP --model.widths [4] --data tests.fakes.Letters --data.batch_size 10 --trainer.max_epochs 3"
-FIT += " --figures none"
 ONE_CYCLE = "--model.lr_scheduler OneCycleLR --model.lr_scheduler.max_lr 0.1"
 WARMUP = "--model.lr_scheduler WarmupCosineLR --model.lr_scheduler.warmup"
 

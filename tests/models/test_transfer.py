@@ -127,7 +127,6 @@ def test_an_unknown_architecture_is_refused_with_those_that_are_known(cli, tmp_p
 # Frozen --------------------------------------------------------------------------------------------------------------
 
 FIT = "fit --model FrozenResNet --model.weights none --model.min_size 8 --model.hidden 4 --trainer.max_epochs 2"
-FIT += " --figures none"
 RUN = "lightning_logs/frozenresnet/version_0"
 
 

@@ -80,31 +80,33 @@ def draw_learning_curves(
     return Drawn("learning-curves", figure, columns, table, is_curve=True)
 
 
-def draw_step_losses(losses: np.ndarray, samples: int, epochs: int) -> Drawn:
-    """What was minimised at each step, against the training samples seen.
+def draw_step_losses(losses: np.ndarray, batches: int, batch_size: int, samples: int) -> Drawn:
+    """What was minimised in each batch, against the training samples seen.
 
     Args:
-        losses: One a step, shape (steps,), float32.
-        samples: That training has seen in all.
-        epochs: In which it did.
+        losses: One a batch, shape (N,), float32.
+        batches: Of an epoch.
+        batch_size: Samples in a batch of all processes.
+        samples: Of an epoch.
     """
     size = max(1, -(-len(losses) // POINTS))
     edges = np.arange(0, len(losses), size)
-    sums = np.add.reduceat(losses.astype(np.float64), edges)
-    counts = np.diff([*edges, len(losses)])
-    means = sums / counts
-    seen = (edges + counts) * samples / len(losses)
+    ends = np.append(edges[1:], len(losses))
+    means = np.add.reduceat(losses.astype(np.float64), edges) / (ends - edges)
+    epochs, within = np.divmod(ends, batches)
+    seen = epochs * samples + np.minimum(within * batch_size, samples)
+    epoch_count = -(-len(losses) // batches)
     figure = new_figure(7, 3.6)
     axes = figure.subplots()
     axes.plot(seen, means, linewidth=0.9)
-    for epoch in range(1, epochs) if epochs <= 40 else []:
-        axes.axvline(epoch * samples / epochs, color="grey", linewidth=0.5, linestyle=":")
+    for epoch in range(1, epoch_count) if epoch_count <= 40 else []:
+        axes.axvline(epoch * samples, color="grey", linewidth=0.5, linestyle=":")
     finite = means[np.isfinite(means)]
     if len(finite) and finite.min() > 0 and finite.max() > 20 * finite.min():
         axes.set_yscale("log")
     if not len(finite):
         axes.text(0.5, 0.5, "no loss is a number", ha="center", transform=axes.transAxes)
-    axes.set_xlabel("training samples seen" + (" (dotted: epochs)" if 1 < epochs <= 40 else ""))
+    axes.set_xlabel("training samples seen" + (" (dotted: epochs)" if 1 < epoch_count <= 40 else ""))
     axes.set_ylabel("loss that was minimised")
     axes.set_title("Loss of the steps" + (f", means of {size}" if size > 1 else ""))
     axes.grid(alpha=0.3)

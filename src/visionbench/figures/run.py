@@ -55,7 +55,8 @@ class RunFigures:
         best_epoch: int | None,
         before: Mapping[str, float] | None,
         losses: np.ndarray,
-        samples_an_epoch: int,
+        batches: int,
+        batch_size: int,
         throughput: Sequence[tuple[int, int, float]],
         predictions: Mapping[str, Predictions],
     ) -> None:
@@ -65,40 +66,42 @@ class RunFigures:
             rows: Of metrics.csv.
             best_epoch: From 0; `None` where none was chosen.
             before: The metrics before training, where they were had.
-            losses: Of the steps, shape (steps,), float32.
-            samples_an_epoch: That training sees.
+            losses: One a batch, shape (N,), float32.
+            batches: Of an epoch.
+            batch_size: Samples in a batch of all processes.
             throughput: Epoch, samples and seconds of those that this process trained.
             predictions: Of each split that is to be shown; validation's also gives the threshold of two classes.
         """
         began = time.monotonic()
         self.folder.mkdir(exist_ok=True)
-        self._add("learning-curves", lambda: [draw_learning_curves(rows, best_epoch, before)])
+        self._add("learning-curves", draw_learning_curves, rows, best_epoch, before)
         if len(losses):
-            self._add("step-losses", lambda: [draw_step_losses(losses, samples_an_epoch * len(rows), len(rows))])
+            samples = min(self.data.sizes()["train"], batches * batch_size)
+            self._add("step-losses", draw_step_losses, losses, batches, batch_size, samples)
         if throughput:
-            self._add("throughput", lambda: [draw_throughput(throughput, self.data.item)])
+            self._add("throughput", draw_throughput, throughput, self.data.item)
         threshold = None
         if self.data.num_classes == 2 and "val" in predictions:
             threshold = best_threshold(predictions["val"])
-        main = next((stage for stage in ("test", "val") if stage in predictions), None)
+        main = predictions.get("test", predictions.get("val"))
         for stage, said in predictions.items():
-            if stage == "val" and main != "val":
+            if stage == "val" and said is not main:
                 continue
             chosen = threshold if stage != "val" else None
-            names = self.data.class_names
-            self.said[stage] = summary(said, names, chosen)
-            self._add(stage, lambda said=said, chosen=chosen: draw_classes(said, self.data.class_names, chosen))  # type: ignore[misc]
-            if stage == main and len(self.data.input_shape) == 3:
-                self._add(stage, lambda said=said: self._of_images(said))  # type: ignore[misc]
+            self.said[stage] = summary(said, self.data.class_names, chosen)
+            self._add(stage, draw_classes, said, self.data.class_names, chosen)
         self._add("network", self._of_network)
-        self._add("explanations", lambda: self._explanations(predictions.get(main) if main is not None else None))
+        if main is not None and len(self.data.input_shape) == 3:
+            self._add("images", self._of_images, main)
+            self._add("explanations", self._explanations, main)
         self.seconds = time.monotonic() - began
         content = {"schema": runs.SCHEMA, "figures": self.drawn, "failed": self.failed, **self.said}
         runs.write_json(self.folder / "figures.json", content)
 
-    def _add(self, name: str, draw: Callable[[], Any]) -> None:
+    def _add(self, name: str, draw: Callable[..., Drawn | Iterator[Drawn]], *arguments: Any) -> None:
         try:
-            for drawn in draw():
+            figures = draw(*arguments)
+            for drawn in [figures] if isinstance(figures, Drawn) else figures:
                 self.log(drawn.name, drawn.save(self.folder))
                 self.drawn.append(drawn.file)
         except OSError:  # a full disk is the run's affair
@@ -131,9 +134,7 @@ class RunFigures:
         if (filters := draw_filters(self.model, self.data.input_shape)) is not None:
             yield filters
 
-    def _explanations(self, predictions: Predictions | None) -> Iterator[Drawn]:
-        if predictions is None or len(self.data.input_shape) != 3:
-            return
+    def _explanations(self, predictions: Predictions) -> Iterator[Drawn]:
         pictures = self._pictures(predictions.stage)
         names, taken = predictions.names, predictions.predicted
         with in_evaluation(self.model):
