@@ -83,7 +83,12 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a run's config.yaml says.
+
+    Raises:
+        UserError: The folder is no run's, or its config.yaml is not as the run wrote it.
+    """
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(

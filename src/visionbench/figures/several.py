@@ -45,7 +45,7 @@ def draw_overlaid(metric: str, courses: Mapping[str, Sequence[Mapping[str, Any]]
             there = ~np.isnan(values)  # epochs without a validation have no point; the line goes on
             if there.any():
                 few = "o" if there.sum() < 30 else ""
-                faint = {"linewidth": 1.0, "alpha": 0.75} if stage == "train" else {"linewidth": 1.6}
+                faint: dict[str, Any] = {"linewidth": 1.0, "alpha": 0.75} if stage == "train" else {"linewidth": 1.6}
                 axes.plot(epochs[there], values[there], f"{few}{style}", markersize=3, color=colour, **faint)
                 finite += values[np.isfinite(values)].tolist()
     if metric == "loss" and finite and min(finite) > 0 and max(finite) > 20 * min(finite):
@@ -65,13 +65,13 @@ def draw_overlaid(metric: str, courses: Mapping[str, Sequence[Mapping[str, Any]]
         handles, [*names, "validation", "training"], loc="outside lower center", ncols=max(2, columns), fontsize=8
     )
     for name, rows in courses.items():
-        table += [[name, row["epoch"] + 1, row.get(f"train/{metric}", ""), row.get(f"val/{metric}", "")] for row in rows]
+        table += [
+            [name, row["epoch"] + 1, row.get(f"train/{metric}", ""), row.get(f"val/{metric}", "")] for row in rows
+        ]
     return Drawn(f"overlaid-{metric}", figure, ["run", "epoch", "train", "val"], table, is_curve=True)
 
 
-def draw_intervals(
-    title: str, accuracies: Mapping[str, tuple[float, float, float]], colours: Sequence[str]
-) -> Drawn:
+def draw_intervals(title: str, accuracies: Mapping[str, tuple[float, float, float]], colours: Sequence[str]) -> Drawn:
     """The accuracy of several runs, each with its interval.
 
     Args:
@@ -143,7 +143,9 @@ def draw_confusion_difference(
     if written:
         for true, taken in np.argwhere(np.round(values, 1) != 0):
             axes.text(taken, true, _signed(values[true, taken]), ha="center", va="center", fontsize=7)
-    handles = [Patch(color=colour, label=f"{letter} does better") for letter, colour in zip(letters, colours, strict=True)]
+    handles = [
+        Patch(color=colour, label=f"{letter} does better") for letter, colour in zip(letters, colours, strict=True)
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     rows = [[class_names[n], *values[n].tolist()] for n in range(classes)]
     return Drawn(f"confusion-{letters[1]}-less-{letters[0]}", figure, ["true", *class_names], rows)
@@ -183,7 +185,9 @@ def draw_disagreements(
     grid = Grid(max(1, -(-len(shown) // COLUMNS)), COLUMNS, 1.5, 0.5, title)
     for number, (place, picture) in enumerate(zip(shown, images(shown), strict=True)):
         sure = wrong.confidence[place]
-        said = cut(class_names[wrong.predicted[place]], LABEL_LENGTH) + (f" {100 * sure:.0f} %" if np.isfinite(sure) else "")
+        said = cut(class_names[wrong.predicted[place]], LABEL_LENGTH) + (
+            f" {100 * sure:.0f} %" if np.isfinite(sure) else ""
+        )
         true = cut(class_names[right.labels[place]], LABEL_LENGTH)
         words = f"{short_name(right.names[place])}\n{letters[1]}: {said}\nis {true}"
         grid.show_picture(number, picture, words, WRONG)

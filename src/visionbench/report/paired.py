@@ -63,9 +63,9 @@ class Paired:
             (count / total, *wilson_interval(count, total)) for count in right
         )
         marginals = math.prod((*right, total - right[0], total - right[1]))
-        covariance = self.both * self.neither - self.only_first * self.only_second
+        covariance = float(self.both * self.neither - self.only_first * self.only_second)
         if covariance > 0:
-            covariance = max(covariance - total / 2, 0)  # the correction that makes it method 10
+            covariance = max(covariance - total / 2, 0.0)  # the correction that makes it method 10
         phi = covariance / math.sqrt(marginals) if marginals else 0.0
 
         def joined(one: float, other: float) -> float:
