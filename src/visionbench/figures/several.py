@@ -34,7 +34,7 @@ def draw_overlaid(metric: str, courses: Mapping[str, Sequence[Mapping[str, Any]]
         colours: One a run.
     """
     word = "accuracy" if metric == "acc" else metric
-    figure = new_figure(5.4, 4.0)
+    figure = new_figure(5.1, 4.0)
     axes = figure.subplots()
     finite: list[float] = []
     table: list[list[Any]] = []
@@ -79,13 +79,13 @@ def draw_intervals(title: str, accuracies: Mapping[str, tuple[float, float, floa
         accuracies: Share, and lower and upper end of its interval, by what a run is called.
         colours: One a run.
     """
-    figure = new_figure(7.2, 1.0 + 0.32 * max(2, len(accuracies)))
+    figure = new_figure(5.1, 1.0 + 0.4 * max(2, len(accuracies)))
     axes = figure.subplots()
     for place, ((share, low, high), colour) in enumerate(zip(accuracies.values(), colours, strict=True)):
         axes.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="round")
         axes.plot(share, place, "o", color=colour, markersize=7)
         axes.annotate(
-            f"{100 * share:.2f} %", (share, place), (0, 6), textcoords="offset points", ha="center", fontsize=7
+            f"{100 * share:.2f} %", (share, place), (0, 7), textcoords="offset points", ha="center", fontsize=7
         )
     axes.set_yticks(range(len(accuracies)), [cut(name, 30) for name in accuracies], fontsize=8)
     axes.set_ylim(len(accuracies) - 0.5, -0.65)
@@ -177,12 +177,11 @@ def draw_disagreements(
         images: Gives the images at some places.
     """
     shown = places[:SHOWN]
-    title = f"{letters[0]} right, {letters[1]} wrong: " + (
-        f"the {len(shown)} of {len(places):,} that {letters[1]} is surest of"
-        if len(shown) < len(places)
-        else f"all {len(places):,}"
-    )
-    grid = Grid(max(1, -(-len(shown) // COLUMNS)), COLUMNS, 1.5, 0.5, title)
+    title = f"{letters[0]} right, {letters[1]} wrong: {len(places):,}"
+    if len(shown) < len(places):
+        title = f"{title}, the {len(shown)} that {letters[1]} is surest of"
+    columns = min(COLUMNS, max(3, len(shown)))  # room for the title
+    grid = Grid(max(1, -(-len(shown) // columns)), columns, 1.5, 0.5, title)
     for number, (place, picture) in enumerate(zip(shown, images(shown), strict=True)):
         sure = wrong.confidence[place]
         said = cut(class_names[wrong.predicted[place]], LABEL_LENGTH) + (

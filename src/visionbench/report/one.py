@@ -10,6 +10,7 @@ import yaml
 
 from visionbench import runs
 from visionbench.callbacks.progress import duration
+from visionbench.data.base import VisionDataModule
 from visionbench.figures.classes import WORDS
 from visionbench.figures.curves import draw_learning_curves
 from visionbench.figures.numbers import class_scores, confused_pairs, confusion
@@ -99,6 +100,11 @@ def percent(share: float | None) -> str:
 def number(value: float | None) -> str:
     """A loss with four digits; `None` is not a number."""
     return NOT_A_NUMBER if value is None else f"{value:.4f}"
+
+
+def counted(count: int, item: str) -> str:
+    """A number of things: 1 image, 1,200 images."""
+    return f"{count:,} {item}{'s' * (count != 1)}"
 
 
 def interval_of(run: ReportedRun, stage: str) -> tuple[int, int, float, float] | None:
@@ -207,8 +213,11 @@ def _all_facts(run: ReportedRun) -> Iterator[tuple[str, Any]]:
     inputs = f": {f'{run.item}s of {shape}' if run.has_images else f'{shape} features'}" if shape else ""
     yield "Data", title_of_data(run) + inputs + classes
     aside = runs.DATA_ASIDE | {"batch_size"}
+    usual = {name: p.default for name, p in inspect.signature(VisionDataModule.__init__).parameters.items()}
     own = {
-        name: value for name, value in run.init_args("data").items() if name not in aside and value not in (None, [])
+        name: value
+        for name, value in run.init_args("data").items()
+        if name not in aside and value not in (None, [], usual.get(name))
     }
     yield "Data settings", ", ".join(f"{name} {_in_words(value)}" for name, value in own.items())
     yield "Model", short_class(run.config["model"])

@@ -33,7 +33,7 @@ def tag(element: str, /, *content: Any, **attributes: Any) -> Html:
     Args:
         element: Such as `p`.
         content: Markup or text.
-        attributes: Theirs; a name may end in an underscore, and one that is `None` is left out.
+        attributes: Its own; a name may end in an underscore, and one that is `None` is left out.
     """
     words = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
@@ -167,18 +167,18 @@ STYLE = """
 :root {
   color-scheme: light dark;
   --ground: #faf9f7; --paper: #ffffff; --ink: #1d1e20; --soft: #5f6266; --line: #e2e0db; --accent: #1f5c99;
-  --warn-ground: #fdf4e3; --warn-line: #e2b55b; --code: #f1efea;
+  --warn-ground: #fdf4e3; --warn-line: #e2b55b; --code: #f1efea; --shade: #0003;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --ground: #141517; --paper: #1c1d20; --ink: #e8e6e1; --soft: #a2a4a8; --line: #303236; --accent: #8ab8ea;
-    --warn-ground: #2a2314; --warn-line: #8a6a25; --code: #232529;
+    --warn-ground: #2a2314; --warn-line: #8a6a25; --code: #232529; --shade: #000b;
   }
 }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; text-size-adjust: 100%; scroll-behavior: smooth; }
 body {
-  margin: 0 auto; max-width: 1100px; padding: 2.5rem 1.5rem 4rem; background: var(--ground); color: var(--ink);
+  margin: 0 auto; max-width: 1120px; padding: 2.5rem 1.5rem 4rem; background: var(--ground); color: var(--ink);
   font: 16px/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif;
   overflow-wrap: anywhere;
 }
@@ -200,7 +200,7 @@ section { margin-top: 3rem; }
 .note ul { margin: 0; padding-left: 1.1rem; }
 .note.warn { background: var(--warn-ground); border-color: var(--warn-line); color: var(--ink); padding: .75rem 1rem;
   border-radius: 0 6px 6px 0; }
-.result { display: grid; grid-template-columns: repeat(auto-fit, minmax(11rem, 1fr)); gap: 1.5rem 2rem;
+.result { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.5rem, 1fr)); gap: 1.5rem 2rem;
   margin: 0 0 1.5rem; }
 .result div:first-child { grid-column: span 2; }
 .result dt { color: var(--soft); font-size: .85rem; }
@@ -210,7 +210,14 @@ section { margin-top: 3rem; }
 .result div:first-child .value { font-size: clamp(2.6rem, 9vw, 3.6rem); line-height: 1.05; font-weight: 650; }
 .result .words { color: var(--soft); font-size: .85rem; line-height: 1.45; }
 .wide { overflow-x: auto; margin: 0 0 1.25rem; border: 1px solid var(--line); border-radius: 8px;
-  background: var(--paper); }
+  /* A shadow at an edge beyond which there is more; what scrolls along covers it at the end. */
+  background: linear-gradient(90deg, var(--paper) 40%, transparent) left / 2.5rem 100% no-repeat local,
+    linear-gradient(270deg, var(--paper) 40%, transparent) right / 2.5rem 100% no-repeat local,
+    linear-gradient(90deg, var(--shade), transparent) left / .8rem 100% no-repeat scroll,
+    linear-gradient(270deg, var(--shade), transparent) right / .8rem 100% no-repeat scroll, var(--paper); }
+section > h3 { margin-top: 1.75rem; }
+section > h2 + h3 { margin-top: 0; }
+h3 + .wide, h3 + .square, h3 + p { margin-top: .4rem; }
 table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .45rem .85rem; text-align: left; vertical-align: top; border-top: 1px solid var(--line);
   overflow-wrap: normal; }
@@ -224,18 +231,19 @@ tbody th { font-weight: 500; }
 code, pre { font: .85em/1.5 ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; }
 code { background: var(--code); border-radius: 4px; padding: .1em .3em; }
 pre { overflow-x: auto; background: var(--code); border-radius: 8px; padding: 1rem; margin: 0; overflow-wrap: normal; }
-.figures { display: flex; flex-wrap: wrap; gap: 2rem 1.5rem; margin: 0 0 1.5rem; }
-figure { margin: 0; flex: 1 1 min(100%, calc(var(--width) + 2rem)); min-width: 0; max-width: 100%; display: flex;
-  flex-direction: column; }
-figure.alone { flex-basis: 100%; }
+.figures { display: flex; flex-wrap: wrap; gap: 2rem 1.25rem; margin: 1.5rem 0; }
+h2 + .figures { margin-top: 0; }
+figure { margin: 0; flex: none; width: min(100%, calc(var(--width) + 1.5rem + 2px)); }
+figure.alone { margin-right: 100%; }
 figcaption { margin-bottom: .6rem; }
 figcaption p { color: var(--soft); font-size: .875rem; margin: .15rem 0 0; }
-.card { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: 1rem; overflow-x: auto;
-  text-align: center; flex: 1; }
-.card img { display: block; margin: 0 auto; width: var(--width); max-width: 100%; height: auto; }
+.card { background: #fff; border: 1px solid var(--line); border-radius: 10px; padding: .75rem; overflow-x: auto; }
+.card img { display: block; width: var(--width); max-width: 100%; height: auto; }
 details { margin: 0 0 1rem; }
 summary { cursor: pointer; color: var(--accent); padding: .25rem 0; }
 details[open] > summary { margin-bottom: .6rem; }
+.square { max-width: 22rem; }
+.source { color: var(--soft); font-size: .85rem; }
 .swatch { display: inline-flex; align-items: center; gap: .4em; font-weight: 600; white-space: nowrap; }
 .swatch i { width: .75em; height: .75em; border-radius: 50%; flex: none; }
 .same { color: var(--soft); }
@@ -247,8 +255,7 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
   section { margin-top: 2.25rem; }
   .result { grid-template-columns: 1fr 1fr; gap: 1.1rem 1rem; }
   .figures { display: block; }
-  figure { margin-bottom: 1.75rem; }
-  .card { padding: .6rem; }
+  figure, figure.alone { margin: 0 0 1.75rem; width: auto; }
   /* Words in a picture stay legible: it is not made smaller than seven tenths, but moved sideways in its card. */
   .card img { max-width: none; width: max(min(100%, var(--width)), calc(.7 * var(--width))); }
   .facts table, .facts tbody, .facts tr, .facts th, .facts td { display: block; width: auto; }

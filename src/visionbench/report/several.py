@@ -20,7 +20,7 @@ from visionbench.figures.several import (
     draw_overlaid,
 )
 from visionbench.report import page
-from visionbench.report.one import interval_of, number, percent, short_class, title_of_data
+from visionbench.report.one import counted, interval_of, number, percent, short_class, title_of_data
 from visionbench.report.page import Html, tag
 from visionbench.report.paired import SOURCES, Paired, in_order_of, pair, parted
 from visionbench.report.reading import ReportedRun, find_images, losses_in_order, picture_of
@@ -136,7 +136,7 @@ def _differences(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iter
         if not differing:
             same.append(title)
             continue
-        rows = [(name, *(_setting(one, name) for one in settings)) for name in differing]
+        rows = [(name.replace(".init_args", ""), *(_setting(one, name) for one in settings)) for name in differing]
         yield tag("h3", title.capitalize())
         yield page.table(("", *marks), rows)
     if same:
@@ -256,7 +256,7 @@ def _meaning(found: Paired, letters: tuple[str, str], item: str) -> str:
     if not parted_at:
         return f"Both are right and wrong on the same {item}s: there is nothing that could tell them apart."
     better, worse = (first, other) if found.only_first > found.only_second else (other, first)
-    counts = f"{first} alone is right on {found.only_first:,} {item}s, {other} alone on {found.only_second:,}. "
+    counts = f"{first} alone is right on {counted(found.only_first, item)}, {other} alone on {found.only_second:,}. "
     chance = (
         f"If both were right equally often on {item}s like these, a split at least as uneven would come in "
         f"{_often(found.p_value)}"
@@ -308,7 +308,7 @@ def _samples(
         drawn = draw_disagreements(right, wrong, places, both[0].class_names, (one, other), images)
         words = f"Below each name: what {other} took it for and how surely, and what it is, as {one} says."
         yield page.figures([page.figure(picture_of(drawn), f"{heading}: {len(places):,}", words, alone=True)])
-        yield page.fold("The samples by name", listed)
+        yield page.fold(f"The {both[0].item}s by name", listed)
 
 
 def _listed(
