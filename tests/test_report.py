@@ -215,6 +215,14 @@ def test_runs_on_the_same_images_are_tested_pairwise_and_shown_where_they_part(c
         *("Test accuracy", "Loss", "Accuracy", "Difference of the confusion matrices"),
         *(f"A right, B wrong: {counts.only_first}", f"B right, A wrong: {counts.only_second}"),
     ]
+    assert cli("report lightning_logs/seed0/version_0 lightning_logs/seed1/version_0 --root empty").status == 0
+    page = Page(tmp_path / "report.html")
+    assert (
+        "Digits is not prepared in empty; give the folder that holds it with --root. The samples are named."
+        in page.text
+    )
+    assert not any("right" in alt.partition(".")[0] for alt in page.images())
+    assert not (tmp_path / "empty").exists()
 
 
 def test_without_the_data_the_samples_are_named(cli, tmp_path):
@@ -224,8 +232,8 @@ def test_without_the_data_the_samples_are_named(cli, tmp_path):
     page = Page(tmp_path / "report.html")
     assert "The images are left out, since the data cannot be had here" in page.text
     assert "A right 3 1 A wrong 1 1" in page.text
-    assert "A right, B wrong: 1 sample is, and A says A is sure by B says B is sure by test/2 eel" in page.text
-    assert "B right, A wrong: 1 sample is, and B says B is sure by A says A is sure by test/4 dog" in page.text
+    assert "A right, B wrong: 1 sample true, as A says confidence B says confidence test/2 eel" in page.text
+    assert "B right, A wrong: 1 sample true, as B says confidence A says confidence test/4 dog" in page.text
 
 
 def test_rows_of_a_table_are_named_without_a_word_about_images(cli, tmp_path):
@@ -282,10 +290,13 @@ def test_a_diverged_run_is_reported(cli, tmp_path):
     run_folder(tmp_path / "fine")
     assert cli("report nan").status == 0
     text = Page(tmp_path / "nan" / "report.html").text
-    assert "The training loss is not a number from epoch 2 on: the run has diverged." in text
+    assert (
+        "The run has diverged; not a number: the training loss first in epoch 2, the validation loss first in epoch 2."
+        in text
+    )
     assert "Test loss not a number" in text
     assert cli("report nan fine").status == 0
-    assert "The training loss of A is not a number from epoch 2 on" in Page(tmp_path / "report.html").text
+    assert "A has diverged; not a number: the training loss first in epoch 2" in Page(tmp_path / "report.html").text
 
 
 def test_a_run_without_figures_and_predictions_says_how_to_get_them(cli, tmp_path):

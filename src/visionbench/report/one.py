@@ -17,7 +17,7 @@ from visionbench.figures.numbers import class_scores, confused_pairs, confusion
 from visionbench.parsing import class_of
 from visionbench.report import page
 from visionbench.report.page import Html, tag
-from visionbench.report.reading import ReportedRun, losses_in_order, picture_of
+from visionbench.report.reading import ReportedRun, divergence, picture_of
 
 NOT_A_NUMBER = "not a number"
 # Rows of a table that has one for each class; of more classes it shows those with the lowest score.
@@ -142,10 +142,8 @@ def _result(run: ReportedRun) -> Iterator[Html]:
             ),
             kind="warn",
         )
-    for epoch, word in losses_in_order(run.rows):
-        yield page.note(
-            tag("p", f"The {word} loss is not a number from epoch {epoch} on: the run has diverged."), kind="warn"
-        )
+    if (diverged := divergence(run.rows)) is not None:
+        yield page.note(tag("p", f"The run has diverged; {diverged}."), kind="warn")
     yield tag("dl", *(_value(*entry) for entry in _values(run)), class_="result")
     test = run.predictions.get("test")
     if test is not None and np.array_equal(test.predicted, test.labels):
@@ -308,7 +306,8 @@ def _course(run: ReportedRun, placed: Mapping[tuple[str, str], list[Html]]) -> I
     if run.rows and not any(picture.name == "learning-curves" for picture in run.pictures):
         best = run.report.get("best_epoch") if "val/acc" in run.metrics else None
         curves = picture_of(draw_learning_curves(run.rows, best, run.untrained))
-        shown.insert(0, page.figure(curves, *KNOWN["learning-curves"][1:]))
+        _, heading, words = KNOWN["learning-curves"]
+        shown.insert(0, page.figure(curves, heading, words if best is not None else "After each epoch."))
     if shown:
         yield page.figures(shown)
 

@@ -223,7 +223,8 @@ th, td { padding: .45rem .85rem; text-align: left; vertical-align: top; border-t
   overflow-wrap: normal; }
 tbody tr:first-child > *, thead th { border-top: 0; }
 thead + tbody tr:first-child > * { border-top: 1px solid var(--line); }
-thead th { color: var(--soft); font-weight: 500; font-size: .8rem; white-space: nowrap; vertical-align: bottom; }
+thead th { color: var(--soft); font-weight: 500; font-size: .8rem; vertical-align: bottom; }
+thead th.number { white-space: normal; }
 tbody th { font-weight: 500; }
 .number { text-align: right; white-space: nowrap; }
 .facts th { width: 11rem; color: var(--soft); font-weight: 400; }

@@ -6,7 +6,7 @@ import json
 import re
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -243,7 +243,7 @@ def find_images(run: ReportedRun, predictions: Predictions, root: str | None) ->
     try:
         with quiet_libraries(), contextlib.redirect_stdout(sys.stderr):
             data = _open_data(run, root)
-            if data.data_digest() != run.report.get("data_digest"):
+            if run.finished and data.data_digest() != run.report.get("data_digest"):
                 return None, f"{data.title} in {data.store_folder()} is not what the run was trained on"
             split = data.splits[predictions.stage]
             images = data.open_store(look=False).arrays[f"{split.part}-images"]
@@ -275,10 +275,11 @@ def _open_data(run: ReportedRun, root: str | None) -> VisionDataModule:
     return data
 
 
-def losses_in_order(rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[int, str]]:
-    """The first epoch, from 1, in which each loss is not a number."""
+def divergence(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Which losses stop being numbers, and in which epoch; `None` where all are."""
+    found = []
     for name, word in (("train/loss", "training"), ("val/loss", "validation")):
-        for row in rows:
-            if name in row and not np.isfinite(row[name]):
-                yield row["epoch"] + 1, word
-                break
+        epochs = [row["epoch"] + 1 for row in rows if name in row and not np.isfinite(row[name])]
+        if epochs:
+            found.append(f"the {word} loss first in epoch {epochs[0]}")
+    return f"not a number: {', '.join(found)}" if found else None

@@ -23,7 +23,7 @@ from visionbench.report import page
 from visionbench.report.one import counted, interval_of, number, percent, short_class, title_of_data
 from visionbench.report.page import Html, tag
 from visionbench.report.paired import SOURCES, Paired, in_order_of, pair, parted
-from visionbench.report.reading import ReportedRun, find_images, losses_in_order, picture_of
+from visionbench.report.reading import ReportedRun, divergence, find_images, picture_of
 
 LETTERS = "ABCDEFGHIJ"
 # Rows of a table of samples.
@@ -66,11 +66,8 @@ def _summary(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator
     for letter, run in zip(LETTERS, reported, strict=False):
         if not run.finished:
             yield page.note(tag("p", f"{letter} is not finished: it has no run.json."), kind="warn")
-        for epoch, word in losses_in_order(run.rows):
-            yield page.note(
-                tag("p", f"The {word} loss of {letter} is not a number from epoch {epoch} on: the run has diverged."),
-                kind="warn",
-            )
+        if (diverged := divergence(run.rows)) is not None:
+            yield page.note(tag("p", f"{letter} has diverged; {diverged}."), kind="warn")
     head = ("run", "test accuracy", "95 % interval", "samples", "test loss", "validation accuracy", "epoch kept")
     rows = [(tag("span", mark, " ", run.name), *_numbers(run)) for mark, run in zip(marks, reported, strict=True)]
     more = ("parameters", "training", "seed")
@@ -246,7 +243,7 @@ def _points(share: float) -> str:
 
 
 def _p(p: float) -> str:
-    return f"{p:.3f}" if p >= 0.001 else f"{p:.1e}"
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.2g}"
 
 
 def _meaning(found: Paired, letters: tuple[str, str], item: str) -> str:
@@ -325,7 +322,7 @@ def _listed(
         for n in places[:LISTED].tolist()
     ]
     one, other = letters
-    head = ("sample", f"is, and {one} says", f"{one} is sure by", f"{other} says", f"{other} is sure by")
+    head = ("sample", f"true, as {one} says", "confidence", f"{other} says", "confidence")
     shown = page.table(head, rows, (2, 4))
     if len(places) <= LISTED:
         return shown
