@@ -14,6 +14,7 @@ import yaml
 from visionbench.callbacks.predictions import save_predictions
 from visionbench.figures.numbers import Predictions
 from visionbench.report.paired import Paired, in_order_of, pair, parted
+from visionbench.runs import wilson_interval
 
 NAMES = ("cat", "dog", "eel")
 VOID = {"img", "meta", "link", "br"}
@@ -70,6 +71,7 @@ def run_folder(
     shape: tuple[int, ...] = (3, 5, 7),
     finished: bool = True,
     kept: bool = True,
+    data_class: str = "nets.Gone",
     losses: tuple[float, float] = (0.9, 0.5),
     **config: object,
 ) -> Path:
@@ -85,7 +87,7 @@ def run_folder(
         "objective": {"metric": "val/loss", "mode": None},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(settings | config))
-    described = {"data": "nets.Gone", "title": "Animals", "class_names": list(class_names), "input_shape": list(shape)}
+    described = {"data": data_class, "title": "Animals", "class_names": list(class_names), "input_shape": list(shape)}
     (folder / "input.json").write_text(json.dumps(described))
     first, last = losses
     (folder / "metrics.csv").write_text(
@@ -134,6 +136,18 @@ def test_the_interval_of_the_difference_is_the_published_one():
     assert paired.interval() == pytest.approx((0.0569, 0.3404), abs=5e-5)
     low, high = Paired(36, 12, 2, 0).interval()
     assert (low, high) == pytest.approx((-0.3404, -0.0569), abs=5e-5)
+
+
+def test_the_interval_is_narrower_where_the_models_agree_beyond_chance():
+    # 40 and 10 on the diagonal, 3 and 7 beside it: phi is (40 * 10 - 3 * 7 - 60 / 2) / sqrt(43 * 17 * 47 * 13).
+    phi = 349 / (43 * 17 * 47 * 13) ** 0.5
+    (first_low, first_high), (low, high) = wilson_interval(43, 60), wilson_interval(47, 60)
+    below, above = 47 / 60 - low, first_high - 43 / 60
+    expected = 4 / 60 - (below**2 - 2 * phi * below * above + above**2) ** 0.5
+    assert Paired(40, 3, 7, 10).interval()[0] == pytest.approx(expected, rel=1e-12)
+    below, above = 43 / 60 - first_low, high - 47 / 60
+    expected = 4 / 60 + (below**2 - 2 * phi * below * above + above**2) ** 0.5
+    assert Paired(40, 3, 7, 10).interval()[1] == pytest.approx(expected, rel=1e-12)
 
 
 @pytest.mark.parametrize("counts", [(5, 0, 0, 0), (0, 0, 0, 5), (0, 5, 0, 0), (3, 0, 0, 2)])
@@ -250,6 +264,7 @@ def test_rows_of_a_table_are_named_without_a_word_about_images(cli, tmp_path):
     [
         ({"names": [f"other/{n}" for n in range(6)]}, "different test samples (other data, names or labels)"),
         ({"labels": [0, 1, 2, 0, 1, 1]}, "different test samples (other data, names or labels)"),
+        ({"data_class": "nets.Other"}, "different test samples (other data, names or labels)"),
         ({"class_names": ("cat", "dog", "owl")}, "The runs have different classes"),
         ({"kept": False}, "There is no split of which both runs have predictions"),
     ],
