@@ -90,6 +90,8 @@ def draw_intervals(title: str, accuracies: Mapping[str, tuple[float, float, floa
     axes.set_yticks(range(len(accuracies)), [cut(name, 30) for name in accuracies], fontsize=8)
     axes.set_ylim(len(accuracies) - 0.5, -0.65)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.tick_params(axis="x", labelsize=8)
     axes.grid(alpha=0.3, axis="x")
     axes.set_title(title)
     rows = [[name, *numbers] for name, numbers in accuracies.items()]
