@@ -18,12 +18,13 @@ usage: visionbench COMMAND [options]
   export RUN_DIR --format FORMAT write the model for use elsewhere (onnx, torch_export, safetensors), checked
   repeat RUN_DIR [options]       run it again, and say whether it is the same
   compare RUN_DIR RUN_DIR        what two runs differ in, and what came out
+  report RUN_DIR... [options]    a run, or several side by side, as one HTML file
   data list|prepare|verify|show  the data sets: what is here, whether it is whole, what it looks like
 
 `visionbench fit --help` lists the options, `--model.help NAME` and `--data.help NAME` those of a
 model or a data set; `--print_config` shows them all with the values they have."""
 
-COMMANDS = ("fit", "validate", "test", "predict", "export", "repeat", "compare", "data")
+COMMANDS = ("fit", "validate", "test", "predict", "export", "repeat", "compare", "report", "data")
 # What a process ends with that the shell has told, by SIGPIPE, that nobody reads on.
 NO_READER = 141
 
@@ -76,6 +77,10 @@ def _run(words: list[str]) -> int:
         from visionbench.export import export
 
         return export(rest)
+    if command == "report":
+        from visionbench.report.command import report
+
+        return report(rest)
     from visionbench import commands
 
     if command == "fit":

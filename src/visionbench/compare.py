@@ -25,7 +25,7 @@ def compare(first: Path, second: Path) -> Iterator[str]:
     configs: list[dict[str, Any]] = []
     reports: list[dict[str, Any] | None] = []
     for folder in (first, second):
-        configs.append(flat(runs.comparable(_config(folder))))
+        configs.append(flat(runs.comparable(read_config(folder))))
         report = folder / "run.json"
         reports.append(json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None)
         if reports[-1] is None:
@@ -83,13 +83,25 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path) -> dict[str, Any]:
+    """What a run's config.yaml says.
+
+    Raises:
+        UserError: The folder is no run's, or its config.yaml is not as the run wrote it.
+    """
     path = folder / "config.yaml"
     if not path.is_file():
         raise UserError(
             f"{folder} is not a run folder (it has no config.yaml); give one like lightning_logs/cnn/version_0."
         )
-    content: dict[str, Any] = yaml.safe_load(path.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        reason = " ".join(str(error).split()).rstrip(".")
+        raise UserError(f"{path} cannot be read ({reason}); put it back as the run wrote it.") from error
+    parts = ("trainer", "model", "data")
+    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in parts):
+        raise UserError(f"{path} has no trainer, model and data; put it back as the run wrote it.")
     return content
 
 

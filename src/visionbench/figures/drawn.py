@@ -44,8 +44,8 @@ class Drawn:
         """The name of its picture."""
         return f"{self.name}.{'svg' if self.is_curve else 'png'}"
 
-    def save(self, folder: Path) -> np.ndarray:
-        """Writes the picture and a CSV file of its numbers; gives the pixels, (H, W, 3), uint8."""
+    def picture(self) -> tuple[np.ndarray, bytes]:
+        """The pixels, (H, W, 3), uint8, and what the picture's file holds."""
         with matplotlib.rc_context(STYLE):
             pixels = render(self.figure)
             picture = io.BytesIO()
@@ -53,11 +53,16 @@ class Drawn:
                 self.figure.savefig(picture, format="svg", metadata={"Date": None})
             else:
                 Image.fromarray(pixels).save(picture, format="png")
+        return pixels, picture.getvalue()
+
+    def save(self, folder: Path) -> np.ndarray:
+        """Writes the picture and a CSV file of its numbers; gives the pixels, (H, W, 3), uint8."""
+        pixels, picture = self.picture()
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
         writer.writerow(self.columns)
         writer.writerows(self.rows)
-        write_whole(folder / self.file, picture.getvalue())
+        write_whole(folder / self.file, picture)
         write_whole(folder / f"{self.name}.csv", table.getvalue().encode("utf-8", "backslashreplace"))
         return pixels
 

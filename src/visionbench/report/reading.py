@@ -1,0 +1,285 @@
+"""What a run's folder holds, as far as it holds it."""
+
+import contextlib
+import csv
+import json
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO, StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from visionbench.callbacks.predictions import read_predictions
+from visionbench.compare import read_config
+from visionbench.data.base import VisionDataModule
+from visionbench.errors import UserError
+from visionbench.figures.images import Images
+from visionbench.figures.numbers import Predictions
+from visionbench.inputs import add_data_options
+from visionbench.launch import one_line, quiet_libraries
+from visionbench.parsing import Parser, first_user_error, root_cause, watched_parsing
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A figure's file.
+
+    Attributes:
+        name: Without the ending.
+        content: The bytes of a PNG or an SVG file.
+        width: In CSS pixels, as it was drawn.
+        height: In CSS pixels.
+    """
+
+    name: str
+    content: bytes
+    width: int
+    height: int
+
+    @property
+    def media_type(self) -> str:
+        """Of the content."""
+        return "image/png" if self.content.startswith(b"\x89PNG") else "image/svg+xml"
+
+
+@dataclass
+class ReportedRun:
+    """A run, finished or not.
+
+    Attributes:
+        folder: As it was given.
+        config: What config.yaml says.
+        report: What run.json says; empty where the run is not finished.
+        described: What input.json says; empty where it is not there.
+        rows: Of metrics.csv: numbers by name.
+        predictions: By split, `test` and `val`.
+        pictures: The figures of its end, in their order.
+        said: What figures.json says.
+        untrained: Metrics before training, where they were had.
+        missing: What could be there and is not, a sentence each.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    report: dict[str, Any]
+    described: dict[str, Any]
+    rows: list[dict[str, Any]]
+    predictions: dict[str, Predictions] = field(default_factory=dict)
+    pictures: list[Picture] = field(default_factory=list)
+    said: dict[str, Any] = field(default_factory=dict)
+    untrained: dict[str, float] | None = None
+    missing: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """What a run is called: cnn/version_0."""
+        folder = self.folder.resolve()
+        return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("version_") else folder.name
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has come to its end."""
+        return bool(self.report)
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """One a label; empty where they are not known."""
+        return tuple(self.described.get("class_names", ()))
+
+    @property
+    def has_images(self) -> bool:
+        """Whether its samples are images, not rows of a table."""
+        return len(self.described.get("input_shape", ())) == 3
+
+    @property
+    def item(self) -> str:
+        """What a sample is called."""
+        return "image" if self.has_images or not self.described else "row"
+
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """The final ones; `None` is a value that is not a number."""
+        return self.report.get("metrics") or {}
+
+    def init_args(self, part: str) -> dict[str, Any]:
+        """The arguments of its `model` or `data`."""
+        return self.config[part].get("init_args") or {}
+
+    def count(self, stage: str) -> int | None:
+        """Samples of a split, where that is known."""
+        if stage in self.predictions:
+            return len(self.predictions[stage])
+        said = self.said.get(stage)
+        return said.get("samples") if isinstance(said, dict) else None
+
+
+def read_run(folder: Path) -> ReportedRun:
+    """Reads all of a run that a report shows.
+
+    Raises:
+        UserError: It is no run, or one of its files is not as the run wrote it.
+    """
+    run = ReportedRun(
+        folder=folder,
+        config=read_config(folder),
+        report=_json(folder / "run.json"),
+        described=_json(folder / "input.json"),
+        rows=_rows(folder / "metrics.csv"),
+    )
+    run.said = _json(folder / "figures" / "figures.json")
+    run.untrained = _json(folder / "figures" / "before-training.json") or None
+    for stage in ("test", "val"):
+        try:
+            said = read_predictions(folder / "predictions", stage, run.class_names)
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            reason = f"there is no class {error}" if isinstance(error, KeyError) else one_line(error).rstrip(".")
+            run.missing.append(f"predictions/{stage}.csv or its probabilities cannot be read ({reason}).")
+            continue
+        if said is not None and len(said):
+            run.predictions[stage] = said
+    _read_pictures(run)
+    again = f"visionbench repeat {shlex.quote(str(folder))} --figures final"
+    if run.finished and not run.said and not run.predictions:
+        run.missing.append(
+            f"There are neither figures nor predictions, as of a run with --figures none; {again} runs it again with "
+            "both."
+        )
+    elif run.finished and not run.said:
+        run.missing.append(f"There are no figures; {again} runs it again with them.")
+    elif run.finished and not run.predictions:
+        run.missing.append(f"There are no predictions; {again} runs it again and keeps them.")
+    return run
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """What a JSON file says; empty where it is not there."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}); put it back as the run wrote it.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no names with values; put it back as the run wrote it.")
+    return content
+
+
+def _rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.csv that are whole; the last of a run that was killed may be torn."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}); put it back as the run wrote it.") from error
+    whole = text[: text.rfind("\n") + 1]
+    rows = []
+    try:
+        for row in csv.DictReader(StringIO(whole)):
+            numbers: dict[str, Any] = {name: float(value) for name, value in row.items() if value}
+            rows.append(numbers | {"epoch": int(row["epoch"])})
+    except (ValueError, KeyError, TypeError, csv.Error) as error:
+        raise UserError(
+            f"{path} is no table of numbers ({one_line(error)}); put it back as the run wrote it."
+        ) from error
+    return rows
+
+
+def _read_pictures(run: ReportedRun) -> None:
+    files = [name for name in run.said.get("figures", ()) if isinstance(name, str)]
+    for file in files:
+        path = run.folder / "figures" / Path(file).name
+        try:
+            content = path.read_bytes()
+            width, height = _size(content)
+        except (OSError, ValueError) as error:
+            run.missing.append(f"The figure {file} cannot be read ({one_line(error).rstrip('.')}).")
+            continue
+        run.pictures.append(Picture(path.stem, content, width, height))
+    for name, reason in (run.said.get("failed") or {}).items():
+        run.missing.append(f"The figures {name} could not be drawn ({str(reason).rstrip('.')}).")
+
+
+def _size(content: bytes) -> tuple[int, int]:
+    """Width and height of a picture in CSS pixels.
+
+    Raises:
+        ValueError: It is neither PNG nor SVG.
+    """
+    if content.startswith(b"\x89PNG"):
+        with Image.open(BytesIO(content)) as image:
+            return image.size
+    head = content[:4096].decode("utf-8", "replace")
+    sizes = [re.search(rf'<svg[^>]*?\s{name}="([\d.]+)pt"', head) for name in ("width", "height")]
+    if sizes[0] is None or sizes[1] is None:
+        raise ValueError("it is neither PNG nor SVG as matplotlib writes them")
+    width, height = (round(float(size[1]) * 96 / 72) for size in sizes if size is not None)
+    return width, height
+
+
+def picture_of(drawn: Any) -> Picture:
+    """A figure that has just been drawn, as the file that it would be."""
+    content = drawn.picture()[1]
+    return Picture(drawn.name, content, *_size(content))
+
+
+def find_images(run: ReportedRun, predictions: Predictions, root: str | None) -> tuple[Images | None, str]:
+    """The images that predictions were made of, from the run's prepared store; nothing is fetched or prepared for it.
+
+    Args:
+        run: The run.
+        predictions: Of its test or validation split.
+        root: Where prepared data sets lie; by default where the run had them.
+
+    Returns:
+        What gives the images, or `None` and why they cannot be had.
+    """
+    try:
+        with quiet_libraries(), contextlib.redirect_stdout(sys.stderr):
+            data = _open_data(run, root)
+            if run.finished and data.data_digest() != run.report.get("data_digest"):
+                return None, f"{data.title} in {data.store_folder()} is not what the run was trained on"
+            split = data.splits[predictions.stage]
+            images = data.open_store(look=False).arrays[f"{split.part}-images"]
+            names = [data.sample_name(split.part, int(place)) for place in split.index[: len(predictions)]]
+    except Exception as error:  # a data set may be a user's own, and the page is to come all the same: it says why
+        if isinstance(error, MemoryError):
+            raise
+        said = first_user_error(error)
+        return None, one_line(said if said is not None else root_cause(error)).rstrip(".")
+    if names != list(predictions.names):
+        return None, "its samples have other names than those that were predicted"
+    return lambda places: np.stack([images[place] for place in split.index[places]]), ""
+
+
+def _open_data(run: ReportedRun, root: str | None) -> VisionDataModule:
+    parser = Parser(allow_abbrev=False)
+    options = add_data_options(parser, run.config)
+    with watched_parsing(lambda line: None):
+        config = parser.parse_args([*options, *(["--data.root", root] if root is not None else [])])
+    data: VisionDataModule = parser.instantiate_classes(config).data
+    data.offline = True  # what has changed is not prepared again, nothing is fetched
+    if not data.store_folder().exists():
+        raise UserError(f"{data.title} is not prepared in {data.root}; give the folder that holds it with --root.")
+    if run.has_images and data.mean is None and data.std is None:
+        # As the run found them: they are a part of the digest, and need not be computed anew.
+        data.mean, data.std = run.described.get("mean"), run.described.get("std")
+    data.prepare_data()
+    data.setup()
+    return data
+
+
+def divergence(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Which losses stop being numbers, and in which epoch; `None` where all are."""
+    found = []
+    for name, word in (("train/loss", "training"), ("val/loss", "validation")):
+        epochs = [row["epoch"] + 1 for row in rows if name in row and not np.isfinite(row[name])]
+        if epochs:
+            found.append(f"the {word} loss first in epoch {epochs[0]}")
+    return f"not a number: {', '.join(found)}" if found else None

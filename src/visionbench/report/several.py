@@ -1,0 +1,333 @@
+"""The page of several runs side by side: the first against each of the others."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+
+from visionbench import runs
+from visionbench.callbacks.progress import duration
+from visionbench.compare import CIRCUMSTANCES, flat
+from visionbench.figures.classes import WORDS
+from visionbench.figures.images import Images
+from visionbench.figures.numbers import Predictions, confusion
+from visionbench.figures.several import (
+    COLOURS,
+    MINUS,
+    draw_confusion_difference,
+    draw_disagreements,
+    draw_intervals,
+    draw_overlaid,
+)
+from visionbench.report import page
+from visionbench.report.one import counted, interval_of, number, percent, short_class, title_of_data
+from visionbench.report.page import Html, tag
+from visionbench.report.paired import SOURCES, Paired, in_order_of, pair, parted
+from visionbench.report.reading import ReportedRun, divergence, find_images, picture_of
+
+LETTERS = "ABCDEFGHIJ"
+# Rows of a table of samples.
+LISTED = 100
+ABSENT = "\N{EN DASH}"
+LEVEL = 0.05
+
+
+def page_of_several(reported: Sequence[ReportedRun], root: str | None) -> bytes:
+    """The whole file.
+
+    Args:
+        reported: The runs; the first is compared with each other.
+        root: Where prepared data sets lie; by default where the runs had them.
+    """
+    marks = [page.swatch(letter, colour) for letter, colour in zip(LETTERS, COLOURS, strict=True)][: len(reported)]
+    sections = [
+        page.section("result", "Side by side", *_summary(reported, marks)),
+        page.section("curves", "Learning curves", *_curves(reported)),
+        page.section("differences", "What differs", *_differences(reported, marks)),
+    ]
+    for place in range(1, len(reported)):
+        letters = (LETTERS[0], LETTERS[place])
+        heading = f"{letters[0]} against {letters[1]}"
+        parts = _against(reported[0], reported[place], letters, (COLOURS[0], COLOURS[place]), len(reported) - 1, root)
+        sections.append(page.section(f"{letters[0]}-{letters[1]}", heading, *parts))
+    title = " and ".join(run.name for run in reported) if len(reported) == 2 else f"{len(reported)} runs side by side"
+    below = [
+        tag("p", mark, f" {run.name}: {short_class(run.config['model'])} on {title_of_data(run)}")
+        for mark, run in zip(marks, reported, strict=True)
+    ]
+    return page.page(title, "Run report", page.join(below), sections)
+
+
+def _called(reported: Sequence[ReportedRun]) -> list[str]:
+    return [f"{letter}  {run.name}" for letter, run in zip(LETTERS, reported, strict=False)]
+
+
+def _summary(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator[Html]:
+    for letter, run in zip(LETTERS, reported, strict=False):
+        if not run.finished:
+            yield page.note(tag("p", f"{letter} is not finished: it has no run.json."), kind="warn")
+        if (diverged := divergence(run.rows)) is not None:
+            yield page.note(tag("p", f"{letter} has diverged; {diverged}."), kind="warn")
+    head = ("run", "test accuracy", "95 % interval", "samples", "test loss", "validation accuracy", "epoch kept")
+    rows = [(tag("span", mark, " ", run.name), *_numbers(run)) for mark, run in zip(marks, reported, strict=True)]
+    more = ("parameters", "training", "seed")
+    yield page.table((*head, *more), rows, range(1, len(head) + len(more)))
+    accuracies = {
+        name: (found[0] / found[1], found[2], found[3])
+        for name, run in zip(_called(reported), reported, strict=True)
+        if (found := interval_of(run, "test")) is not None
+    }
+    if len(accuracies) > 1:
+        colours = [
+            colour for run, colour in zip(reported, COLOURS, strict=False) if interval_of(run, "test") is not None
+        ]
+        drawn = draw_intervals("Test accuracy with its 95 % interval (Wilson)", accuracies, colours)
+        words = "Each interval is of one run. Of runs on the same samples the paired test below says more."
+        yield page.figures([page.figure(picture_of(drawn), "Test accuracy", words, alone=True)])
+    absent = [
+        tag("li", f"{letter}: {words}") for letter, run in zip(LETTERS, reported, strict=False) for words in run.missing
+    ]
+    if absent:
+        yield page.note(tag("p", "Not in this report:"), tag("ul", *absent))
+
+
+def _numbers(run: ReportedRun) -> Iterator[Any]:
+    metrics, report = run.metrics, run.report
+    found = interval_of(run, "test")
+    yield percent(metrics["test/acc"]) if "test/acc" in metrics else ABSENT
+    yield f"{100 * found[2]:.2f} to {100 * found[3]:.2f}" if found is not None else ABSENT
+    yield f"{found[1]:,}" if found is not None else ABSENT
+    yield number(metrics["test/loss"]) if "test/loss" in metrics else ABSENT
+    yield percent(metrics["val/acc"]) if "val/acc" in metrics else ABSENT
+    epoch = report.get("best_epoch")
+    yield f"{epoch + 1} of {report.get('epochs')}" if epoch is not None else ABSENT
+    yield f"{report['parameters']:,}" if "parameters" in report else ABSENT
+    yield duration(report["seconds"]) if "seconds" in report else ABSENT
+    yield str(run.config.get("seed_everything"))
+
+
+def _curves(reported: Sequence[ReportedRun]) -> Iterator[Html]:
+    chosen = [(name, run.rows, colour) for name, run, colour in zip(_called(reported), reported, COLOURS, strict=False)]
+    there = [entry for entry in chosen if entry[1]]
+    if not there:
+        yield tag("p", "No epoch of any run is finished.")
+        return
+    yield tag("p", "Solid: validation; dashed: training, which dropout and augmentation make harder.")
+    cards = []
+    for metric, words in (("loss", "Loss"), ("acc", "Accuracy")):
+        drawn = draw_overlaid(metric, {name: rows for name, rows, _ in there}, [colour for *_, colour in there])
+        cards.append(page.figure(picture_of(drawn), words, "After each epoch, of all runs."))
+    yield page.figures(cards)
+
+
+def _differences(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator[Html]:
+    tables = {
+        "configuration": [flat(runs.comparable(run.config)) for run in reported],
+        "circumstances": [{name: run.report.get(name) for name in CIRCUMSTANCES if name != "seed"} for run in reported],
+        "versions": [run.report.get("versions") or {} for run in reported],
+    }
+    same = []
+    for title, settings in tables.items():
+        names = sorted(set().union(*settings))
+        differing = [name for name in names if any(one.get(name) != settings[0].get(name) for one in settings)]
+        if not differing:
+            same.append(title)
+            continue
+        rows = [(name.replace(".init_args", ""), *(_setting(one, name) for one in settings)) for name in differing]
+        yield tag("h3", title.capitalize())
+        yield page.table(("", *marks), rows)
+    if same:
+        yield tag("p", f"The same in all: {', '.join(same)}.", class_="same")
+
+
+def _setting(settings: dict[str, Any], name: str) -> str:
+    if name not in settings:
+        return ABSENT
+    text = str(settings[name])
+    return text if len(text) <= 64 else f"{text[:12]}..."
+
+
+def _against(
+    first: ReportedRun,
+    other: ReportedRun,
+    letters: tuple[str, str],
+    colours: tuple[str, str],
+    tests: int,
+    root: str | None,
+) -> Iterator[Html]:
+    """The first run against another: the paired test, what differs in confusion, and the samples where they part."""
+    stage = next((s for s in ("test", "val") if s in first.predictions and s in other.predictions), None)
+    if stage is None:
+        yield tag("p", "There is no split of which both runs have predictions, so that there is no paired test.")
+        return
+    one, two = first.predictions[stage], other.predictions[stage]
+    if stage == "val":
+        yield page.note(
+            tag(
+                "p",
+                "Not both have test predictions, so that these are the validation's. The epochs were chosen by them: "
+                "what they say flatters, and not both runs equally.",
+            )
+        )
+    if first.class_names != other.class_names:
+        yield tag(
+            "p", "The runs have different classes, so that there is no paired test and no common confusion matrix."
+        )
+        return
+    same_data = first.described.get("data") == other.described.get("data")
+    matched = in_order_of(one, two) if same_data else None
+    if matched is None:
+        yield tag(
+            "p",
+            f"The runs were given different {WORDS[stage]} samples (other data, names or labels), so that there is no "
+            "paired test; the confusion matrices are compared by their shares.",
+        )
+    else:
+        yield from _test(pair(one, matched), letters, WORDS[stage], first.item, tests)
+    classes = len(first.class_names)
+    counts = tuple(confusion(said.labels, said.predicted, classes) for said in (one, two))
+    drawn = draw_confusion_difference(
+        stage, (counts[0], counts[1]), first.class_names, letters, colours, of_rows=matched is None
+    )
+    words = (
+        f"{letters[1]} less {letters[0]}, a row for each true class. On the diagonal more is better, elsewhere less; a "
+        "cell has the colour of the run that does better there."
+    )
+    yield page.figures([page.figure(picture_of(drawn), "Difference of the confusion matrices", words, alone=True)])
+    if matched is not None:
+        yield from _samples((first, other), (one, matched), letters, root)
+
+
+def _test(found: Paired, letters: tuple[str, str], stage: str, item: str, tests: int) -> Iterator[Html]:
+    first, other = letters
+    low, high = found.interval()
+    yield tag("h3", "Paired test")
+    head = ("", f"{other} right", f"{other} wrong")
+    rows = [
+        (f"{first} right", f"{found.both:,}", f"{found.only_first:,}"),
+        (f"{first} wrong", f"{found.only_second:,}", f"{found.neither:,}"),
+    ]
+    p = found.p_value
+    facts = [
+        (
+            "Accuracy",
+            f"{first} {_share(found.both + found.only_first, found)}, {other} "
+            f"{_share(found.both + found.only_second, found)}, of the same {found.samples:,} {stage} {item}s",
+        ),
+        (
+            "Difference",
+            f"{other} less {first}: {_points(found.difference)} points "
+            f"(95 % interval {_points(low)} to {_points(high)})",
+        ),
+        ("McNemar, exact", f"p = {_p(p)}, two-sided"),
+    ]
+    yield tag("div", page.table(head, rows, (1, 2)), class_="square")
+    yield tag("div", page.table((), facts), class_="facts")
+    yield tag("p", _meaning(found, letters, item))
+    again = f"{tests} such tests stand on this page, and p is not corrected for that. " if tests > 1 else ""
+    yield tag(
+        "p",
+        f"{again}The test speaks of these two trained models on these {stage} {item}s, not of the methods behind them: "
+        "another seed gives another model. To compare methods, train each with several seeds.",
+    )
+    yield tag("p", f"Sources: {'; '.join(SOURCES)}.", class_="source")
+
+
+def _share(count: int, found: Paired) -> str:
+    return f"{100 * count / found.samples:.2f} %"
+
+
+def _points(share: float) -> str:
+    value = round(100 * share, 2)
+    return f"{'+' if value > 0 else MINUS if value < 0 else ''}{abs(value):.2f}"
+
+
+def _p(p: float) -> str:
+    return f"{p:.3f}" if p >= 0.001 else f"{p:.2g}"
+
+
+def _meaning(found: Paired, letters: tuple[str, str], item: str) -> str:
+    """The test's outcome in words."""
+    first, other = letters
+    parted_at = found.only_first + found.only_second
+    if not parted_at:
+        return f"Both are right and wrong on the same {item}s: there is nothing that could tell them apart."
+    better, worse = (first, other) if found.only_first > found.only_second else (other, first)
+    counts = f"{first} alone is right on {counted(found.only_first, item)}, {other} alone on {found.only_second:,}. "
+    chance = (
+        f"If both were right equally often on {item}s like these, a split at least as uneven would come in "
+        f"{_often(found.p_value)}"
+    )
+    if found.p_value < LEVEL:
+        return f"{counts}{chance}: that {better} does better than {worse} here is hardly chance."
+    return f"{counts}{chance}: these {item}s do not tell the two apart, which does not show that they are equally good."
+
+
+def _often(p: float) -> str:
+    if p >= 0.995:
+        return "every case"
+    if p >= 0.01:
+        return f"{100 * p:.0f} of 100 cases"
+    return f"{1000 * p:.1f} of 1,000 cases" if p >= 0.0001 else "fewer than one of 10,000 cases"
+
+
+def _samples(
+    both: tuple[ReportedRun, ReportedRun],
+    said: tuple[Predictions, Predictions],
+    letters: tuple[str, str],
+    root: str | None,
+) -> Iterator[Html]:
+    """What the one gets right and the other wrong, and the other way round."""
+    directions = [
+        (said[0], said[1], (letters[0], letters[1]), parted(said[0], said[1])),
+        (said[1], said[0], (letters[1], letters[0]), parted(said[1], said[0])),
+    ]
+    images: Images | None = None
+    if both[0].has_images and any(len(places) for *_, places in directions):
+        images, reason = find_images(both[0], said[0], root)
+        if images is None:
+            yield page.note(
+                tag(
+                    "p", f"The images are left out, since the data cannot be had here: {reason}. The samples are named."
+                )
+            )
+    for right, wrong, (one, other), places in directions:
+        heading = f"{one} right, {other} wrong"
+        if not len(places):
+            yield tag("h3", heading)
+            yield tag("p", f"No {both[0].item}.", class_="same")
+            continue
+        listed = _listed(right, wrong, (one, other), places, both[0].class_names)
+        if images is None:
+            yield tag("h3", f"{heading}: {len(places):,}")
+            yield listed
+            continue
+        drawn = draw_disagreements(right, wrong, places, both[0].class_names, (one, other), images)
+        words = f"Below each name: what {other} took it for and how surely, and what it is, as {one} says."
+        yield page.figures([page.figure(picture_of(drawn), f"{heading}: {len(places):,}", words, alone=True)])
+        yield page.fold(f"The {both[0].item}s by name", listed)
+
+
+def _listed(
+    right: Predictions, wrong: Predictions, letters: tuple[str, str], places: np.ndarray, names: Sequence[str]
+) -> Html:
+    rows = [
+        (
+            right.names[n],
+            names[right.labels[n]],
+            _sure(right.confidence[n]),
+            names[wrong.predicted[n]],
+            _sure(wrong.confidence[n]),
+        )
+        for n in places[:LISTED].tolist()
+    ]
+    one, other = letters
+    head = ("sample", f"true, as {one} says", "confidence", f"{other} says", "confidence")
+    shown = page.table(head, rows, (2, 4))
+    if len(places) <= LISTED:
+        return shown
+    return page.join([shown, tag("p", f"The first {LISTED} of {len(places):,}.", class_="same")])
+
+
+def _sure(confidence: float) -> str:
+    return f"{100 * confidence:.1f} %" if np.isfinite(confidence) else ABSENT
