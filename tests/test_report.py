@@ -176,7 +176,8 @@ def test_samples_are_paired_by_name_and_only_where_labels_agree():
     assert in_order_of(first, predictions([0, 1, 2], [0, 1, 2], "aab")) is None
 
 
-def test_a_trained_run_is_one_file_with_all_its_figures(cli, tmp_path):
+def test_a_trained_run_is_one_file_with_all_its_figures(cli_in, tmp_path):
+    cli = cli_in(tmp_path, draws=True)
     line = (
         "fit --model MLP --model.widths [8] --data Digits --trainer.max_epochs 1 --trainer.accelerator cpu --name tiny"
     )
@@ -203,7 +204,8 @@ def test_a_trained_run_is_one_file_with_all_its_figures(cli, tmp_path):
     assert (tmp_path / run / "report.html").read_bytes() == before
 
 
-def test_runs_on_the_same_images_are_tested_pairwise_and_shown_where_they_part(cli, tmp_path):
+def test_runs_on_the_same_images_are_tested_pairwise_and_shown_where_they_part(cli_in, tmp_path):
+    cli = cli_in(tmp_path, draws=True)
     line = "fit --model MLP --model.widths [8] --data Digits --trainer.max_epochs 1 --trainer.accelerator cpu"
     for seed in (0, 1):
         assert cli(f"{line} --name seed{seed} --seed_everything {seed}").status == 0
