@@ -2,7 +2,9 @@
 
 import contextlib
 import io
+import re
 import shlex
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,6 +17,8 @@ from visionbench.cli import main
 from visionbench.data import Digits
 
 torch.set_num_threads(1)
+# Whoever starts the tests in the background of a script has them ignore Ctrl+C, and all that they start with them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @dataclass
@@ -50,7 +54,7 @@ def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cli_in(digits_root: Path) -> Callable[..., Cli]:
     """Makes a function that runs `visionbench` with the words of a line, in a folder.
 
-    A run draws no figures unless the line says something of them, since most of the runs of tests are shorter than
+    A new run draws no figures unless the line says something of them, since most of the runs of tests are shorter than
     that; with `draws` it is as a user's.
     """
 
@@ -58,7 +62,7 @@ def cli_in(digits_root: Path) -> Callable[..., Cli]:
         def call(line: str) -> Result:
             out, err = io.StringIO(), io.StringIO()
             words = shlex.split(line)
-            if words[:1] == ["fit"] and not draws and not any("help" in word or "figures" in word for word in words):
+            if words[:1] == ["fit"] and not draws and not re.search("help|figures|resume", line):
                 words += ["--figures", "none"]
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)

@@ -175,7 +175,6 @@ WAYS = {
     "epochs of a batch": f"{PLATEAU} --trainer.limit_train_batches 1 --trainer.max_epochs 4",
     "a part of the epoch": f"{PLATEAU} --trainer.limit_train_batches 0.1 --trainer.max_epochs 3",
     "no validation": "--data.val_size 0 --trainer.max_epochs 3",
-    "figures": f"{PLATEAU} --trainer.max_epochs 2 --figures all",
     "between epochs alone": f"{PLATEAU} --checkpoint.every_n_steps null --trainer.max_epochs 3",
 }
 
@@ -197,6 +196,22 @@ def test_wherever_a_run_is_stopped_it_is_the_same(cli, tmp_path, way, monkeypatc
             assert differences(whole, tmp_path / RUN) == [], moment
         shutil.rmtree(tmp_path / RUN)
     assert seen > 10
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "moment", [("validation", 3, False), ("row", 2, False), ("test", 1, False), ("figures", 1, True)]
+)
+def test_a_run_that_draws_its_figures_is_the_same(cli, tmp_path, moment):
+    line = f"{LINE} {PLATEAU} --trainer.max_epochs 2 --figures all"
+    fit(cli, f"{line} --name whole")
+    assert stop(cli, line, *moment)
+    go_on(cli)
+    whole = tmp_path / "lightning_logs" / "whole" / "version_0"
+    assert differences(whole, tmp_path / RUN) == []
+    assert (tmp_path / RUN / "predictions" / "test.csv").is_file()
+    for name in ("test-confusion.png", "learning-curves.svg"):
+        assert (tmp_path / RUN / "figures" / name).read_bytes() == (whole / "figures" / name).read_bytes()
 
 
 @pytest.mark.slow
