@@ -80,9 +80,7 @@ def draw_layers(model: Classifier, example: Tensor) -> tuple[Drawn, int]:
         return "  ".join([*words, *(w.rjust(n) for w, n in zip(line[3:], widths[3:], strict=True))]).rstrip()
 
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    more = (
-        f"{trained:,} of the parameters are trained; {operations / 1e6:,.2f} million floating-point operations an input"
-    )
+    more = f"{trained:,} of the parameters are trained; {operations:,} floating-point operations an input"
     lines = [text(head), rule, *map(text, body), rule, text(last), "", more]
     figure = new_figure(8, 8)
     written = figure.text(0, 0, "\n".join(lines), family="monospace", fontsize=8, va="bottom", parse_math=False)
