@@ -123,6 +123,8 @@ def _default(kind: type, name: str) -> Any:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_short, value))}]"
     return str(value["class_path"]).rsplit(".", 1)[-1] if isinstance(value, Namespace) else str(value)
 
 

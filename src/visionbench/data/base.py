@@ -108,8 +108,8 @@ class VisionDataModule(LightningDataModule, ABC):
 
     title: str
     """The data set's name as people write it."""
-    specific_arguments: ClassVar[frozenset[str]] = frozenset({"source", "mean", "std"})
-    """Arguments that speak of one data set and are never carried over to another."""
+    specific_arguments: ClassVar[frozenset[str]] = frozenset({"source", "mean", "std", "augment"})
+    """Arguments that speak of one data set and are never carried over to another: a flipped 6 is no 6."""
     item: ClassVar[str] = "image"
     """What one of the things that are classified is called."""
 
