@@ -12,9 +12,10 @@ from PIL import Image
 
 from tests.test_cli import OWN_NET
 from tests.test_predict import rows
-from visionbench import export, runs
 from visionbench.data import Digits
+from visionbench.inference import export
 from visionbench.models import Classifier
+from visionbench.runs.identity import weights_digest
 
 SMALL = {
     "MLP": "--model MLP --model.widths [8] --model.batch_norm true",
@@ -139,7 +140,7 @@ def test_safetensors_holds_the_weights_and_another_run_starts_from_them(exported
     assert "difference 0 at most" in result.out
     file = exported.run / "exports" / "model.safetensors"
     report = json.loads((exported.run / "run.json").read_text())
-    assert runs.weights_digest(load_file(file)) == report["weights_digest"]
+    assert weights_digest(load_file(file)) == report["weights_digest"]
     line = f"fit {SMALL['MLP']} --data Digits --trainer.max_epochs 1 --model.start_from {file} --name started"
     assert exported.cli(line).status == 0
     started = exported.folder / "lightning_logs" / "started" / "version_0" / "run.json"

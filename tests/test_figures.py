@@ -15,14 +15,14 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.fakes import write_images, write_table
 from tests.test_fit import report
-from visionbench.callbacks.predictions import read_predictions, save_predictions
-from visionbench.figures import run
+from visionbench.evaluation.measures import at_threshold, best_threshold, over_thresholds, summary
+from visionbench.evaluation.predictions import Predictions, read_predictions, save_predictions
+from visionbench.figures import run_figures
 from visionbench.figures.classes import draw_classes
 from visionbench.figures.curves import draw_learning_curves, draw_step_losses, draw_throughput
-from visionbench.figures.drawn import render
+from visionbench.figures.figure import render
 from visionbench.figures.images import draw_errors, draw_samples
 from visionbench.figures.network import draw_activations, draw_filters, draw_grad_cam, draw_layers
-from visionbench.figures.numbers import Predictions, at_threshold, best_threshold, over_thresholds, summary
 from visionbench.models import CNN, MLP, FrozenResNet, PatchMLP
 from visionbench.models.base import in_evaluation
 
@@ -205,7 +205,7 @@ def test_a_figure_that_fails_is_told_of_and_costs_nothing(cli, tmp_path, monkeyp
     def fail(*arguments):
         raise ValueError("too steep")
 
-    monkeypatch.setattr(run, "draw_learning_curves", fail)
+    monkeypatch.setattr(run_figures, "draw_learning_curves", fail)
     result = cli(f"{LINE} --data Digits")
     assert result.status == 0
     assert "            learning-curves could not be drawn (ValueError: too steep)" in result.out

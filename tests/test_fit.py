@@ -14,12 +14,13 @@ from lightning.pytorch import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
-from visionbench import runs
-from visionbench.callbacks import AtomicCheckpointIO
-from visionbench.callbacks.predictions import read_predictions
 from visionbench.data import Digits
 from visionbench.errors import RunFailed
+from visionbench.evaluation.intervals import wilson_interval
+from visionbench.evaluation.predictions import read_predictions
 from visionbench.models import CNN, MLP
+from visionbench.runs.checkpoints import AtomicCheckpointIO
+from visionbench.runs.identity import weights_digest
 
 SMALL = "fit --model MLP --model.widths [16] --data Digits --trainer.precision 32-true"
 HEADER = ["epoch", "step", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
@@ -127,7 +128,7 @@ def test_the_checkpoints_load_without_trusting_them(fitted):
         checkpoint = torch.load(fitted.run / "checkpoints" / f"{name}.ckpt", weights_only=True)
         assert checkpoint["epoch"] == epoch
     best = torch.load(fitted.run / "checkpoints" / "best.ckpt", weights_only=True)
-    assert runs.weights_digest(best["state_dict"]) == report(fitted.run)["weights_digest"]
+    assert weights_digest(best["state_dict"]) == report(fitted.run)["weights_digest"]
 
 
 def test_a_checkpoint_gives_the_model_that_was_reported(fitted, digits_root):
@@ -163,7 +164,7 @@ def test_tensorboard_has_the_curves_and_the_final_metrics(fitted):
 
 def test_the_closing_block_has_the_result(fitted):
     metrics = report(fitted.run)["metrics"]
-    low, high = runs.wilson_interval(round(metrics["test/acc"] * 360), 360)
+    low, high = wilson_interval(round(metrics["test/acc"] * 360), 360)
     out = fitted.result.out
     assert f"Digits test accuracy {100 * metrics['test/acc']:.2f} %" in out
     assert f"(95 % interval {100 * low:.2f} to {100 * high:.2f}, 360 images)" in out
@@ -287,7 +288,7 @@ def test_without_validation_the_last_epoch_is_the_result(cli, tmp_path):
     assert all(row["val/loss"] == row["val/acc"] == "" for row in rows(run))
     assert report(run)["best_epoch"] == 1
     last = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
-    assert runs.weights_digest(last["state_dict"]) == report(run)["weights_digest"]
+    assert weights_digest(last["state_dict"]) == report(run)["weights_digest"]
     assert f"Digits test accuracy {100 * report(run)['metrics']['test/acc']:.2f} %" in result.out
     assert "nan" not in result.out.lower()
 
@@ -388,7 +389,7 @@ def test_the_objective_picks_the_epoch_and_the_first_of_equals(cli, tmp_path, ob
     run = tmp_path / "lightning_logs" / "x" / "version_0"
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert report(run)["best_epoch"] == checkpoint["epoch"] == best
-    assert report(run)["weights_digest"] == runs.weights_digest(checkpoint["state_dict"])
+    assert report(run)["weights_digest"] == weights_digest(checkpoint["state_dict"])
     assert report(run)["metrics"]["train/loss"] == float(rows(run)[best]["train/loss"])
     assert f"test loss   {report(run)['metrics']['test/loss']:.4f}" in cli(f"test {run}").out  # of those weights
 
@@ -478,7 +479,7 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
         file.write(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr("visionbench.callbacks.checkpoint.torch.save", write_half)
+    monkeypatch.setattr("visionbench.runs.checkpoints.torch.save", write_half)
     with pytest.raises(RunFailed, match="disk full"):
         AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}

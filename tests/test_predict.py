@@ -21,9 +21,9 @@ from torchvision.models import resnet18
 
 from tests.fakes import write_images
 from tests.test_cli import write_own_net
-from visionbench import inputs, predict
 from visionbench.data import Digits, ImageFolder, image_folder
 from visionbench.decoding import Recipe
+from visionbench.inference import inputs, predict
 from visionbench.models import MLP
 
 SMALL = "fit --model MLP --model.widths [16] --trainer.max_epochs 1"

@@ -11,10 +11,9 @@ import numpy as np
 import pytest
 import yaml
 
-from visionbench.callbacks.predictions import save_predictions
-from visionbench.figures.numbers import Predictions
-from visionbench.report.paired import Paired, in_order_of, pair, parted
-from visionbench.runs import wilson_interval
+from visionbench.evaluation.intervals import wilson_interval
+from visionbench.evaluation.paired import Paired, in_order_of, pair, parted
+from visionbench.evaluation.predictions import Predictions, save_predictions
 
 NAMES = ("cat", "dog", "eel")
 VOID = {"img", "meta", "link", "br"}

@@ -7,9 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from visionbench import runs
 from visionbench.data import Digits
 from visionbench.errors import UserError
+from visionbench.evaluation.intervals import wilson_interval
+from visionbench.files import write_json
+from visionbench.runs.folder import claim, result_checkpoint
+from visionbench.runs.identity import code_digest, config_digest, weights_digest
 
 
 @pytest.mark.parametrize(
@@ -17,7 +20,7 @@ from visionbench.errors import UserError
     [(25, 140, 0.1240, 0.2503), (0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (50, 100, 0.4038, 0.5962)],
 )
 def test_the_interval_is_wilsons(correct, count, low, high):
-    assert runs.wilson_interval(correct, count) == pytest.approx((low, high), abs=5e-5)
+    assert wilson_interval(correct, count) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_the_weights_digest_sees_any_weight_name_type_and_shape():
@@ -30,14 +33,14 @@ def test_the_weights_digest_sees_any_weight_name_type_and_shape():
         {"aa": state["a"], "b": state["b"]},
         {"a": state["a"]},
     ]
-    digests = [runs.weights_digest(each) for each in (state, *others)]
+    digests = [weights_digest(each) for each in (state, *others)]
     assert len(set(digests)) == len(digests)
 
 
 def test_the_weights_digest_is_of_the_weights_alone():
     state = {"a": torch.arange(4.0).reshape(2, 2), "b": torch.tensor(3)}
     same = {"b": torch.tensor(3), "a": torch.tensor([[0.0, 2.0], [1.0, 3.0]], requires_grad=True).T}
-    assert runs.weights_digest(same) == runs.weights_digest(state)
+    assert weights_digest(same) == weights_digest(state)
 
 
 def config(**changes):
@@ -54,17 +57,17 @@ def config(**changes):
 
 @pytest.mark.parametrize("change", [{"log_dir": "x"}, {"name": "x"}, {"root": "/x"}, {"folder": "/x"}])
 def test_the_config_digest_ignores_where_things_lie(change):
-    assert runs.config_digest(config(**change)) == runs.config_digest(config())
+    assert config_digest(config(**change)) == config_digest(config())
 
 
 @pytest.mark.parametrize("change", [{"lr": 0.2}, {"seed": 1}, {"val": 2}])
 def test_the_config_digest_sees_what_changes_the_run(change):
-    assert runs.config_digest(config(**change)) != runs.config_digest(config())
+    assert config_digest(config(**change)) != config_digest(config())
 
 
 def test_json_has_null_where_a_number_is_not_finite(tmp_path):
     path = tmp_path / "run.json"
-    runs.write_json(path, {"loss": math.nan, "deep": {"values": [math.inf, 1.5]}, "name": "é"})
+    write_json(path, {"loss": math.nan, "deep": {"values": [math.inf, 1.5]}, "name": "é"})
     assert json.loads(path.read_text(encoding="utf-8")) == {
         "loss": None,
         "deep": {"values": [None, 1.5]},
@@ -75,9 +78,9 @@ def test_json_has_null_where_a_number_is_not_finite(tmp_path):
 
 def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
     path = tmp_path / "run.json"
-    runs.write_json(path, {"a": 1})
+    write_json(path, {"a": 1})
     with pytest.raises(TypeError):
-        runs.write_json(path, {"a": object()})
+        write_json(path, {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
 
 
@@ -86,15 +89,15 @@ def test_the_code_digest_changes_with_a_users_file(tmp_path, monkeypatch):
     (tmp_path / "digested_net.py").write_text("class Net: pass\n")
     import digested_net
 
-    before, package = runs.code_digest([digested_net.Net]), runs.code_digest([Digits])
+    before, package = code_digest([digested_net.Net]), code_digest([Digits])
     (tmp_path / "digested_net.py").write_text("class Net: x = 1\n")
-    assert runs.code_digest([digested_net.Net]) != before
-    assert runs.code_digest([Digits]) == package
+    assert code_digest([digested_net.Net]) != before
+    assert code_digest([Digits]) == package
 
 
 def test_runs_that_begin_at_once_get_different_folders(tmp_path):
     with ThreadPoolExecutor(16) as pool:
-        folders = list(pool.map(lambda _: runs.claim(tmp_path / "runs"), range(64)))
+        folders = list(pool.map(lambda _: claim(tmp_path / "runs"), range(64)))
     assert sorted(folder.name for folder in folders) == sorted(f"version_{n}" for n in range(64))
     assert all(folder.is_dir() for folder in folders)
 
@@ -102,10 +105,10 @@ def test_runs_that_begin_at_once_get_different_folders(tmp_path):
 def test_a_new_run_comes_after_all_others(tmp_path):
     (tmp_path / "version_7").mkdir()
     (tmp_path / "version_x").mkdir()
-    assert runs.claim(tmp_path).name == "version_8"
+    assert claim(tmp_path).name == "version_8"
 
 
 def test_a_run_without_a_checkpoint_cannot_be_evaluated(tmp_path):
     (tmp_path / "config.yaml").touch()
     with pytest.raises(UserError, match="no checkpoint yet"):
-        runs.result_checkpoint(tmp_path)
+        result_checkpoint(tmp_path)

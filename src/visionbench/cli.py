@@ -70,11 +70,11 @@ def _run(words: list[str]) -> int:
 
         return data(rest)
     if command == "predict":
-        from visionbench.predict import predict
+        from visionbench.inference.predict import predict
 
         return predict(rest)
     if command == "export":
-        from visionbench.export import export
+        from visionbench.inference.export import export
 
         return export(rest)
     if command == "report":

@@ -22,20 +22,21 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from visionbench import runs
-from visionbench.callbacks import RunTensorBoardLogger
-from visionbench.callbacks.checkpoint import Stopped
-from visionbench.callbacks.losses import read_losses
-from visionbench.callbacks.predictions import read_predictions
-from visionbench.callbacks.progress import duration, plain_console
-from visionbench.compare import compare, first_difference
+from visionbench.classes import class_of
+from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.base import VisionDataModule
-from visionbench.errors import RunFailed, UserError
-from visionbench.figures.numbers import Predictions
-from visionbench.launch import VisionCLI, one_line, quiet_libraries
+from visionbench.errors import RunFailed, Stopped, UserError
+from visionbench.evaluation.intervals import wilson_interval
+from visionbench.evaluation.predictions import Predictions, read_predictions
+from visionbench.files import write_json
+from visionbench.launch import VisionCLI
 from visionbench.models.base import Classifier
 from visionbench.models.schedulers import wants_total_steps
-from visionbench.parsing import class_of
+from visionbench.runs.compare import compare, first_difference
+from visionbench.runs.folder import SCHEMA, read_losses, result_checkpoint
+from visionbench.runs.identity import DATA_ASIDE, code_digest, config_digest, git_state, versions, weights_digest
+from visionbench.text import duration, one_line
+from visionbench.training.callbacks import RunTensorBoardLogger
 
 
 def fit(args: Sequence[str]) -> int:
@@ -97,7 +98,7 @@ def _train_and_test(cli: VisionCLI) -> int:
             "Nothing was trained: trainer.max_epochs, max_steps, max_time or limit_train_batches leave no epoch; "
             "raise them."
         )
-    checkpoint = runs.result_checkpoint(cli.run_folder) if cli.checkpoint is not None else None
+    checkpoint = result_checkpoint(cli.run_folder) if cli.checkpoint is not None else None
     kept = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint is not None else None
     if cli.has_objective and checkpoint is not None and checkpoint.stem == "last":
         cli.say("No epoch was validated, so that the last one is the result.")
@@ -196,7 +197,7 @@ def evaluate(command: str, args: Sequence[str]) -> int:
         print(f"usage: visionbench {command} RUN_DIR [options]\n\nThe options are those of visionbench fit --help.")
         return 0
     run, options = run_folder(command, args)
-    checkpoint = runs.result_checkpoint(run)
+    checkpoint = result_checkpoint(run)
     console = plain_console()
     stage = "val" if command == "validate" else "test"
     with quiet_libraries():
@@ -345,7 +346,7 @@ def _draw(cli: VisionCLI, result: dict[str, Any], seconds: float, training: Pred
     """Draws the run's figures; gives what to say of them."""
     if cli.config.figures == "none" or cli.run_folder is None or cli.predictions is None or cli.throughput is None:
         return
-    from visionbench.figures.run import RunFigures
+    from visionbench.figures.run_figures import RunFigures
 
     folder = cli.figures_folder()
     found = dict(cli.predictions.kept)
@@ -390,15 +391,15 @@ def _finish(
             logger.log_config((folder / "config.yaml").read_text(encoding="utf-8"))
             logger.log_hyperparams(_hyperparameters(config), final, trainer.global_step)
             logger.save()
-    runs.write_json(
+    write_json(
         folder / "run.json",
         {
-            "schema": runs.SCHEMA,
+            "schema": SCHEMA,
             "command": ["visionbench", "fit", *cli.args],
-            "config_digest": runs.config_digest(config),
-            "code": runs.code_digest([type(model), type(data)]),
-            "git": runs.git_state(),
-            "versions": runs.versions(),
+            "config_digest": config_digest(config),
+            "code": code_digest([type(model), type(data)]),
+            "git": git_state(),
+            "versions": versions(),
             "device": device_name(trainer),
             "precision": str(trainer.precision),
             "threads": torch.get_num_threads(),
@@ -411,7 +412,7 @@ def _finish(
             "best_epoch": result.get("epoch"),
             "seconds": round(seconds, 3),
             "metrics": metrics,
-            "weights_digest": runs.weights_digest(weights),
+            "weights_digest": weights_digest(weights),
             "nondeterministic": nondeterministic(trainer, kernels),
             "resumed": cli.checkpoint.resumptions if cli.checkpoint is not None else [],
         },
@@ -490,7 +491,7 @@ def metric_lines(stage: str, data: VisionDataModule, metrics: dict[str, float], 
     """Accuracy with its interval, and loss."""
     name = {"val": "validation", "test": "test"}[stage]
     accuracy = metrics[f"{stage}/acc"]
-    low, high = runs.wilson_interval(round(accuracy * count), count)
+    low, high = wilson_interval(round(accuracy * count), count)
     yield (
         f"{data.title} {name} accuracy {100 * accuracy:.2f} %  "
         f"(95 % interval {100 * low:.2f} to {100 * high:.2f}, {count:,} {data.item}s)"
@@ -550,7 +551,7 @@ def _hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
     """The settings that runs are compared by."""
     trainer = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val")
     data = dict(config["data"])
-    data["init_args"] = {k: v for k, v in (data.get("init_args") or {}).items() if k not in runs.DATA_ASIDE}
+    data["init_args"] = {k: v for k, v in (data.get("init_args") or {}).items() if k not in DATA_ASIDE}
     chosen = {"model": config["model"], "data": data, "trainer": {name: config["trainer"][name] for name in trainer}}
     return {"seed": config["seed_everything"], **_flat(chosen)}
 

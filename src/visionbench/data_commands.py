@@ -14,12 +14,12 @@ import torch
 from rich.console import Console
 
 from visionbench import data as package
-from visionbench.callbacks.progress import plain_console
+from visionbench.config.parser import Parser, watched_parsing
+from visionbench.console import plain_console
 from visionbench.data.base import Split, VisionDataModule
 from visionbench.data.store import SPLITS, Store, read_meta
 from visionbench.data.table import Table
-from visionbench.errors import UserError
-from visionbench.parsing import Parser, first_user_error, watched_parsing
+from visionbench.errors import UserError, first_user_error
 
 USAGE = """\
 usage: visionbench data COMMAND

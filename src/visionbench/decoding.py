@@ -180,11 +180,6 @@ def _zoomed_centre(pixels: np.ndarray, size: tuple[int, int], scale: float) -> n
     return np.where((inside[0][:, None] & inside[1])[..., None], window, np.uint8(0))
 
 
-def shown(name: str) -> str:
-    """A name as it can be printed on one line and written as UTF-8."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
-
-
 def _reason(error: Exception) -> str:
     if isinstance(error, Unusable):
         return str(error)

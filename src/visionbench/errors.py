@@ -15,3 +15,29 @@ class RunFailed(UserError):
     """A run failed for a reason outside it, such as a full disk; exit status 1."""
 
     status = 1
+
+
+class Stopped(Exception):
+    """A signal ended a run: training after a checkpoint was written, anything else at once.
+
+    Args:
+        status: The exit status.
+    """
+
+    def __init__(self, status: int) -> None:
+        super().__init__()
+        self.status = status
+
+
+def first_user_error(error: BaseException | None) -> UserError | None:
+    """The outermost message to the user in a chain of exceptions: what it was raised from is said in it."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def root_cause(error: BaseException) -> BaseException:
+    """The exception that the others in a chain were raised from."""
+    while (cause := error.__cause__ or error.__context__) is not None:
+        error = cause
+    return error

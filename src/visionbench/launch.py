@@ -1,12 +1,9 @@
 """Training and evaluating from the command line, through LightningCLI."""
 
 import contextlib
-import logging
 import os
 import shutil
-import textwrap
-import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -23,9 +20,21 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from rich.console import Console
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
-from visionbench import resume, runs
-from visionbench.callbacks import (
-    AtomicCheckpointIO,
+from visionbench.classes import class_of
+from visionbench.config.parser import Parser, watched_parsing
+from visionbench.data.base import VisionDataModule
+from visionbench.errors import UserError, first_user_error, root_cause
+from visionbench.evaluation.measures import confusion
+from visionbench.evaluation.predictions import Predictions
+from visionbench.files import write_json
+from visionbench.models.base import Classifier, Objective, check_input_shape
+from visionbench.models.schedulers import LONG_RUN, wants_total_steps
+from visionbench.runs import resume
+from visionbench.runs.checkpoints import AtomicCheckpointIO
+from visionbench.runs.folder import SCHEMA, claim, lock
+from visionbench.runs.resume import GoingOn
+from visionbench.text import one_line
+from visionbench.training.callbacks import (
     BeforeTraining,
     KeptPredictions,
     MetricsFile,
@@ -35,13 +44,6 @@ from visionbench.callbacks import (
     StepLosses,
     Throughput,
 )
-from visionbench.data.base import VisionDataModule
-from visionbench.errors import UserError
-from visionbench.figures.numbers import Predictions, confusion
-from visionbench.models.base import Classifier, Objective, check_input_shape
-from visionbench.models.schedulers import LONG_RUN, wants_total_steps
-from visionbench.parsing import Parser, class_of, first_user_error, root_cause, watched_parsing
-from visionbench.resume import GoingOn
 
 # What every run shares; a run file says only what is its own.
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -338,7 +340,7 @@ class VisionCLI(LightningCLI):
             self.withdraw()
             raise UserError(f"The Trainer does not take these settings: {one_line(error)}") from error
         if self.run_folder is not None and _is_first_process():
-            runs.write_json(self.run_folder / "input.json", {"schema": runs.SCHEMA, **self.datamodule.describe_input()})
+            write_json(self.run_folder / "input.json", {"schema": SCHEMA, **self.datamodule.describe_input()})
             temporary = self.run_folder / ".config.yaml"
             self.parser.save(self._saved_config(), str(temporary), skip_unset=False, multifile=False, overwrite=True)
             temporary.replace(self.run_folder / "config.yaml")
@@ -389,7 +391,7 @@ class VisionCLI(LightningCLI):
             going_on = Path(self.config.resume)
         if going_on is not None:
             folder = going_on
-            self.lock = resume.lock(folder)  # before it is read, so that nobody writes in between
+            self.lock = lock(folder)  # before it is read, so that nobody writes in between
             try:
                 self.going_on = resume.find(folder, described, self.config.resume_changed)
                 if self.going_on.train_on and self._counts_on_length():
@@ -404,8 +406,8 @@ class VisionCLI(LightningCLI):
                 self.say(line)
             resume.tidy(self.going_on)
         else:
-            folder = runs.claim(parent)
-            self.lock = resume.lock(folder)
+            folder = claim(parent)
+            self.lock = lock(folder)
         if self.config.resume is not None:
             self.model.start(load=self.going_on is None or self.going_on.state is None)
         os.environ[RUN_FOLDER_VARIABLE] = str(folder)
@@ -532,31 +534,6 @@ def _processor_flags() -> set[str]:
     return {flag for line in lines if line.startswith("flags") for flag in line.partition(":")[2].split()}
 
 
-@contextlib.contextmanager
-def quiet_libraries() -> Iterator[None]:
-    """Keeps what libraries say to their developers, or say of things that are meant, off the user's screen."""
-    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=".*LeafSpec.*")
-            warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-            warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
-            warnings.filterwarnings("ignore", message=".*could not find the monitored key.*")
-            warnings.filterwarnings("ignore", message=".*module.s. in eval mode at the start of training.*")
-            # Ours is, by begin_at.
-            warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
-            # Training notes the names of these for run.json.
-            warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
-            warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
 def _check_objective(objective: Namespace, model: type) -> None:
     metrics = model.metrics if issubclass(model, Classifier) else Classifier.metrics
     watchable = [name for name in metrics if not name.startswith("test/")]
@@ -575,11 +552,6 @@ def _as_list(value: Any) -> list[Any]:
     if value is None:
         return []
     return list(value) if isinstance(value, list | tuple) else [value]
-
-
-def one_line(error: BaseException) -> str:
-    """An exception's message on one line, not longer than is read."""
-    return textwrap.shorten(str(error), 300, placeholder=" ...").rstrip(".! ") + "."
 
 
 def _is_first_process() -> bool:

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from visionbench.callbacks import StepLosses
-from visionbench.callbacks import checkpoint as checkpoints
 from visionbench.cli import main
 from visionbench.data import loader
 from visionbench.data.loader import ResidentLoader
 from visionbench.models.base import Classifier
+from visionbench.runs import checkpoints as files
+from visionbench.training.callbacks import StepLosses, checkpoints
 
 # What a process is doing, as it was last heard of.
 STARTING, TRAINING, VALIDATING, WRITING, TESTING = range(5)
@@ -151,7 +151,7 @@ def _slow() -> None:
     for step in ("validation_step", "test_step"):
         _wrap(Classifier, step, before=lambda: time.sleep(0.12))
     for name in ("_copy_at_once", "_flush_folder"):
-        _wrap(checkpoints, name, before=lambda: time.sleep(0.01))
+        _wrap(files, name, before=lambda: time.sleep(0.01))
 
 
 def _endless_validation() -> None:

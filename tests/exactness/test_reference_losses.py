@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 import torch
 
-from visionbench.callbacks.losses import read_losses
 from visionbench.cli import main
+from visionbench.runs.folder import read_losses
 
 TABLE = Path(__file__).with_name("reference_losses.csv")
 STEPS = 50

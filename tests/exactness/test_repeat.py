@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from tests.exactness.same import DIGITS, SMALL, differences, first_event_file, report
-from visionbench.callbacks import losses
 from visionbench.data import loader
+from visionbench.runs.folder import read_losses
 
 FIRST, SECOND = (Path("lightning_logs", "mlp", f"version_{n}") for n in (0, 1))
 MODELS = {
@@ -97,7 +97,7 @@ def test_repeat_says_that_it_is_the_same(cli, tmp_path):
 
 def test_repeat_names_the_first_step_that_differs(cli, tmp_path):
     fit(cli, f"{SMALL} --trainer.max_epochs 2")
-    values = losses.read_losses(tmp_path / FIRST / "step-losses.bin").copy()
+    values = read_losses(tmp_path / FIRST / "step-losses.bin").copy()
     ours = values[6]
     values[6] = np.nextafter(ours, np.float32(9))  # the last bit
     values.tofile(tmp_path / FIRST / "step-losses.bin")

@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from tests.exactness.same import SMALL, checkpoint, differences, first_event_file, next_second, report
-from visionbench import commands, resume, runs
-from visionbench.callbacks import AtomicCheckpointIO, MetricsFile, RunCheckpoints
-from visionbench.callbacks import checkpoint as checkpoints
+from visionbench import commands
 from visionbench.data import Digits, loader
 from visionbench.models.base import Classifier
+from visionbench.runs import folder, identity
+from visionbench.runs.checkpoints import AtomicCheckpointIO
+from visionbench.runs.identity import versions
+from visionbench.training.callbacks import MetricsFile, RunCheckpoints
 
 LINE = f"{SMALL} --model.dropout 0.3 --data.augment [RandomCrop] --checkpoint.every_n_steps 1"
 PLATEAU = "--model.lr_scheduler ReduceLROnPlateau --model.lr_scheduler.patience 0 --model.lr_scheduler.factor 0.5"
@@ -30,8 +32,8 @@ PLACES = {
     "validation": (Classifier, "validation_step"),
     "row": (MetricsFile, "on_train_epoch_end"),
     "checkpoint": (AtomicCheckpointIO, "save_checkpoint"),
-    "best": (checkpoints, "_copy_at_once"),
-    "named": (checkpoints, "_flush_folder"),
+    "best": (files, "_copy_at_once"),
+    "named": (files, "_flush_folder"),
     "end": (RunCheckpoints, "on_train_end"),
     "test": (Classifier, "test_step"),
     "report": (commands, "_finish"),
@@ -328,13 +330,13 @@ def test_another_configuration_is_refused_with_what_changed(started, cli, option
 
 def changed(patch, what):
     if what == "code":
-        patch.setattr(runs, "code_digest", lambda kinds: "another")
+        patch.setattr(identity, "code_digest", lambda kinds: "another")
         return "the source code changed"
     if what == "data":
         patch.setattr(Digits, "data_digest", lambda self: "another")
         return "the data (images, split or normalisation) changed"
-    before = runs.versions()
-    patch.setattr(runs, "versions", lambda: before | {"numpy": "0.1"})
+    before = versions()
+    patch.setattr(identity, "versions", lambda: before | {"numpy": "0.1"})
     return f"numpy was {before['numpy']}, is 0.1"
 
 
@@ -405,7 +407,7 @@ def test_auto_takes_the_newest_unfinished_run_of_this_configuration(whole, cli, 
     next_second()
     assert "run        lightning_logs/mlp/version_1" in fit(cli, f"{line} --resume auto").out
     assert differences(whole, runs_of_mlp / "version_1") == []
-    held = resume.lock(runs_of_mlp / "version_0")
+    held = folder.lock(runs_of_mlp / "version_0")
     try:
         assert "run        lightning_logs/mlp/version_4" in fit(cli, f"{line} --resume auto").out
         assert "is being trained by another process" in cli(f"fit --resume {RUN}").refusal()

@@ -9,8 +9,8 @@ import yaml
 
 from tests.fakes import Letters
 from tests.test_fit import listing, report
-from visionbench import runs
 from visionbench.models import CNN, MLP
+from visionbench.runs.identity import weights_digest
 
 MLP_LINE = "--model MLP --model.widths [8] --model.batch_norm true --model.dropout 0.5"
 CNN_LINE = (
@@ -292,4 +292,4 @@ def test_the_digest_of_the_start_is_of_the_weights_that_were_loaded(cli, earlier
     line = f"fit {MLP_LINE} {SHORT} {STILL} --data Digits --model.start_from weights.pt"
     assert cli(line).status == 0
     start = report(tmp_path / "lightning_logs" / "mlp" / "version_0")["start"]
-    assert start["weights_digest"] == runs.weights_digest(weights)
+    assert start["weights_digest"] == weights_digest(weights)

@@ -15,6 +15,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
 
+from visionbench.classes import file_of, is_ours
 from visionbench.data.augment import Augmentation
 from visionbench.data.loader import EpochOrder, ResidentLoader
 from visionbench.data.mapped import MappedImages, portions
@@ -22,7 +23,6 @@ from visionbench.data.memory import free_memory, processor_cores
 from visionbench.data.store import SPLITS, Store, Writer, open_or_write, store_key
 from visionbench.decoding import Recipe
 from visionbench.errors import UserError
-from visionbench.source_code import file_of, is_ours
 
 # What is cut for a split of which the data set has no official images, where no size is given.
 DEFAULT_SIZES = {"test": 0.2, "val": 0.1}

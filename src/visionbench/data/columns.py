@@ -17,8 +17,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from visionbench.decoding import shown
 from visionbench.errors import UserError
+from visionbench.text import shown
 
 DELIMITERS = ",;\t|"
 MISSING = frozenset({"", "?", "na", "n/a", "#n/a", "nan", "null"})  # in upper or lower case

@@ -26,8 +26,8 @@ from visionbench.data.base import VisionDataModule
 from visionbench.data.memory import processor_cores
 from visionbench.data.store import SPLITS, Store, Writer, find_store, read_meta
 from visionbench.decoding import Decoded, Recipe, decode_files, start_process
-from visionbench.decoding import shown as _shown
 from visionbench.errors import UserError
+from visionbench.text import shown as _shown
 
 SPLIT_NAMES = {
     "train": "train",

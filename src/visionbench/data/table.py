@@ -29,8 +29,8 @@ from visionbench.data.columns import (
 from visionbench.data.image_folder import SPLIT_NAMES
 from visionbench.data.loader import EpochOrder, ResidentLoader, RowLoader
 from visionbench.data.store import SPLITS, Store, Writer, find_store, read_meta
-from visionbench.decoding import shown
 from visionbench.errors import UserError
+from visionbench.text import shown
 
 SUFFIXES = (".csv", ".tsv")
 

@@ -9,9 +9,8 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from visionbench.figures.drawn import WRONG, Drawn, cut, in_percent, new_figure
-from visionbench.figures.numbers import (
-    Predictions,
+from visionbench.evaluation.intervals import wilson_interval
+from visionbench.evaluation.measures import (
     at_threshold,
     class_scores,
     confused_pairs,
@@ -20,7 +19,8 @@ from visionbench.figures.numbers import (
     reliability,
     shares_of_rows,
 )
-from visionbench.runs import wilson_interval
+from visionbench.evaluation.predictions import Predictions
+from visionbench.figures.figure import WRONG, Drawn, cut, in_percent, new_figure
 
 WORDS = {"train": "training", "val": "validation", "test": "test"}
 # Cells with a number in them are legible up to so many classes; beyond, colours alone speak.

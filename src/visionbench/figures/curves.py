@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from visionbench.figures.drawn import Drawn, new_figure
+from visionbench.figures.figure import Drawn, new_figure
 
 # Changes of the learning rate that are each marked; a schedule with more has a panel of its own.
 MARKED = 8

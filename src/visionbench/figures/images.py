@@ -4,9 +4,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.classes import LABEL_LENGTH, WORDS
-from visionbench.figures.drawn import CORRECT, WRONG, Drawn, Grid, cut
-from visionbench.figures.numbers import Predictions
+from visionbench.figures.figure import CORRECT, WRONG, Drawn, Grid, cut
 
 COLUMNS = 6
 SHOWN = 30

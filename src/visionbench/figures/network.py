@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from visionbench.errors import UserError
-from visionbench.figures.drawn import DPI, Drawn, Grid, cut, new_figure
+from visionbench.figures.figure import DPI, Drawn, Grid, cut, new_figure
 from visionbench.models.base import Classifier
 
 # Of the table of layers, in the picture; the CSV has them all.

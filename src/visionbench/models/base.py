@@ -20,7 +20,7 @@ from visionbench.errors import UserError
 from visionbench.models.losses import LOSSES, LossName
 from visionbench.models.schedulers import LONG_RUN, check_covers, made_by, wants_total_steps
 from visionbench.models.weights import last_layer, load_strictly, read_weights
-from visionbench.runs import weights_digest
+from visionbench.runs.identity import weights_digest
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]

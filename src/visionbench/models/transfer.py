@@ -14,7 +14,7 @@ from torchvision.models import get_model, get_model_weights, list_models
 from visionbench.errors import UserError
 from visionbench.models.base import Classifier
 from visionbench.models.weights import load_strictly, read_weights
-from visionbench.runs import weights_digest
+from visionbench.runs.identity import weights_digest
 
 TIMM = "timm/"
 

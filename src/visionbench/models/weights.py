@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from visionbench.errors import UserError
-from visionbench.runs import result_checkpoint
+from visionbench.runs.folder import result_checkpoint
 
 
 def read_weights(place: Path) -> tuple[Path, dict[str, Tensor]]:

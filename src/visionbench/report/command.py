@@ -3,17 +3,16 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from visionbench.callbacks.progress import plain_console
+from visionbench.config.parser import Parser
+from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
-from visionbench.figures.several import COLOURS
-from visionbench.launch import quiet_libraries
-from visionbench.parsing import Parser
-from visionbench.predict import split_words
-from visionbench.report.one import page_of_one
+from visionbench.figures.comparison import COLOURS
+from visionbench.files import write_whole
+from visionbench.inference.predict import split_words
+from visionbench.report.comparison_page import page_of_several
 from visionbench.report.page import GENERATOR
 from visionbench.report.reading import read_run
-from visionbench.report.several import page_of_several
-from visionbench.runs import write_whole
+from visionbench.report.run_page import page_of_one
 
 USAGE = """\
 visionbench report RUN_DIR... [options]

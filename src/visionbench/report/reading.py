@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from visionbench.callbacks.predictions import read_predictions
-from visionbench.compare import read_config
+from visionbench.config.parser import Parser, watched_parsing
+from visionbench.console import quiet_libraries
 from visionbench.data.base import VisionDataModule
-from visionbench.errors import UserError
+from visionbench.errors import UserError, first_user_error, root_cause
+from visionbench.evaluation.predictions import Predictions, read_predictions
 from visionbench.figures.images import Images
-from visionbench.figures.numbers import Predictions
-from visionbench.inputs import add_data_options
-from visionbench.launch import one_line, quiet_libraries
-from visionbench.parsing import Parser, first_user_error, root_cause, watched_parsing
+from visionbench.inference.inputs import add_data_options
+from visionbench.runs.folder import read_config
+from visionbench.text import one_line
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import binomtest
 
-from visionbench.figures.numbers import Predictions
-from visionbench.runs import wilson_interval
+from visionbench.evaluation.intervals import wilson_interval
+from visionbench.evaluation.predictions import Predictions
 
 SOURCES = (
     'McNemar, "Note on the sampling error of the difference between correlated proportions or percentages", 1947, in '

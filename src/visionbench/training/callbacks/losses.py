@@ -5,15 +5,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from visionbench.errors import UserError
-
-# Little-endian float32, one a batch.
-DTYPE = np.dtype("<f4")
+from visionbench.runs.folder import DTYPE
 
 
 class StepLosses(Callback):
@@ -63,8 +60,3 @@ class StepLosses(Callback):
             file.write(values.tobytes())
             file.flush()
             os.fsync(file.fileno())
-
-
-def read_losses(path: Path) -> np.ndarray:
-    """The losses of a run, shape (batches,), float32; empty where there is no file."""
-    return np.fromfile(path, dtype=DTYPE) if path.is_file() else np.zeros(0, dtype=DTYPE)

@@ -8,9 +8,9 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 
-from visionbench.callbacks.after_epoch import AfterEpoch
 from visionbench.errors import UserError
 from visionbench.models.base import Classifier
+from visionbench.training.callbacks.after_epoch import AfterEpoch
 
 
 class MetricsFile(AfterEpoch):

@@ -6,13 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from filelock import FileLock, Timeout
 
-from visionbench import runs
-from visionbench.callbacks.checkpoint import NAMES, give_names, read_checkpoint
-from visionbench.compare import flat
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError
+from visionbench.runs import identity
+from visionbench.runs.checkpoints import NAMES, give_names, read_checkpoint
+from visionbench.runs.compare import flat
+from visionbench.runs.folder import lock
+from visionbench.runs.identity import comparable
 
 # Settings whose effect lies in a checkpoint (learning rates, momenta, what was best so far), so that other values would
 # be taken and not heeded.
@@ -69,10 +70,10 @@ def describe(config: Mapping[str, Any], data: VisionDataModule, kinds: Iterable[
         kinds: The classes of model and data.
     """
     return {
-        "config": flat(runs.comparable(config)),
+        "config": flat(comparable(config)),
         "data": {"digest": data.data_digest()},
-        "code": {"digest": runs.code_digest(kinds)},
-        "versions": runs.versions(),
+        "code": {"digest": identity.code_digest(kinds)},
+        "versions": identity.versions(),
         "machine": {"threads": torch.get_num_threads()},
     }
 
@@ -156,20 +157,6 @@ def newest_unfinished(parent: Path, described: Mapping[str, Any]) -> Path | None
         if state["described"]["config"] == described["config"]:
             return folder
     return None
-
-
-def lock(folder: Path) -> FileLock:
-    """Keeps other processes from going on with a run while this one trains it; ends with the process.
-
-    Raises:
-        UserError: Another process has it.
-    """
-    held = FileLock(folder / ".lock", timeout=0)
-    try:
-        held.acquire()
-    except Timeout:
-        raise UserError(f"{folder} is being trained by another process; wait for it, or start a new run.") from None
-    return held
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -5,13 +5,11 @@ from typing import Any
 
 import numpy as np
 
-from visionbench import runs
-from visionbench.callbacks.progress import duration
-from visionbench.compare import CIRCUMSTANCES, flat
+from visionbench.evaluation.measures import confusion
+from visionbench.evaluation.paired import SOURCES, Paired, in_order_of, pair, parted
+from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.classes import WORDS
-from visionbench.figures.images import Images
-from visionbench.figures.numbers import Predictions, confusion
-from visionbench.figures.several import (
+from visionbench.figures.comparison import (
     COLOURS,
     MINUS,
     draw_confusion_difference,
@@ -19,11 +17,14 @@ from visionbench.figures.several import (
     draw_intervals,
     draw_overlaid,
 )
+from visionbench.figures.images import Images
 from visionbench.report import page
-from visionbench.report.one import counted, interval_of, number, percent, short_class, title_of_data
 from visionbench.report.page import Html, tag
-from visionbench.report.paired import SOURCES, Paired, in_order_of, pair, parted
 from visionbench.report.reading import ReportedRun, divergence, find_images, picture_of
+from visionbench.report.run_page import interval_of, number, percent, short_class, title_of_data
+from visionbench.runs.compare import CIRCUMSTANCES, flat
+from visionbench.runs.identity import comparable
+from visionbench.text import counted, duration
 
 LETTERS = "ABCDEFGHIJ"
 # Rows of a table of samples.
@@ -122,7 +123,7 @@ def _curves(reported: Sequence[ReportedRun]) -> Iterator[Html]:
 
 def _differences(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator[Html]:
     tables = {
-        "configuration": [flat(runs.comparable(run.config)) for run in reported],
+        "configuration": [flat(comparable(run.config)) for run in reported],
         "circumstances": [{name: run.report.get(name) for name in CIRCUMSTANCES if name != "seed"} for run in reported],
         "versions": [run.report.get("versions") or {} for run in reported],
     }

@@ -2,7 +2,6 @@
 
 import contextlib
 import difflib
-import importlib
 import inspect
 import re
 import sys
@@ -15,6 +14,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from visionbench.classes import class_of
 from visionbench.data.augment import Augmentation
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError
@@ -107,13 +107,6 @@ def watched_parsing(say: Say) -> Iterator[None]:
         say(line)
 
 
-def class_of(spec: Any) -> type:
-    """The class that a resolved `{class_path: ..., init_args: ...}` names."""
-    module, _, name = str(spec["class_path"]).rpartition(".")
-    kind: type = getattr(importlib.import_module(module), name)
-    return kind
-
-
 def _default(kind: type, name: str) -> Any:
     for base in kind.__mro__:
         parameters = inspect.signature(base.__init__).parameters  # type: ignore[misc]
@@ -126,20 +119,6 @@ def _short(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(map(_short, value))}]"
     return str(value["class_path"]).rsplit(".", 1)[-1] if isinstance(value, Namespace) else str(value)
-
-
-def first_user_error(error: BaseException | None) -> UserError | None:
-    """The outermost message to the user in a chain of exceptions: what it was raised from is said in it."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error
-
-
-def root_cause(error: BaseException) -> BaseException:
-    """The exception that the others in a chain were raised from."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error
 
 
 def _sentence(message: str, error: BaseException | None, parser: LightningArgumentParser) -> str:

@@ -17,16 +17,17 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from visionbench import runs
-from visionbench.callbacks.progress import plain_console
 from visionbench.commands import run_folder
+from visionbench.config.parser import Parser, watched_parsing
+from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.store import SPLITS
 from visionbench.errors import RunFailed, UserError
-from visionbench.inputs import add_data_options, check_words, make_data, samples
-from visionbench.launch import one_line, quiet_libraries
+from visionbench.inference.inputs import add_data_options, check_words, make_data, samples
+from visionbench.inference.trained import Normalise, Predictor, TrainedRun, open_run
 from visionbench.models.base import Classifier
-from visionbench.parsing import Parser, watched_parsing
-from visionbench.trained import Normalise, Predictor, TrainedRun, open_run
+from visionbench.runs.folder import result_checkpoint
+from visionbench.runs.identity import versions, weights_digest
+from visionbench.text import one_line
 
 Format = Literal["onnx", "torch_export", "safetensors"]
 SUFFIXES: dict[Format, str] = {"onnx": ".onnx", "torch_export": ".pt2", "safetensors": ".safetensors"}
@@ -94,7 +95,7 @@ def export(args: Sequence[str]) -> int:
     folder, options = run_folder("export", args)
     console = plain_console()
     with quiet_libraries():
-        runs.result_checkpoint(folder)
+        result_checkpoint(folder)
         given = add_data_options(parser, yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
         with watched_parsing(console.print):
             config = parser.parse_args([*given, *options])
@@ -179,9 +180,9 @@ def _said(run: TrainedRun, format: Format) -> dict[str, Any]:
             "normalise_is_inside": not weights,
         },
         "model": {"class_path": run.config["model"]["class_path"], "init_args": init_args},
-        "weights_digest": runs.weights_digest(run.model.state_dict()),
+        "weights_digest": weights_digest(run.model.state_dict()),
         "data": {name: run.described[name] for name in ("data", "title")},
-        "versions": runs.versions(),
+        "versions": versions(),
     }
 
 
@@ -250,7 +251,7 @@ def _reopened_safetensors(file: Path, exported: FromPixels, said: Mapping[str, s
     with safe_open(file, framework="pt") as opened:
         _must_say(opened.metadata(), said)
         weights = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118 - it is no dictionary
-    if json.dumps(runs.weights_digest(weights)) != said["weights_digest"]:
+    if json.dumps(weights_digest(weights)) != said["weights_digest"]:
         raise RunFailed("The weights in the file are not those of the checkpoint; nothing was kept.")
     exported.model.load_state_dict(weights)
     return _eager(exported)

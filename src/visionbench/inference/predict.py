@@ -19,16 +19,23 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from visionbench import runs
-from visionbench.callbacks.checkpoint import Stopped
-from visionbench.callbacks.progress import plain_console
 from visionbench.commands import ended_by_sigterm, run_folder
+from visionbench.config.parser import Parser, watched_parsing
+from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.store import SPLITS
-from visionbench.errors import RunFailed, UserError
-from visionbench.inputs import Sample, add_data_options, batches, check_words, count_samples, make_data, samples
-from visionbench.launch import quiet_libraries
-from visionbench.parsing import Parser, watched_parsing
-from visionbench.trained import Predictor, TrainedRun, open_run
+from visionbench.errors import RunFailed, Stopped, UserError
+from visionbench.evaluation.intervals import wilson_interval
+from visionbench.inference.inputs import (
+    Sample,
+    add_data_options,
+    batches,
+    check_words,
+    count_samples,
+    make_data,
+    samples,
+)
+from visionbench.inference.trained import Predictor, TrainedRun, open_run
+from visionbench.runs.folder import result_checkpoint
 
 USAGE = """\
 visionbench predict RUN_DIR INPUT... [options]
@@ -85,7 +92,7 @@ def predict(args: Sequence[str]) -> int:
         given: list[str] = []
         needs_data = not set(SPLITS).isdisjoint(words)
         if needs_data:
-            runs.result_checkpoint(folder)
+            result_checkpoint(folder)
             given = add_data_options(parser, yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8")))
         with watched_parsing(console.print):
             config = parser.parse_args([*given, *options])
@@ -300,7 +307,7 @@ def _closing_lines(tally: Tally, output: str | None) -> Iterator[str]:
     speed = tally.images / max(tally.seconds, 1e-9)
     yield f"predicted  {tally.images:,} images in {tally.seconds:.1f} s, {speed:,.0f} a second{where}"
     if tally.known:
-        low, high = (100 * share for share in runs.wilson_interval(tally.correct, tally.known))
+        low, high = (100 * share for share in wilson_interval(tally.correct, tally.known))
         yield (
             f"accuracy   {100 * tally.correct / tally.known:.2f} %  (95 % interval {low:.2f} to {high:.2f}, "
             f"{tally.known:,} images whose class is known)"

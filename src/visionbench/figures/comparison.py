@@ -10,10 +10,11 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
+from visionbench.evaluation.measures import shares_of_rows
+from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.classes import LABEL_LENGTH, WORDS, WRITTEN_UP_TO
-from visionbench.figures.drawn import WRONG, Drawn, Grid, cut, new_figure
+from visionbench.figures.figure import WRONG, Drawn, Grid, cut, new_figure
 from visionbench.figures.images import Images, short_name
-from visionbench.figures.numbers import Predictions, shares_of_rows
 
 # One a run: matplotlib's own ten.
 COLOURS = (

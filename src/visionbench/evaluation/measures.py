@@ -1,44 +1,16 @@
 """What the figures of predictions show, as numbers: plain NumPy, and scikit-learn for curves over thresholds."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from visionbench.runs import wilson_interval
+from visionbench.evaluation.intervals import wilson_interval
+from visionbench.evaluation.predictions import Predictions
 
 # Of the confidence, for the reliability diagram; the usual number since Guo et al., "On Calibration of Modern Neural
 # Networks", 2017.
 BINS = 15
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """What a model said of a split.
-
-    Attributes:
-        stage: The split: `train`, `val` or `test`.
-        probabilities: Of each class, shape (N, classes), float32.
-        predicted: The class that the model gives, shape (N,), int64.
-        labels: The true class, shape (N,), int64.
-        names: Of each sample.
-    """
-
-    stage: str
-    probabilities: np.ndarray
-    predicted: np.ndarray
-    labels: np.ndarray
-    names: Sequence[str]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    @property
-    def confidence(self) -> np.ndarray:
-        """The probability of the predicted class, shape (N,), float32; not a number where the model gave none."""
-        confidence: np.ndarray = self.probabilities[np.arange(len(self)), self.predicted]
-        return confidence
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from visionbench.runs import write_whole
+from visionbench.files import write_whole
 
 DPI = 100
 CORRECT, WRONG = "#2f6f3e", "#b3261e"

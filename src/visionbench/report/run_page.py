@@ -8,16 +8,17 @@ from typing import Any
 import numpy as np
 import yaml
 
-from visionbench import runs
-from visionbench.callbacks.progress import duration
+from visionbench.classes import class_of
 from visionbench.data.base import VisionDataModule
+from visionbench.evaluation.intervals import wilson_interval
+from visionbench.evaluation.measures import class_scores, confused_pairs, confusion
 from visionbench.figures.classes import WORDS
 from visionbench.figures.curves import draw_learning_curves
-from visionbench.figures.numbers import class_scores, confused_pairs, confusion
-from visionbench.parsing import class_of
 from visionbench.report import page
 from visionbench.report.page import Html, tag
 from visionbench.report.reading import ReportedRun, divergence, picture_of
+from visionbench.runs.identity import DATA_ASIDE
+from visionbench.text import duration
 
 NOT_A_NUMBER = "not a number"
 # Rows of a table that has one for each class; of more classes it shows those with the lowest score.
@@ -102,18 +103,13 @@ def number(value: float | None) -> str:
     return NOT_A_NUMBER if value is None else f"{value:.4f}"
 
 
-def counted(count: int, item: str) -> str:
-    """A number of things: 1 image, 1,200 images."""
-    return f"{count:,} {item}{'s' * (count != 1)}"
-
-
 def interval_of(run: ReportedRun, stage: str) -> tuple[int, int, float, float] | None:
     """Correct samples, all samples and the Wilson interval of the accuracy; `None` where these are not known."""
     accuracy, count = run.metrics.get(f"{stage}/acc"), run.count(stage)
     if accuracy is None or not count:
         return None
     correct = round(accuracy * count)
-    return correct, count, *runs.wilson_interval(correct, count)
+    return correct, count, *wilson_interval(correct, count)
 
 
 def kept_epoch(run: ReportedRun) -> tuple[str, str]:
@@ -210,7 +206,7 @@ def _all_facts(run: ReportedRun) -> Iterator[tuple[str, Any]]:
     classes = f", {len(run.class_names)} classes" if run.class_names else ""
     inputs = f": {f'{run.item}s of {shape}' if run.has_images else f'{shape} features'}" if shape else ""
     yield "Data", title_of_data(run) + inputs + classes
-    aside = runs.DATA_ASIDE | {"batch_size"}
+    aside = DATA_ASIDE | {"batch_size"}
     usual = {name: p.default for name, p in inspect.signature(VisionDataModule.__init__).parameters.items()}
     own = {
         name: value

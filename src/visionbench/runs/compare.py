@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
-from visionbench import runs
-from visionbench.callbacks.losses import read_losses
-from visionbench.errors import UserError
+from visionbench.runs.folder import read_config, read_losses
+from visionbench.runs.identity import comparable
 
 # What two runs of one configuration may differ in besides it, in run.json's words.
 CIRCUMSTANCES = ("data_digest", "code", "device", "precision", "threads", "seed")
@@ -25,7 +23,7 @@ def compare(first: Path, second: Path) -> Iterator[str]:
     configs: list[dict[str, Any]] = []
     reports: list[dict[str, Any] | None] = []
     for folder in (first, second):
-        configs.append(flat(runs.comparable(read_config(folder))))
+        configs.append(flat(comparable(read_config(folder))))
         report = folder / "run.json"
         reports.append(json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None)
         if reports[-1] is None:
@@ -81,28 +79,6 @@ def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             leaves[prefix + key] = value if isinstance(value, bool | int | float | str | None) else str(value)
     return leaves
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """What a run's config.yaml says.
-
-    Raises:
-        UserError: The folder is no run's, or its config.yaml is not as the run wrote it.
-    """
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(
-            f"{folder} is not a run folder (it has no config.yaml); give one like lightning_logs/cnn/version_0."
-        )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"{path} cannot be read ({reason}); put it back as the run wrote it.") from error
-    parts = ("trainer", "model", "data")
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in parts):
-        raise UserError(f"{path} has no trainer, model and data; put it back as the run wrote it.")
-    return content
 
 
 def _table(title: str, rows: Sequence[tuple[str, Any, Any]]) -> Iterator[str]:

@@ -1,7 +1,9 @@
 """Where classes are written."""
 
+import importlib
 import sys
 from pathlib import Path
+from typing import Any
 
 
 def file_of(kind: type) -> Path | None:
@@ -13,3 +15,10 @@ def file_of(kind: type) -> Path | None:
 def is_ours(kind: type) -> bool:
     """Whether a class belongs to this package."""
     return kind.__module__.partition(".")[0] == "visionbench"
+
+
+def class_of(spec: Any) -> type:
+    """The class that a resolved `{class_path: ..., init_args: ...}` names."""
+    module, _, name = str(spec["class_path"]).rpartition(".")
+    kind: type = getattr(importlib.import_module(module), name)
+    return kind

@@ -1,6 +1,5 @@
 """What is seen of a run while it trains."""
 
-import math
 import time
 from typing import Any
 
@@ -9,26 +8,12 @@ from rich.console import Console
 from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
-from visionbench.callbacks.after_epoch import AfterEpoch
+from visionbench.console import plain_console
+from visionbench.text import duration
+from visionbench.training.callbacks.after_epoch import AfterEpoch
 
 # A look at the loss makes the host wait for the device, so it is not had at every step.
 SECONDS_BETWEEN_LOOKS = 0.2
-
-
-class PlainConsole(Console):
-    """Writes lines as they are: brackets and colons mean themselves, and a long one is not cut."""
-
-    def __init__(self, stderr: bool = False) -> None:
-        super().__init__(highlight=False, markup=False, emoji=False, soft_wrap=True, stderr=stderr)
-
-    def on_broken_pipe(self) -> None:
-        """Leaves it to `cli.main`, as for what is not printed through a console."""
-        raise BrokenPipeError
-
-
-def plain_console(stderr: bool = False) -> Console:
-    """Standard output, or standard error, with brackets and colons meaning themselves."""
-    return PlainConsole(stderr)
 
 
 class Progress(AfterEpoch):
@@ -133,13 +118,3 @@ class Progress(AfterEpoch):
             return ""
         left = (trainer.max_epochs - self.first_epoch - done) * (time.monotonic() - self.fit_started) / done
         return f"{duration(left)} left" if left > 0 else ""
-
-
-def duration(seconds: float) -> str:
-    """Seconds as people say them: 8 s, 3 min 20 s, 1 h 05 min."""
-    whole = math.ceil(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

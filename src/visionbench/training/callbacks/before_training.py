@@ -6,8 +6,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from visionbench.data.base import VisionDataModule
+from visionbench.files import write_json
 from visionbench.models.base import Classifier, Totals, in_evaluation
-from visionbench.runs import write_json
 
 
 class BeforeTraining(Callback):

@@ -10,16 +10,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from visionbench import runs
 from visionbench.data.base import VisionDataModule
 from visionbench.data.loader import scale_and_shift
+from visionbench.evaluation.measures import best_threshold, summary
+from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.classes import draw_classes
 from visionbench.figures.curves import draw_learning_curves, draw_step_losses, draw_throughput
-from visionbench.figures.drawn import Drawn
+from visionbench.figures.figure import Drawn
 from visionbench.figures.images import describe, draw_errors, draw_samples
 from visionbench.figures.network import draw_activations, draw_filters, draw_grad_cam, draw_layers
-from visionbench.figures.numbers import Predictions, best_threshold, summary
+from visionbench.files import write_json
 from visionbench.models.base import Classifier, in_evaluation
+from visionbench.runs.folder import SCHEMA
 
 EXPLAINED = 8  # images in the Grad-CAM figure: wrong predictions first, as far as half of it
 
@@ -95,8 +97,8 @@ class RunFigures:
             self._add("images", self._of_images, main)
             self._add("explanations", self._explanations, main)
         self.seconds = time.monotonic() - began
-        content = {"schema": runs.SCHEMA, "figures": self.drawn, "failed": self.failed, **self.said}
-        runs.write_json(self.folder / "figures.json", content)
+        content = {"schema": SCHEMA, "figures": self.drawn, "failed": self.failed, **self.said}
+        write_json(self.folder / "figures.json", content)
 
     def _add(self, name: str, draw: Callable[..., Drawn | Iterator[Drawn]], *arguments: Any) -> None:
         try:

@@ -1,23 +1,19 @@
 """What the model says of each validation and test sample, kept in the run's folder."""
 
-import csv
-import io
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torch.nn import functional as F
 
-from visionbench.callbacks.after_epoch import AfterEpoch
-from visionbench.callbacks.checkpoint import RunCheckpoints
 from visionbench.data.base import VisionDataModule
-from visionbench.figures.numbers import Predictions
+from visionbench.evaluation.predictions import Predictions, save_predictions
 from visionbench.models.base import Classifier
-from visionbench.runs import write_whole
+from visionbench.training.callbacks.after_epoch import AfterEpoch
+from visionbench.training.callbacks.checkpoints import RunCheckpoints
 
 
 class KeptPredictions(AfterEpoch):
@@ -119,37 +115,3 @@ def _dealt_back(trainer: Trainer, part: Tensor) -> Tensor:
     padded = F.pad(part, [0] * (2 * part.ndim - 1) + [max(sizes) - len(part)])
     gathered = trainer.strategy.all_gather(padded)  # (processes, N, ...)
     return gathered.transpose(0, 1).reshape(-1, *part.shape[1:])[: sum(sizes)]
-
-
-def save_predictions(folder: Path, predictions: Predictions, class_names: tuple[str, ...]) -> None:
-    """Writes `STAGE.csv` and `STAGE-probabilities.npy`."""
-    folder.mkdir(exist_ok=True)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["sample", "true", "predicted", "confidence"])
-    for name, label, taken, sure in zip(
-        predictions.names, predictions.labels, predictions.predicted, predictions.confidence, strict=True
-    ):
-        # The shortest digits that read back as the same number.
-        writer.writerow([name, class_names[label], class_names[taken], str(sure)])
-    array = io.BytesIO()
-    np.save(array, predictions.probabilities.astype(np.float32), allow_pickle=False)
-    write_whole(folder / f"{predictions.stage}-probabilities.npy", array.getvalue())
-    write_whole(folder / f"{predictions.stage}.csv", table.getvalue().encode("utf-8", "backslashreplace"))
-
-
-def read_predictions(folder: Path, stage: str, class_names: tuple[str, ...]) -> Predictions | None:
-    """What `save_predictions` wrote; `None` where it did not."""
-    place = folder / f"{stage}.csv"
-    if not place.is_file():
-        return None
-    with place.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    number = {name: label for label, name in enumerate(class_names)}
-    return Predictions(
-        stage,
-        np.load(folder / f"{stage}-probabilities.npy", allow_pickle=False),
-        np.array([number[row["predicted"]] for row in rows], dtype=np.int64),
-        np.array([number[row["true"]] for row in rows], dtype=np.int64),
-        [row["sample"] for row in rows],
-    )

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import numpy as np
 
+from visionbench.config.parser import Parser
 from visionbench.data.base import VisionDataModule
 from visionbench.data.image_folder import FEW_FILES, SPLIT_NAMES, decoder, is_folder, is_hidden, task_size
 from visionbench.data.store import SPLITS
-from visionbench.decoding import Recipe, shown
-from visionbench.errors import UserError
-from visionbench.parsing import Parser, first_user_error
-from visionbench.trained import TrainedRun
+from visionbench.decoding import Recipe
+from visionbench.errors import UserError, first_user_error
+from visionbench.inference.trained import TrainedRun
+from visionbench.text import shown
 
 LIST = "-"  # stands for a list of files on standard input
 MANY = 1024  # files without an image, which a batch does not wait for the end of

@@ -17,13 +17,13 @@ from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
-from visionbench import runs
+from visionbench.classes import class_of
 from visionbench.data.loader import scale_and_shift
 from visionbench.decoding import Recipe
-from visionbench.errors import UserError
-from visionbench.launch import one_line
+from visionbench.errors import UserError, root_cause
 from visionbench.models.base import Classifier
-from visionbench.parsing import class_of, root_cause
+from visionbench.runs.folder import result_checkpoint
+from visionbench.text import one_line
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ def open_run(folder: Path) -> TrainedRun:
     Raises:
         UserError: It is no run, has no checkpoint, does not take images, or its model's class cannot be made.
     """
-    checkpoint = runs.result_checkpoint(folder)
+    checkpoint = result_checkpoint(folder)
     try:
         described = json.loads((folder / "input.json").read_text(encoding="utf-8"))
         config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))

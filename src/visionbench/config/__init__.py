@@ -1,0 +1,1 @@
+"""A command line as settings: parser, messages, patches of libraries."""

@@ -1,0 +1,73 @@
+"""A model's predictions on a split, and their files in a run folder."""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from visionbench.files import write_whole
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """What a model said of a split.
+
+    Attributes:
+        stage: The split: `train`, `val` or `test`.
+        probabilities: Of each class, shape (N, classes), float32.
+        predicted: The class that the model gives, shape (N,), int64.
+        labels: The true class, shape (N,), int64.
+        names: Of each sample.
+    """
+
+    stage: str
+    probabilities: np.ndarray
+    predicted: np.ndarray
+    labels: np.ndarray
+    names: Sequence[str]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @property
+    def confidence(self) -> np.ndarray:
+        """The probability of the predicted class, shape (N,), float32; not a number where the model gave none."""
+        confidence: np.ndarray = self.probabilities[np.arange(len(self)), self.predicted]
+        return confidence
+
+
+def save_predictions(folder: Path, predictions: Predictions, class_names: tuple[str, ...]) -> None:
+    """Writes `STAGE.csv` and `STAGE-probabilities.npy`."""
+    folder.mkdir(exist_ok=True)
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["sample", "true", "predicted", "confidence"])
+    for name, label, taken, sure in zip(
+        predictions.names, predictions.labels, predictions.predicted, predictions.confidence, strict=True
+    ):
+        # The shortest digits that read back as the same number.
+        writer.writerow([name, class_names[label], class_names[taken], str(sure)])
+    array = io.BytesIO()
+    np.save(array, predictions.probabilities.astype(np.float32), allow_pickle=False)
+    write_whole(folder / f"{predictions.stage}-probabilities.npy", array.getvalue())
+    write_whole(folder / f"{predictions.stage}.csv", table.getvalue().encode("utf-8", "backslashreplace"))
+
+
+def read_predictions(folder: Path, stage: str, class_names: tuple[str, ...]) -> Predictions | None:
+    """What `save_predictions` wrote; `None` where it did not."""
+    place = folder / f"{stage}.csv"
+    if not place.is_file():
+        return None
+    with place.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    number = {name: label for label, name in enumerate(class_names)}
+    return Predictions(
+        stage,
+        np.load(folder / f"{stage}-probabilities.npy", allow_pickle=False),
+        np.array([number[row["predicted"]] for row in rows], dtype=np.int64),
+        np.array([number[row["true"]] for row in rows], dtype=np.int64),
+        [row["sample"] for row in rows],
+    )

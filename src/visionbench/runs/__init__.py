@@ -1,0 +1,1 @@
+"""Run folders: their files, identity, checkpoints, resuming and comparing."""

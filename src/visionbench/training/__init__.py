@@ -1,0 +1,1 @@
+"""Training: a session, its settings and its callbacks."""
