@@ -81,7 +81,7 @@ def _run(words: list[str]) -> int:
         from visionbench.report.command import report
 
         return report(rest)
-    from visionbench import commands
+    from visionbench.commands import fit as commands
 
     if command == "fit":
         return commands.fit(rest)

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from tests.exactness.same import SMALL, checkpoint, differences, first_event_file, next_second, report
-from visionbench import commands
+from visionbench.commands import fit as commands
 from visionbench.data import Digits, loader
 from visionbench.models.base import Classifier
+from visionbench.runs import checkpoints as files
 from visionbench.runs import folder, identity
 from visionbench.runs.checkpoints import AtomicCheckpointIO
 from visionbench.runs.identity import versions

@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from visionbench.commands import run_folder
+from visionbench.commands.fit import run_folder
 from visionbench.config.parser import Parser, watched_parsing
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.store import SPLITS

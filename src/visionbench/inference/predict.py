@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from visionbench.commands import ended_by_sigterm, run_folder
+from visionbench.commands.fit import ended_by_sigterm, run_folder
 from visionbench.config.parser import Parser, watched_parsing
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.store import SPLITS

@@ -1,0 +1,1 @@
+"""One file a command: its parser, its console lines, one call."""
