@@ -81,12 +81,18 @@ def _run(words: list[str]) -> int:
         from visionbench.report.command import report
 
         return report(rest)
-    from visionbench.commands import fit as commands
-
     if command == "fit":
-        return commands.fit(rest)
+        from visionbench.commands.fit import run
+
+        return run(rest)
     if command == "repeat":
-        return commands.repeat(rest)
+        from visionbench.commands import repeat
+
+        return repeat.run(rest)
     if command == "compare":
-        return commands.compare_runs(rest)
-    return commands.evaluate(command, rest)
+        from visionbench.commands import compare
+
+        return compare.run(rest)
+    from visionbench.commands import evaluate
+
+    return evaluate.validate(rest) if command == "validate" else evaluate.test(rest)

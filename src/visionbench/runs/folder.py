@@ -1,5 +1,7 @@
 """Run folders."""
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +10,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from visionbench.errors import UserError
+from visionbench.text import one_line
 
 SCHEMA = 1
 
@@ -48,6 +51,37 @@ def result_checkpoint(run: Path) -> Path:
         if (path := run / "checkpoints" / f"{name}.ckpt").is_file():
             return path
     raise UserError(f"{run} has no checkpoint yet, so there is nothing to evaluate; let its first epoch finish.")
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """What a run's run.json says; empty where the run has none.
+
+    Raises:
+        UserError: The file is not as the run wrote it.
+    """
+    path = folder / "run.json"
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read ({one_line(error)}); restore it as the run wrote it.") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no names with values; restore it as the run wrote it.")
+    return content
+
+
+def folder_argument(command: str, args: Sequence[str]) -> tuple[Path, list[str]]:
+    """The run folder that a command starts with, and the options after it.
+
+    Raises:
+        UserError: The command does not start with a run folder.
+    """
+    if not args or args[0].startswith("-"):
+        raise UserError(
+            f"{command} needs the folder of a run first: visionbench {command} lightning_logs/cnn/version_0 [options]."
+        )
+    return Path(args[0]), list(args[1:])
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -13,6 +13,16 @@ class RunTensorBoardLogger(TensorBoardLogger):
         if self._experiment is not None:
             self._experiment.flush()
 
+    def finalize(self, status: str) -> None:
+        """Flushes only: Lightning calls this after each of its functions, and a closed writer would open a new file."""
+        self.save()
+
+    def close(self) -> None:
+        """Closes the event file, and ends the thread that writes it."""
+        if self._experiment is not None:
+            self._experiment.close()
+            self._experiment = None
+
     def log_hyperparams(self, params: Any, metrics: dict[str, Any] | None = None, step: int | None = None) -> None:
         """Writes the HPARAMS entry with its final metrics; without metrics nothing, since the tab would show none."""
         if metrics:

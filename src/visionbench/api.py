@@ -1,0 +1,211 @@
+"""Training and opening runs from Python: what commands, studies, notebooks and workers call."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from lightning.pytorch.callbacks import Callback
+
+from visionbench.config.cli import settings_from
+from visionbench.console import quiet_libraries
+from visionbench.data.base import VisionDataModule
+from visionbench.errors import UserError
+from visionbench.evaluation.measures import confusion
+from visionbench.evaluation.predictions import Predictions
+from visionbench.inference.trained import TrainedRun
+from visionbench.inference.trained import open_run as _open_run
+from visionbench.models.base import Classifier
+from visionbench.processes import unchanged_process
+from visionbench.runs.folder import read_losses
+from visionbench.training.result import RunResult
+from visionbench.training.session import Ending, Say, Session
+from visionbench.training.settings import Settings
+
+__all__ = ["RunFigures", "fit", "load_data", "open_run", "train"]
+
+
+def fit(
+    model: str | type[Classifier] | Classifier | None = None,
+    data: str | type[VisionDataModule] | VisionDataModule | None = None,
+    *,
+    config: str | Path | None = None,
+    seed: int | None = None,
+    max_epochs: int | None = None,
+    run_dir: str | Path | None = None,
+    figures: str = "none",
+    say: Say | None = None,
+    **options: Any,
+) -> RunResult:
+    """Trains a model, tests its best epoch once and leaves a run folder, as `visionbench fit` does.
+
+    The same settings give the same run as the command line, with the same digest of its weights. The process is left as
+    it was found.
+
+    Args:
+        model: Name of a model, its class, or a model that is made already.
+        data: Name of a data set, its class, or a data module that is made already, such as `Arrays`.
+        config: Run file, whose settings the other arguments override.
+        seed: Seed of the run; 0 where neither this nor the run file gives one.
+        max_epochs: Number of epochs.
+        run_dir: Run folder, which must not exist yet; by default the next free one in `lightning_logs`.
+        figures: Figures to draw: none, final or all.
+        say: Called with each line about the run; by default nothing is printed.
+        options: Further options by their dotted names, such as `**{"model.dropout": 0.5}`.
+
+    Returns:
+        The result, whose `folder` holds the run.
+
+    Raises:
+        UserError: A setting or the data are refused.
+        RunFailed: The run cannot be written.
+    """
+    named = {"seed_everything": seed, "trainer.max_epochs": max_epochs, "figures": figures}
+    named |= {"run_dir": None if run_dir is None else str(run_dir)}
+    if twice := sorted(set(options) & {name for name, value in named.items() if value is not None}):
+        raise UserError(f"{twice[0]} is given twice, as an argument and as an option; give it once.")
+    with unchanged_process(), quiet_libraries():
+        words = [] if config is None else ["--config", str(config)]
+        for part, value in (("model", model), ("data", data)):
+            if isinstance(value, type):
+                words += [f"--{part}", f"{value.__module__}.{value.__qualname__}"]
+            elif isinstance(value, str):
+                words += [f"--{part}", value]
+        for name, value in (named | options).items():
+            if value is not None or name in options:
+                words.append(f"--{name}={_as_word(value)}")
+        settings = _settings(words, model, data)
+        settings.command = ["visionbench.fit", *words]
+        return train(settings, say)
+
+
+def train(settings: Settings, say: Say | None = None, callbacks: Sequence[Callback] = ()) -> RunResult:
+    """Trains by settings that are made already, and draws the figures that they ask for.
+
+    Args:
+        settings: Settings of the run.
+        say: Called with each line about the run.
+        callbacks: Further callbacks.
+
+    Raises:
+        UserError: A setting or the data are refused.
+        RunFailed: The run cannot be written.
+    """
+    for note in settings.notes if say is not None else ():
+        say(note)  # type: ignore[misc]  # there is one
+    return Session(settings, say, callbacks, RunFigures()).fit()
+
+
+def open_run(folder: str | Path) -> TrainedRun:
+    """Opens a run folder: its model, its classes, its metrics and its predictions.
+
+    Args:
+        folder: Run folder.
+
+    Raises:
+        UserError: The folder holds no run with a checkpoint.
+    """
+    return _open_run(Path(folder))
+
+
+def load_data(name: str | type[VisionDataModule], **arguments: Any) -> VisionDataModule:
+    """Gives a data module whose data are prepared and split.
+
+    Args:
+        name: Name of a data set, or its class.
+        arguments: Arguments of the data set.
+
+    Raises:
+        UserError: There is no such data set, or its data cannot be had.
+    """
+    from visionbench import data as package
+
+    if isinstance(name, str):
+        kind = getattr(package, name, None)
+        if not (isinstance(kind, type) and issubclass(kind, VisionDataModule)):
+            raise UserError(f"There is no data set {name}; visionbench data list shows those that there are.")
+    else:
+        kind = name
+    module: VisionDataModule = kind(**arguments)
+    module.prepare_data()
+    module.setup()
+    return module
+
+
+class RunFigures:
+    """The figures of a run, as a session asks for them; matplotlib is imported when the first one is drawn."""
+
+    def check(self, session: Session) -> None:
+        """Refuses names of layers that the model does not have."""
+        if session.settings.figure_layers:
+            from visionbench.figures.network import check_layers
+
+            check_layers(session.model, session.settings.figure_layers)
+
+    def after_validation(self, session: Session, predictions: Predictions) -> None:
+        """Draws the confusion matrix of a validation; in the run folder only the last one stays."""
+        from visionbench.figures.classes import draw_confusion
+
+        names = session.data.class_names
+        counts = confusion(predictions.labels, predictions.predicted, len(names))
+        figure = draw_confusion("val", counts, names)
+        session.log_figure(figure.name, figure.save(self._folder(session)))
+
+    def at_end(self, session: Session, ending: Ending) -> list[str]:
+        """Draws all figures of the result."""
+        from visionbench.figures.run_figures import RunFigures as Drawing
+
+        folder = self._folder(session)
+        before = folder / "before-training.json"
+        settings = session.settings
+        drawing = Drawing(
+            folder, session.model, session.data, session.log_figure, settings.figure_layers, settings.figure_channels
+        )
+        drawing.draw(
+            rows=session.rows,
+            best_epoch=ending.row["epoch"] if settings.has_objective else None,
+            before=json.loads(before.read_text(encoding="utf-8")) if before.is_file() else None,
+            losses=read_losses(folder.parent / "step-losses.bin"),
+            batches=int(session.trainer.num_training_batches),
+            batch_size=session.data.batch_size * session.trainer.world_size,
+            throughput=session.throughput.epochs,
+            predictions=ending.predictions,
+        )
+        return list(drawing.lines(ending.seconds))
+
+    def _folder(self, session: Session) -> Path:
+        if session.run_folder is None:
+            raise RuntimeError("A run without a folder has no figures.")
+        folder = session.run_folder / "figures"
+        folder.mkdir(exist_ok=True)
+        return folder
+
+
+def _settings(words: list[str], model: Any, data: Any) -> Settings:
+    """Settings of a command line, in which a model or a data module that is made already takes its place."""
+    model_made = model if isinstance(model, Classifier) else None
+    data_made = data if isinstance(data, VisionDataModule) else None
+    if model_made is None and data_made is None:
+        return settings_from(words)
+    return settings_from(words, model=model_made, data=data_made)
+
+
+def _as_word(value: Any) -> str:
+    """A value as it is written on the command line."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
+    return str(yaml.safe_dump(_plain(value), default_flow_style=True, width=10**9)).removesuffix("\n...\n").strip()
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, np.generic):
+        return value.item()
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,64 @@
+"""`visionbench validate` and `visionbench test`: the result of a run on one of its splits."""
+
+from collections.abc import Sequence
+from typing import Literal
+
+from visionbench.config.cli import settings_from
+from visionbench.console import plain_console, quiet_libraries
+from visionbench.errors import UserError
+from visionbench.processes import unchanged_process
+from visionbench.runs.folder import folder_argument, read_metadata, result_checkpoint
+from visionbench.training.session import Session
+from visionbench.training.summary import metric_lines
+
+
+def validate(args: Sequence[str]) -> int:
+    """Evaluates the result of a run on its validation samples; writes nothing."""
+    return evaluate("validate", args)
+
+
+def test(args: Sequence[str]) -> int:
+    """Evaluates the result of a run on its test samples; writes nothing."""
+    return evaluate("test", args)
+
+
+def evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
+    """Evaluates the result of a run on a split; writes nothing.
+
+    Args:
+        command: Which split: `validate` or `test`.
+        args: Run folder, then options that differ from the run's.
+
+    Returns:
+        The exit status.
+
+    Raises:
+        UserError: There is no such run, or its checkpoint does not fit the options.
+    """
+    if args and args[0] in ("-h", "--help"):
+        print(f"usage: visionbench {command} RUN_DIR [options]\n\nThe options are those of visionbench fit --help.")
+        return 0
+    folder, options = folder_argument(command, args)
+    checkpoint = result_checkpoint(folder)
+    console = plain_console()
+    stage: Literal["val", "test"] = "val" if command == "validate" else "test"
+    with unchanged_process(), quiet_libraries():
+        settings = settings_from(["--config", str(folder / "config.yaml"), *options], command)
+        for note in settings.notes:
+            console.print(note)
+        data = settings.data
+        session = Session(settings, console.print)
+        session.prepare_data()
+        if not data.sizes()[stage]:
+            name, other = ("validation", "test") if stage == "val" else ("test", "validate")
+            why = "the official ones are watched" if data.test_is_watched else f"data.{stage}_size is 0"
+            raise UserError(f"{folder} has no {name} {data.item}s ({why}); use visionbench {other}.")
+        result = session.evaluate(stage, checkpoint)
+        if result.status == "interrupted":
+            return 128 + (result.signal or 0)
+        if read_metadata(folder).get("data_digest", data.data_digest()) != data.data_digest():
+            session.say(f"note: the {data.item}s, their split or their normalization are not those of the run")
+        for line in metric_lines(stage, data, result.metrics, result.counts[stage]):
+            session.say(line)
+        session.say(f"checkpoint  {checkpoint}")
+    return 0

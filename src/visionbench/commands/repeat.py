@@ -1,0 +1,55 @@
+"""`visionbench repeat`: a finished run again, and whether the same came out."""
+
+import shlex
+from collections.abc import Sequence
+
+from visionbench.api import train
+from visionbench.config.cli import settings_from
+from visionbench.console import plain_console, quiet_libraries
+from visionbench.errors import UserError
+from visionbench.interrupts import ended_by_sigterm
+from visionbench.processes import World, unchanged_process
+from visionbench.runs.compare import compare, first_difference
+from visionbench.runs.folder import folder_argument, read_metadata
+from visionbench.training.callbacks import Progress
+from visionbench.training.summary import closing_lines
+
+
+def run(args: Sequence[str]) -> int:
+    """Runs a finished run again beside it, and says whether the same came out, or where the two part.
+
+    Args:
+        args: Run folder, then options that differ from the run's.
+
+    Returns:
+        The exit status: 0 for the same bit for bit, 1 otherwise.
+
+    Raises:
+        UserError: There is no such run, or it is not finished.
+    """
+    first, options = folder_argument("repeat", args)
+    if not read_metadata(first):
+        raise UserError(f"{first} is not finished; visionbench fit --resume {shlex.quote(str(first))} resumes it.")
+    words = ["--config", str(first / "config.yaml"), "--run_dir", "null"]
+    words += ["--log_dir", str(first.parent.parent), "--name", first.parent.name, *options]
+    console = plain_console()
+    with unchanged_process(), quiet_libraries():
+        world = World.detect()
+        settings = settings_from(words)
+        bar = [] if settings.trainer.get("enable_progress_bar") is False else [Progress(console)]
+        with ended_by_sigterm():
+            result = train(settings, console.print if world.is_first else None, bar)
+        if result.status == "interrupted":
+            return 128 + (result.signal or 0)
+        if result.folder is None or not world.is_first:
+            return 0
+        for line in closing_lines(settings, result):
+            console.print(line)
+    difference = first_difference(first, result.folder)
+    if difference is None:
+        console.print(f"same        every loss, metric and weight is that of {first}, bit for bit")
+        return 0
+    console.print(f"different   {difference}")
+    for line in compare(first, result.folder):
+        console.print(f"            {line}")
+    return 1

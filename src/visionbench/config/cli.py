@@ -1,0 +1,301 @@
+"""A command line as `Settings`, through LightningCLI."""
+
+import inspect
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from visionbench import guards
+from visionbench.classes import class_of
+from visionbench.config.parser import Parser, watched_parsing
+from visionbench.data.base import VisionDataModule
+from visionbench.errors import UserError, first_user_error, root_cause
+from visionbench.guards import GUARDS, ConfigContext
+from visionbench.guards.config import LINKED
+from visionbench.models.base import Classifier, Objective, check_input_shape
+from visionbench.text import one_line
+from visionbench.training.device import default_precision
+from visionbench.training.settings import Checkpointing, EarlyStopping, Settings
+
+# What every run shares; a run file says only what is its own.
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 10,
+    "num_sanity_val_steps": 0,  # every validation is of a trained epoch, so that no metric is of an untrained model
+    "enable_model_summary": False,  # the run's own first lines say it shorter
+    "log_every_n_steps": 1,  # metrics are logged once an epoch; a larger value only makes Lightning warn
+}
+
+Command = Literal["fit", "validate", "test"]
+
+
+def settings_from(
+    args: Sequence[str],
+    command: Command = "fit",
+    model: Classifier | None = None,
+    data: VisionDataModule | None = None,
+) -> Settings:
+    """Turns a command line into the settings of a run; model and data module are made, nothing is trained.
+
+    Args:
+        args: Options of the command.
+        command: Command that they are of.
+        model: Model that is made already, and whose options therefore cannot be given.
+        data: Data module that is made already, likewise.
+
+    Raises:
+        UserError: An option, a file or a value is refused.
+    """
+    words = list(args)
+    for part, made in (("model", model), ("data", data)):
+        if made is not None and any(
+            word == f"--{part}" or word.startswith((f"--{part}.", f"--{part}=")) for word in words
+        ):
+            raise UserError(f"An option of {part} is given, but the {part} is made already; give it when it is made.")
+    if data is not None:
+        words += [f"--model.{name}={json.dumps(getattr(data, name))}" for name in LINKED]
+    if model is not None:
+        words = ["--model", json.dumps(_model_spec(model)), *words]
+    settings = _SettingsCLI(command, words, data).settings()
+    settings.command = ["visionbench", "fit", *args]
+    if model is not None:
+        settings.model = model
+    return settings
+
+
+def _model_spec(model: Classifier) -> dict[str, Any]:
+    """Class and arguments of a model that is made already, as a configuration has them."""
+    arguments = {n: v for n, v in model.hparams.items() if n not in (*LINKED, "_instantiator", "_class_path")}
+    kind = type(model)
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": json.loads(json.dumps(arguments))}
+
+
+def _data_spec(data: VisionDataModule) -> dict[str, Any]:
+    """Class and plain arguments of a data module that is made already; arrays are told by the data digest alone."""
+    kind, arguments = type(data), {}
+    for base in kind.__mro__:
+        for name in inspect.signature(base.__init__).parameters:  # type: ignore[misc]
+            value = getattr(data, name, None)
+            if isinstance(value, Path):
+                value = str(value)
+            if hasattr(data, name) and isinstance(value, bool | int | float | str | None):
+                arguments[name] = value
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+
+
+def _namespace(spec: dict[str, Any]) -> Namespace:
+    made: Any = Namespace
+    namespace: Namespace = made(class_path=spec["class_path"], init_args=made(**spec["init_args"]))
+    return namespace
+
+
+class _SettingsCLI(LightningCLI):
+    """LightningCLI in subclass mode on `Classifier` and `VisionDataModule`, which ends before there is a Trainer.
+
+    Args:
+        command: Command that the options are of.
+        args: Options.
+        data: Data module that is made already; `None` where the options name one.
+    """
+
+    model: Classifier
+    datamodule: VisionDataModule
+
+    def __init__(self, command: Command, args: Sequence[str], data: VisionDataModule | None) -> None:
+        self.words = list(args)
+        self.made_data = data
+        self.notes: list[str] = []
+        evaluates = command != "fit"
+        super().__init__(
+            Classifier,
+            VisionDataModule if data is None else None,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+            save_config_callback=None,
+            seed_everything_default=0,
+            trainer_defaults=TRAINER_DEFAULTS,
+            parser_class=Parser,
+            parser_kwargs={
+                "prog": f"visionbench {command}",
+                # argparse's own usage names all of a hundred options before it says what the command does
+                "usage": f"visionbench {command} "
+                + ("RUN_DIR [options]" if evaluates else "--config FILE [options]")
+                + "\n\n--model.help NAME and --data.help NAME list the options of a model or a data set.",
+                "description": "Evaluate a run." if evaluates else "Train a model, then test its best epoch once.",
+                "allow_abbrev": False,
+            },
+            args=list(args),
+            run=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--name",
+            type=str | None,
+            default=None,
+            help="Name of the folder in log_dir that holds the run folder; default: the first config's name.",
+        )
+        parser.add_argument("--log_dir", type=str, default="lightning_logs", help="Folder that holds all run folders.")
+        parser.add_argument(
+            "--run_dir",
+            type=str | None,
+            default=None,
+            help="Run folder itself, which must not exist yet; default: the next LOG_DIR/NAME/version_N.",
+        )
+        parser.add_argument(
+            "--test_after_fit", type=bool, default=True, help="Whether fit ends by testing the best epoch."
+        )
+        parser.add_class_arguments(Objective, "objective")
+        parser.add_class_arguments(EarlyStopping, "early_stopping")
+        parser.add_class_arguments(Checkpointing, "checkpoint")
+        parser.add_argument(
+            "--resume",
+            type=str | None,
+            default=None,
+            help="Run folder to resume, or auto for the newest unfinished run of this name and configuration.",
+        )
+        parser.add_argument(
+            "--resume_changed",
+            type=bool,
+            default=False,
+            help="Resume even if configuration, data, code or versions have changed since the run started; the changes "
+            "are recorded.",
+        )
+        parser.add_argument(
+            "--threads",
+            type=int,
+            default=0,
+            help="Threads of the processor; 0: all for a network with convolutions, one for any other unless it is "
+            "large. The number of threads moves the last digits.",
+        )
+        parser.add_argument(
+            "--predictions",
+            type=bool,
+            default=True,
+            help="Whether the predictions on validation and test samples are kept in the run folder.",
+        )
+        parser.add_argument(
+            "--figures",
+            type=Literal["none", "final", "all"],
+            default="final",
+            help="Figures to draw: none; final (after training); all (also after each validation, of the training "
+            "images, and before training).",
+        )
+        parser.add_argument(
+            "--figure_layers",
+            type=list[str],
+            default=[],
+            help="Names of the layers whose activations are drawn, such as blocks.0.1; default: some convolutions.",
+        )
+        parser.add_argument(
+            "--figure_channels",
+            type=list[int],
+            default=[],
+            help="Numbers of the channels of these layers that are drawn; default: the first ones.",
+        )
+        for name in LINKED if self.made_data is None else ():
+            check = self._accepted_shape if name == "input_shape" else None
+            parser.link_arguments(f"data.{name}", f"model.init_args.{name}", apply_on="instantiate", compute_fn=check)
+
+    def _accepted_shape(self, input_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """The shape that the data set gives, if the model takes it; the parser would refuse it in words of types."""
+        kind = class_of(self.config.model)
+        if issubclass(kind, Classifier):
+            check_input_shape(kind, input_shape)
+        return input_shape
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        with watched_parsing(self.notes.append):
+            self.config = parser.parse_args(args)
+        seed = self.config.seed_everything
+        if isinstance(seed, bool) or not 0 <= seed < 2**32:
+            raise UserError(
+                f"seed_everything is {str(seed).lower()}, expected an integer from 0 to 4294967295, so that the run "
+                "can be repeated."
+            )
+        if self.config.threads < 0:
+            raise UserError(f"threads is {self.config.threads}, expected 1 or more, or 0 for the rule.")
+
+    def before_instantiate_classes(self) -> None:
+        """Asks the guards of the configuration, and fills in what depends on the machine."""
+        config = self.config
+        model = config.model
+        if self.made_data is not None:
+            config.data = _namespace(_data_spec(self.made_data))
+            self.linked = {name: model.init_args.pop(name) for name in LINKED}
+        self.kinds = class_of(model), class_of(config.data)
+        scheduler = model.init_args.get("lr_scheduler")
+        logs = self.kinds[0].metrics if issubclass(self.kinds[0], Classifier) else Classifier.metrics
+        on_plateau = scheduler is not None and issubclass(class_of(scheduler), ReduceLROnPlateau)
+        context = ConfigContext(config, logs, on_plateau)
+        guards.inspect(GUARDS, "config", context)
+        optimizer = model.init_args.get("optimizer")
+        if config.trainer.gradient_clip_val is not None and optimizer and optimizer.init_args.get("fused"):
+            optimizer.init_args.fused = None  # Lightning refuses to clip for a fused optimizer in mixed precision
+            self.notes.append("model.optimizer.fused is turned off, because gradients are clipped")
+        self.has_objective = context.has_validation or not config.objective.metric.startswith("val/")
+        self.precision_reason = "as asked for"
+        if config.trainer.precision is None:
+            config.trainer.precision, self.precision_reason = default_precision(config.trainer.accelerator)
+        if config.name is None:
+            configs = config.get("config") or []
+            config.name = Path(str(configs[0])).stem if configs else self.kinds[0].__name__.lower()
+
+    def instantiate_classes(self) -> None:
+        """Makes data and model; what one of them refuses is said without the parser's words around it."""
+        config = self.config
+        if self.made_data is not None:
+            config = config.clone()
+            config.data = None
+            config.model.init_args.update(self.linked)
+        try:
+            self.config_init = self.parser.instantiate_classes(config)
+        except ValueError as error:
+            if (refusal := first_user_error(error)) is not None:
+                raise refusal from None
+            cause = root_cause(error)
+            if isinstance(cause, ValueError):
+                raise UserError(f"Data and model cannot be made from these settings: {one_line(cause)}") from error
+            raise
+        self.datamodule = self.made_data if self.made_data is not None else self.config_init.data
+        self.model = self.config_init.model
+
+    def settings(self) -> Settings:
+        """The settings that the command line gives."""
+        config, init = self.config, self.config_init
+        whole: Namespace = config.clone()
+        if self.made_data is not None:
+            whole.data = None
+        plain: dict[str, Any] = yaml.safe_load(self.parser.dump(whole, skip_unset=False))
+        if self.made_data is not None:
+            plain["data"] = _data_spec(self.made_data)
+        objective = Objective(
+            config.objective.metric, config.objective.mode or self.model.metrics[config.objective.metric]
+        )
+        return Settings(
+            model=self.model,
+            data=self.datamodule,
+            config=plain,
+            trainer=init.trainer.as_dict(),
+            command=["visionbench", "fit", *self.words],
+            has_objective=self.has_objective,
+            objective=objective,
+            early_stopping=EarlyStopping(**config.early_stopping.as_dict()),
+            checkpoint=Checkpointing(**config.checkpoint.as_dict()),
+            seed=config.seed_everything,
+            precision_reason=self.precision_reason,
+            notes=self.notes,
+            **{
+                name: config[name]
+                for name in (
+                    *("name", "log_dir", "run_dir", "resume", "resume_changed", "test_after_fit", "threads"),
+                    *("predictions", "figures", "figure_layers", "figure_channels"),
+                )
+            },
+        )

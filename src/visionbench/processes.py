@@ -1,0 +1,93 @@
+"""Which of several processes this one is, and a process that a run leaves as it found it."""
+
+import contextlib
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from visionbench.errors import UserError
+
+# The process that claims the run folder names it in this variable for the processes that it starts.
+RUN_FOLDER_VARIABLE = "VISIONBENCH_RUN_FOLDER"
+
+
+@dataclass(frozen=True)
+class World:
+    """The group of processes that train one run, and the place of this process in it.
+
+    Attributes:
+        rank: Number of this process in the group, from 0.
+        run_folder: Run folder that the first process claimed; `None` in the first process.
+        under_slurm: Whether the variables of a SLURM job are set although SLURM did not start this process.
+    """
+
+    rank: int
+    run_folder: Path | None = None
+    under_slurm: bool = False
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process claims the run folder, writes its files and prints."""
+        return self.rank == 0
+
+    @classmethod
+    def detect(cls, environment: Mapping[str, str] | None = None) -> "World":
+        """Reads the place of this process from the environment.
+
+        Args:
+            environment: Environment variables; by default those of this process.
+
+        Raises:
+            UserError: Another program started this process as one of several.
+        """
+        variables = os.environ if environment is None else environment
+        if (folder := variables.get(RUN_FOLDER_VARIABLE)) is not None:
+            return cls(rank=_number(variables, "LOCAL_RANK"), run_folder=Path(folder))
+        for name, program in (("SLURM_STEP_NUM_TASKS", "srun"), ("WORLD_SIZE", "torchrun")):
+            if (size := _number(variables, name)) > 1:
+                raise UserError(
+                    f"{program} started this process as one of {size} ({name} is {size}), but visionbench starts the "
+                    "processes of a run itself; start one process and give --trainer.devices N."
+                )
+        return cls(rank=0, under_slurm="SLURM_NTASKS" in variables)
+
+
+def _number(variables: Mapping[str, str], name: str) -> int:
+    text = variables.get(name, "")
+    return int(text) if text.isdecimal() else 0
+
+
+@contextlib.contextmanager
+def unchanged_process() -> Iterator[None]:
+    """Puts back what a run changes in its process.
+
+    That is: environment variables, the import path, warning filters, signal handlers, torch's number of threads and its
+    choice of deterministic kernels.
+    """
+    import torch
+
+    environment, import_path = dict(os.environ), list(sys.path)
+    in_main_thread = threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    threads = torch.get_num_threads()
+    deterministic = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    benchmark = torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    try:
+        with warnings.catch_warnings():
+            yield
+    finally:
+        os.environ.clear()
+        os.environ.update(environment)
+        sys.path[:] = import_path
+        if in_main_thread:
+            for number, handler in handlers.items():
+                if handler is not None and signal.getsignal(number) is not handler:
+                    signal.signal(number, handler)
+        torch.set_num_threads(threads)
+        torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
+        torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark

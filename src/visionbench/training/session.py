@@ -1,0 +1,591 @@
+"""A session: one run from its settings to its result, without a command line, a terminal or a figure."""
+
+import contextlib
+import errno
+import os
+import shlex
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+import yaml
+from filelock import FileLock
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Trainer
+from lightning.pytorch import callbacks as lightning_callbacks
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.trainer.states import TrainerStatus
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from visionbench.errors import RunFailed, Stopped, UserError
+from visionbench.evaluation.predictions import Predictions, read_predictions
+from visionbench.files import write_json, write_whole
+from visionbench.models.schedulers import LONG_RUN, wants_total_steps
+from visionbench.processes import RUN_FOLDER_VARIABLE, World
+from visionbench.runs import resume
+from visionbench.runs.checkpoints import AtomicCheckpointIO
+from visionbench.runs.folder import SCHEMA, claim, lock, result_checkpoint
+from visionbench.runs.identity import code_digest, config_digest, git_state, versions, weights_digest
+from visionbench.text import one_line
+from visionbench.training.callbacks import (
+    BeforeTraining,
+    KeptPredictions,
+    MetricsFile,
+    RunCheckpoints,
+    RunTensorBoardLogger,
+    StepLosses,
+    Throughput,
+)
+from visionbench.training.device import device_name, is_on_cuda, nondeterministic, nondeterministic_kernels, threads_for
+from visionbench.training.result import RunResult
+from visionbench.training.settings import Settings
+from visionbench.training.summary import hyperparameters, opening_lines, parameter_count
+
+# The disk's fault, not the program's.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+Say = Callable[[str], object]
+
+
+class Figures(Protocol):
+    """Draws the figures of a run; a session only calls it."""
+
+    def check(self, session: "Session") -> None:
+        """Refuses settings of figures that the model cannot meet, before the run starts."""
+
+    def after_validation(self, session: "Session", predictions: Predictions) -> None:
+        """Draws what is wanted of a validation."""
+
+    def at_end(self, session: "Session", ending: "Ending") -> list[str]:
+        """Draws the figures of the result; gives the lines to print about them."""
+
+
+@dataclass
+class Ending:
+    """What figures of a finished run are drawn from.
+
+    Attributes:
+        row: Metrics of the result, with `epoch`.
+        seconds: Seconds of training.
+        predictions: Predictions by split.
+    """
+
+    row: dict[str, Any]
+    seconds: float
+    predictions: dict[str, Predictions]
+
+
+class Session:
+    """Trains, validates and tests one run.
+
+    Args:
+        settings: Settings of the run.
+        say: Called with each line that describes the run; by default nothing is printed.
+        callbacks: Further callbacks, such as a progress bar.
+        figures: Draws the figures; by default none are drawn.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        say: Say | None = None,
+        callbacks: Sequence[Callback] = (),
+        figures: Figures | None = None,
+    ) -> None:
+        self.settings = settings
+        self.model, self.data = settings.model, settings.data
+        self.world = World.detect()
+        self.callbacks = list(callbacks)
+        self.figures = figures if settings.figures != "none" else None
+        self.trainer: Trainer
+        self.run_folder: Path | None = None
+        self.resumption: resume.GoingOn | None = None
+        self.rows: list[dict[str, Any]] = []
+        self.checkpoints: RunCheckpoints | None = None
+        self.predictions: KeptPredictions | None = None
+        self.throughput = Throughput()
+        self.starting_digest = ""
+        self._say = say
+        self._lock: FileLock | None = None
+
+    def say(self, line: str) -> None:
+        """Passes on a line about the run, in the first process only."""
+        if self._say is not None and self.world.is_first:
+            self._say(line)
+
+    def fit(self) -> RunResult:
+        """Trains, tests the result once and fills the run folder.
+
+        Raises:
+            UserError: The settings or the data are refused.
+            RunFailed: The run cannot be written.
+        """
+        try:
+            self._prepare()
+            return self._train_and_test()
+        except (Stopped, KeyboardInterrupt) as end:  # when training was over, or had not started
+            self.say(f"Interrupted; {self._how_to_resume()}")
+            return self._interrupted(end.status if isinstance(end, Stopped) else 130)
+        except OSError as error:
+            if error.errno not in DISK_ERRORS:
+                raise
+            raise RunFailed(f"The run could not be written ({error}); {self._after_making_room()}.") from error
+        finally:
+            self._close()
+
+    def evaluate(self, stage: Literal["val", "test"], checkpoint: Path) -> RunResult:
+        """Evaluates a checkpoint on a split; writes nothing.
+
+        Args:
+            stage: Split.
+            checkpoint: File of the weights.
+
+        Raises:
+            UserError: The checkpoint is not of this model.
+        """
+        self.prepare_data()
+        self._set_threads()
+        self._make_trainer({"logger": False, "enable_checkpointing": False}, [])
+        function = self.trainer.validate if stage == "val" else self.trainer.test
+        status = self._run(
+            lambda: function(self.model, datamodule=self.data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+        )
+        if status:
+            return self._interrupted(status)
+        metrics = {name: value.item() for name, value in self.trainer.callback_metrics.items()}
+        return RunResult(None, "finished", metrics, dict(self.model.evaluated))
+
+    # Preparation
+
+    def _prepare(self) -> None:
+        settings = self.settings
+        self._try_optimizer()
+        if self.figures is not None:
+            self.figures.check(self)
+        if settings.resume is None:
+            self.model.start()
+        self.prepare_data()
+        self._set_threads()
+        if settings.trainer.get("fast_dev_run"):
+            self._make_trainer({"logger": False, "enable_checkpointing": False}, [])
+            return
+        self._make_paths_absolute()
+        description = resume.describe(settings.config, self.data, (type(self.model), type(self.data)))
+        self.run_folder = self._claim(description)
+        overrides: dict[str, Any] = {
+            "default_root_dir": str(self.run_folder),
+            "enable_checkpointing": True,  # MetricsFile is of the type that Lightning asks this for
+            "logger": self._logger(self.run_folder),
+            "plugins": [*_as_list(settings.trainer.get("plugins")), AtomicCheckpointIO()],
+        }
+        self._make_trainer(overrides, self._run_callbacks(self.run_folder, description))
+        if self.world.is_first:
+            write_json(self.run_folder / "input.json", {"schema": SCHEMA, **self.data.describe_input()})
+            config = {**settings.config, "resume": None, "resume_changed": False}
+            text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+            write_whole(self.run_folder / "config.yaml", text.encode())
+            (self.run_folder / "run.json").unlink(missing_ok=True)  # of a run that is extended: it spoke of less
+
+    def prepare_data(self) -> None:
+        """Prepares and splits the data, and tells model and data what the settings say of both."""
+        objective, seed = self.settings.objective, self.settings.seed
+        self.model.objective = objective
+        if self.data.seed is None:
+            self.data.seed = seed
+        if self.world.is_first:
+            self.data.prepare_data()
+        self.data.setup()
+
+    def _set_threads(self) -> None:
+        asked = self.settings.threads
+        torch.set_num_threads(asked or threads_for(self.model, self.data.batch_size, torch.get_num_threads()))
+
+    def _make_paths_absolute(self) -> None:
+        """So that the run can be evaluated, and run again, from any folder."""
+        config = self.settings.config
+        config["data"].setdefault("init_args", {})["root"] = str(self.data.root.resolve())
+        arguments = config["model"].get("init_args") or {}
+        for place in ("start_from", "weights"):
+            value = arguments.get(place)
+            # A word with a meaning of its own stays one, though a folder may be called the same.
+            if value not in (None, "imagenet", "none") and Path(value).exists():
+                arguments[place] = str(Path(value).resolve())
+
+    def _make_trainer(self, overrides: dict[str, Any], callbacks: list[Callback]) -> None:
+        arguments = self.settings.trainer
+        overrides = {"enable_progress_bar": False, **overrides}
+        if arguments.get("deterministic") is None and is_on_cuda(arguments.get("accelerator", "auto")):
+            # So that the same command gives the same weights there too; what has no such kernel goes into run.json.
+            overrides["deterministic"] = "warn"
+        if self.world.under_slurm:
+            # The variables of the job are not about this process: Lightning would wait for the job's other tasks.
+            overrides["plugins"] = [*_as_list(overrides.get("plugins")), LightningEnvironment()]
+        overrides["callbacks"] = [*_as_list(arguments.get("callbacks")), *callbacks]
+        try:
+            self.trainer = Trainer(**{**arguments, **overrides})
+        except (MisconfigurationException, ValueError, TypeError) as error:
+            self._withdraw()
+            raise UserError(f"The Trainer does not take these settings: {one_line(error)}") from error
+
+    def _run_callbacks(self, folder: Path, description: dict[str, Any]) -> list[Callback]:
+        settings, resumption = self.settings, self.resumption
+        metrics_file = MetricsFile(folder / "metrics.csv", resumption.epochs if resumption is not None else None)
+        self.rows = metrics_file.rows
+        losses = StepLosses(folder / "step-losses.bin", resumption.batches if resumption is not None else None)
+        callbacks: list[Callback] = [metrics_file, losses]
+        if settings.trainer.get("enable_checkpointing") is not False:
+            self.checkpoints = self._checkpoints(folder / "checkpoints", description, losses)
+            callbacks.append(self.checkpoints)
+        if settings.predictions:
+            after = self._after_validation if self.figures is not None and settings.figures == "all" else None
+            self.predictions = KeptPredictions(folder / "predictions", self.data, self.checkpoints, after)
+            callbacks.append(self.predictions)
+        if self.figures is not None:
+            callbacks.append(self.throughput)
+            if settings.figures == "all":
+                callbacks.append(BeforeTraining(folder / "figures" / "before-training.json", self.data))
+        if settings.early_stopping.patience is not None:
+            callbacks.append(
+                lightning_callbacks.EarlyStopping(
+                    settings.objective.metric,
+                    mode=settings.objective.mode or "min",
+                    patience=settings.early_stopping.patience,
+                    min_delta=settings.early_stopping.min_delta,
+                )
+            )
+        return [*callbacks, *self.callbacks]
+
+    def _checkpoints(self, folder: Path, description: dict[str, Any], losses: StepLosses) -> RunCheckpoints:
+        settings, resumption = self.settings, self.resumption
+        objective = settings.objective
+        callback = RunCheckpoints(
+            folder,
+            seed=settings.seed,
+            objective=(objective.metric, objective.mode or "min") if settings.has_objective else None,
+            every_n_steps=settings.checkpoint.every_n_steps,
+            described=description,
+            resumed=resumption.state if resumption is not None else None,
+            before=[losses.write],
+        )
+        if resumption is not None and resumption.state is not None:
+            self.model.started = resumption.state["start"]
+            callback.resumptions.append(
+                {
+                    "epochs": resumption.epochs,
+                    "batches": resumption.state["batches"],
+                    "step": resumption.step,
+                    "changed": resumption.changes,
+                }
+            )
+        return callback
+
+    def _logger(self, folder: Path) -> Any:
+        asked = self.settings.trainer.get("logger")
+        if asked is None or asked is True:
+            return RunTensorBoardLogger(
+                save_dir=folder.parent.parent,
+                name=folder.parent.name,
+                version=folder.name,
+                default_hp_metric=False,
+                # What was written after the checkpoint will be written again.
+                purge_step=self.resumption.step if self.resumption is not None else None,
+            )
+        return asked
+
+    def _try_optimizer(self) -> None:
+        """Makes optimizer and scheduler once for nothing, so that what they refuse is known before a run starts."""
+        try:
+            optimizer = self.model.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+            if self.model.make_lr_scheduler is not None:
+                self.model.build_lr_scheduler(optimizer, LONG_RUN)
+        except (ValueError, TypeError, ZeroDivisionError) as error:
+            raise UserError(
+                f"The optimizer or its scheduler does not take these settings: {one_line(error)}"
+            ) from error
+
+    # The run folder
+
+    def _claim(self, description: dict[str, Any]) -> Path:
+        """The run folder: a new one, or that of the run to resume, in `resumption`."""
+        settings = self.settings
+        if self.world.run_folder is not None:
+            folder = self.world.run_folder
+            if settings.resume is not None and (folder / "config.yaml").exists():
+                self.resumption = resume.find(folder, description, allow_changes=True)
+            return folder
+        parent = Path(settings.log_dir).expanduser() / settings.name
+        place: Path | None = None
+        if settings.resume == "auto":
+            place = resume.newest_unfinished(parent, description)
+        elif settings.resume is not None:
+            place = Path(settings.resume)
+        if place is not None:
+            folder = place
+            self._lock = lock(folder)  # before it is read, so that nobody writes in between
+            self.resumption = resume.find(folder, description, settings.resume_changed)
+            if self.resumption.train_on and self._counts_on_length():
+                raise UserError(
+                    "The learning-rate scheduler was made for the run's length, so that more epochs would be another "
+                    "run from the first step on; start a new run, with --model.start_from if need be."
+                )
+            for line in self.resumption.notes:
+                self.say(line)
+            resume.tidy(self.resumption)
+        else:
+            folder = claim(parent) if settings.run_dir is None else _claim_exactly(Path(settings.run_dir))
+            self._lock = lock(folder)
+        if settings.resume is not None:
+            self.model.start(load=self.resumption is None or self.resumption.state is None)
+        os.environ[RUN_FOLDER_VARIABLE] = str(folder)
+        return folder
+
+    def _counts_on_length(self) -> bool:
+        make = self.model.make_lr_scheduler
+        return make is not None and wants_total_steps(make)
+
+    def _withdraw(self) -> None:
+        """Removes the run folder of a run that never started; one that holds results is left alone."""
+        if self.run_folder is None or self.resumption is not None or not self.world.is_first:
+            return
+        self._close()
+        if not any((self.run_folder / name).exists() for name in ("metrics.csv", "checkpoints")):
+            shutil.rmtree(self.run_folder)
+            with contextlib.suppress(OSError):  # other runs are in it
+                self.run_folder.parent.rmdir()
+                self.run_folder.parent.parent.rmdir()
+
+    def _close(self) -> None:
+        """Lets other processes resume the run, and closes the files of its loggers."""
+        if self._lock is not None:
+            self._lock.release()
+            os.environ.pop(RUN_FOLDER_VARIABLE, None)
+        for logger in self.trainer.loggers if hasattr(self, "trainer") else ():
+            if isinstance(logger, RunTensorBoardLogger):
+                logger.close()
+
+    # Training
+
+    def _train_and_test(self) -> RunResult:
+        trainer, model, data, settings = self.trainer, self.model, self.data, self.settings
+        for line in opening_lines(settings, trainer, self.run_folder, self.resumption):
+            self.say(line)
+        started, cpu_started = time.monotonic(), time.process_time()
+        resumption = self.resumption
+        if resumption is not None and resumption.finished and not resumption.train_on:
+            trainer.fit_loop.max_epochs = resumption.epochs  # also where it was stopped early
+        file = resumption.file if resumption is not None else None
+        with nondeterministic_kernels() as kernels:
+            status = self._run(lambda: trainer.fit(model, datamodule=data, ckpt_path=file, weights_only=True))
+        if status:
+            self.say(f"Interrupted in epoch {trainer.current_epoch + 1}; {self._how_to_resume()}")
+            return self._interrupted(status)
+        seconds = self.checkpoints.seconds() if self.checkpoints is not None else time.monotonic() - started
+        if self.run_folder is None:  # fast_dev_run: nothing was kept, so nothing can be tested
+            self.say("fast_dev_run: one batch of each kind ran through; nothing was written.")
+            return RunResult(None, "finished")
+        if not self.rows:
+            self._withdraw()
+            raise UserError(
+                "Nothing was trained: trainer.max_epochs, max_steps, max_time or limit_train_batches leave no epoch; "
+                "raise them."
+            )
+        checkpoint = result_checkpoint(self.run_folder) if self.checkpoints is not None else None
+        content = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint is not None else None
+        if settings.has_objective and checkpoint is not None and checkpoint.stem == "last":
+            self.say("No epoch was validated, so that the last one is the result.")
+        # The metrics of the epoch that was kept; without checkpoints the weights are those of the last.
+        epoch = content["epoch"] if content is not None else self.rows[-1]["epoch"]
+        row = next(row for row in self.rows if row["epoch"] == epoch)
+        if settings.test_after_fit and data.sizes()["test"]:
+            status = self._run(
+                lambda: trainer.test(model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
+            )
+            if status:
+                self.say(f"Interrupted while testing; {self._how_to_resume()}")
+                return self._interrupted(status)
+            row = row | {
+                name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("test/")
+            }
+        weights = content["state_dict"] if content is not None else model.state_dict()
+        lines: list[str] = []
+        if self.figures is not None:
+            model.load_state_dict(weights)  # a run without a test has those of its last epoch
+            predictions = self._all_predictions()
+            if trainer.is_global_zero:
+                lines = self.figures.at_end(self, Ending(row, seconds, predictions))
+        result = RunResult(
+            folder=self.run_folder,
+            status="finished",
+            metrics={n: value for n, value in row.items() if n.startswith(("train/", "val/", "test/"))},
+            counts=dict(model.evaluated),
+            best_epoch=row.get("epoch"),
+            weights_digest=weights_digest(weights),
+            epochs=trainer.current_epoch,
+            seconds=seconds,
+            figure_lines=lines,
+        )
+        if trainer.is_global_zero:
+            self._write_metadata(result, kernels, time.process_time() - cpu_started)
+        return result
+
+    def _run(self, action: Callable[[], object]) -> int:
+        """Runs a function of the Trainer; gives 0, or the exit status if it was interrupted.
+
+        Raises:
+            UserError: The Trainer or the model refuses its input, or the checkpoint is of another model. A run
+                that has not made a step by then leaves no folder.
+        """
+        refusal: UserError
+        try:
+            action()
+            return 0
+        except Stopped as stopped:
+            return stopped.status
+        except SIGTERMException:
+            return 143
+        except SystemExit:
+            # Lightning turns Ctrl+C into an exit with status 1.
+            if self.trainer.state.status != TrainerStatus.INTERRUPTED:
+                raise
+            return 130
+        except RunFailed as error:
+            refusal = RunFailed(f"{str(error).removesuffix('.')}; {self._after_making_room()}.")
+        except UserError as error:
+            refusal = error
+        except MisconfigurationException as error:
+            refusal = UserError(f"The Trainer cannot run this: {one_line(error)}")
+        except RuntimeError as error:
+            if not str(error).startswith("Error(s) in loading state_dict"):
+                raise
+            refusal = UserError(f"The checkpoint does not fit the model that the options describe: {one_line(error)}")
+        if self.trainer.global_step == 0:
+            self._withdraw()
+        raise refusal
+
+    def _after_validation(self, trainer: Trainer, predictions: Predictions) -> None:
+        if self.figures is not None:
+            self.figures.after_validation(self, predictions)
+
+    def _all_predictions(self) -> dict[str, Predictions]:
+        """The result's predictions by split, those of the training samples only where all figures are drawn."""
+        if self.predictions is None or self.run_folder is None:
+            return {}
+        found = {stage: predictions for stage, predictions in self.predictions.kept.items() if stage != "val"}
+        # The last validation's are in memory, those of the best epoch in the folder.
+        kept = read_predictions(self.run_folder / "predictions", "val", self.data.class_names)
+        if kept is not None:
+            found["val"] = kept
+        if self.settings.figures == "all" and (training := self._training_predictions()) is not None:
+            found["train"] = training
+        return found
+
+    def _training_predictions(self) -> Predictions | None:
+        if self.trainer.world_size > 1:
+            self.say("The training images' predictions are drawn only by a run on one device.")
+            return None
+        batches: Any = self.trainer.predict(self.model, datamodule=self.data, return_predictions=True)
+        parts = [torch.cat(part).cpu().numpy() for part in zip(*batches, strict=True)]
+        split = self.data.splits["train"]
+        names = [self.data.sample_name(split.part, int(place)) for place in split.index]
+        return Predictions("train", parts[0], parts[1], parts[2], names)
+
+    def log_figure(self, name: str, pixels: np.ndarray) -> None:
+        """Puts a picture, (H, W, 3), uint8, into TensorBoard, at the step that training has reached."""
+        for logger in self.trainer.loggers:
+            if isinstance(logger, RunTensorBoardLogger):
+                logger.log_figure(name, pixels, self.trainer.global_step)
+
+    def _write_metadata(self, result: RunResult, kernels: set[str], cpu_seconds: float) -> None:
+        """Writes `run.json`, and the hyperparameters with the final metrics into TensorBoard."""
+        folder, settings, trainer, model = self.run_folder, self.settings, self.trainer, self.model
+        if folder is None:
+            raise RuntimeError("A run without a folder has no metadata.")
+        config, metrics = settings.config, result.metrics
+        for logger in trainer.loggers:
+            if isinstance(logger, RunTensorBoardLogger):
+                # Tags of their own: HPARAMS reads a tag's last scalar, which would be one more point of the curve.
+                final = {f"final/{name}": metrics[name] for name in reversed(metrics)}  # test first
+                logger.log_config((folder / "config.yaml").read_text(encoding="utf-8"))
+                logger.log_hyperparams(hyperparameters(config), final, trainer.global_step)
+                logger.save()
+        content: Mapping[str, Any] = {
+            "schema": SCHEMA,
+            "status": result.status,
+            "command": settings.command,
+            "config_digest": config_digest(config),
+            "code": code_digest([type(model), type(self.data)]),
+            "git": git_state(),
+            "versions": versions(),
+            "device": device_name(trainer),
+            "precision": str(trainer.precision),
+            "threads": torch.get_num_threads(),
+            "world_size": trainer.world_size,
+            "seed": settings.seed,
+            "data_digest": self.data.data_digest(),
+            "item": self.data.item,
+            "parameters": parameter_count(model),
+            "trainable": parameter_count(model, trainable=True),
+            "start": model.started,
+            "objective": {"metric": settings.objective.metric, "mode": settings.objective.mode}
+            if settings.has_objective
+            else None,
+            "epochs": result.epochs,
+            "best_epoch": result.best_epoch,
+            "seconds": round(result.seconds, 3),
+            "cpu_seconds": round(cpu_seconds, 3),
+            "metrics": metrics,
+            "counts": result.counts,
+            "findings": [],
+            "weights_digest": result.weights_digest,
+            "nondeterministic": nondeterministic(trainer, kernels),
+            "resumed": self.checkpoints.resumptions if self.checkpoints is not None else [],
+        }
+        write_json(folder / "run.json", content)
+
+    # Endings
+
+    def _interrupted(self, status: int) -> RunResult:
+        return RunResult(self.run_folder, "interrupted", signal=status - 128)
+
+    def _how_to_resume(self) -> str:
+        if self.run_folder is None:
+            return "nothing was written"
+        if self.checkpoints is None:
+            return f"its files are in {self.run_folder}"
+        return f"resume with: visionbench fit --resume {shlex.quote(str(self.run_folder))}"
+
+    def _after_making_room(self) -> str:
+        if self.checkpoints is None or self.run_folder is None:
+            return "make room and start it again"
+        return f"make room, and visionbench fit --resume {shlex.quote(str(self.run_folder))} resumes it"
+
+
+def _claim_exactly(folder: Path) -> Path:
+    """Makes this run folder.
+
+    Raises:
+        UserError: There is something there already, or the folder cannot be made.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        folder.mkdir()
+    except FileExistsError:
+        if not folder.is_dir() or any(folder.iterdir()):
+            raise UserError(
+                f"run_dir is {folder}, which is there already; give another folder, or --resume {folder}."
+            ) from None
+    except OSError as error:
+        raise UserError(f"The run folder {folder} cannot be made ({error.strerror}); give another one.") from error
+    return folder
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

@@ -1,0 +1,86 @@
+"""All that a session is told: plain values and the objects that they describe."""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from visionbench.data.base import VisionDataModule
+from visionbench.models.base import Classifier, Objective
+
+
+@dataclass
+class EarlyStopping:
+    """Ends training when the objective no longer improves.
+
+    Args:
+        patience: Epochs without improvement to wait; by default training is not ended early.
+        min_delta: Smallest change that counts as an improvement.
+    """
+
+    patience: int | None = None
+    min_delta: float = 0.0
+
+
+@dataclass
+class Checkpointing:
+    """Checkpoints besides those after each epoch.
+
+    Args:
+        every_n_steps: Optimizer steps between two checkpoints within an epoch; by default there are none.
+    """
+
+    every_n_steps: int | None = None
+
+
+@dataclass
+class Settings:
+    """One run, ready to be started.
+
+    Attributes:
+        model: Model, with its starting weights drawn.
+        data: Data module, before `setup`.
+        config: Complete configuration in plain types, as `config.yaml` holds it.
+        trainer: Arguments of the Trainer; callbacks, loggers and plugins are objects.
+        command: Words of the command that describes the run, for `run.json`.
+        has_objective: Whether an epoch is chosen by the objective; otherwise the last one is the result.
+        objective: Metric that chooses the epoch, and its mode.
+        early_stopping: When training ends early.
+        checkpoint: Checkpoints within an epoch.
+        name: Name of the folder in `log_dir` that holds the run folder.
+        log_dir: Folder that holds all run folders.
+        run_dir: Run folder itself, instead of the next free one under `log_dir` and `name`.
+        resume: Run folder to resume, or `auto`.
+        resume_changed: Whether a run is resumed although its configuration, data, code or versions have changed.
+        test_after_fit: Whether the result is tested after training.
+        predictions: Whether predictions are kept in the run folder.
+        figures: Figures to draw.
+        figure_layers: Layers whose activations are drawn.
+        figure_channels: Channels of these layers.
+        seed: Seed of the run.
+        threads: Threads of the processor; 0 for the rule of `visionbench.training.device.threads_for`.
+        precision_reason: Why this precision was chosen.
+        notes: Lines about the settings, for the screen.
+    """
+
+    model: Classifier
+    data: VisionDataModule
+    config: dict[str, Any]
+    trainer: dict[str, Any]
+    command: list[str]
+    has_objective: bool = True
+    objective: Objective = field(default_factory=Objective)
+    early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
+    checkpoint: Checkpointing = field(default_factory=Checkpointing)
+    name: str = "run"
+    log_dir: str = "lightning_logs"
+    run_dir: str | None = None
+    resume: str | None = None
+    resume_changed: bool = False
+    test_after_fit: bool = True
+    predictions: bool = True
+    figures: Literal["none", "final", "all"] = "final"
+    figure_layers: list[str] = field(default_factory=list)
+    figure_channels: list[int] = field(default_factory=list)
+    seed: int = 0
+    threads: int = 0
+    precision_reason: str = "as asked for"
+    notes: list[str] = field(default_factory=list)

@@ -1,0 +1,133 @@
+"""What is run and what came out, in words."""
+
+import inspect
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from visionbench.classes import class_of
+from visionbench.data.base import VisionDataModule
+from visionbench.evaluation.intervals import wilson_interval
+from visionbench.models.base import Classifier
+from visionbench.models.schedulers import wants_total_steps
+from visionbench.runs.identity import DATA_ASIDE
+from visionbench.runs.resume import GoingOn
+from visionbench.text import duration
+from visionbench.training.device import device_name
+from visionbench.training.result import RunResult
+from visionbench.training.settings import Settings
+
+
+def opening_lines(
+    settings: Settings, trainer: Trainer, run_folder: Path | None = None, resumption: GoingOn | None = None
+) -> Iterator[str]:
+    """What will be run, on what and where, a line each."""
+    model, data, sizes = settings.model, settings.data, settings.data.sizes()
+    watched = f" (the official test {data.item}s)" if data.test_is_watched else ""
+    yield (
+        f"data       {data.title}: {sizes['train']:,} train, {sizes['val']:,} validation{watched}, "
+        f"{sizes['test']:,} test {data.item}s of {data.shape_in_words}, {data.num_classes} classes"
+    )
+    memory = data.memory(trainer.strategy.root_device, trainer.num_devices)
+    if not memory.resident:
+        threads = f"{memory.workers} threads read ahead" if memory.workers else "no thread reads ahead"
+        yield f"memory     images are read through the memory map, since {memory.reason}; {threads}"
+    parameters, trained = parameter_count(model), parameter_count(model, trainable=True)
+    frozen = f", of which {trained:,} are trained" if trained < parameters else ""
+    yield f"model      {type(model).__name__}, {parameters:,} parameters{frozen}"
+    if model.started is not None:
+        anew = f"; {model.started['anew']} starts anew" if model.started["anew"] is not None else ""
+        yield f"start      {model.started['file']}{anew}"
+    yield f"training   {training_plan(model)}; max_epochs {trainer.max_epochs}, batch_size {data.batch_size}"
+    yield f"device     {device_name(trainer)}, precision {trainer.precision} ({settings.precision_reason})"
+    if settings.has_objective:
+        yield f"objective  {model.objective.mode} {model.objective.metric}"
+    else:
+        yield "objective  none, since there is no validation; the last epoch is the result"
+    if run_folder is not None:
+        yield f"run        {run_folder}"
+    if resumption is not None and resumption.state is not None:
+        within = f" and {batches} batches" if (batches := resumption.state["batches"]) else ""
+        yield f"resumed    after {resumption.epochs} epochs{within}, from {resumption.file}"
+
+
+def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
+    """What came out, a line each."""
+    data, metrics = settings.data, result.metrics
+    yield ""
+    if "test/acc" in metrics:
+        yield from metric_lines("test", data, metrics, result.counts["test"])
+    if "val/acc" in metrics:
+        which = f"epoch {(result.best_epoch or 0) + 1} of {result.epochs}"
+        tested = " and tested" if "test/acc" in metrics else ""
+        yield f"validation  {100 * metrics['val/acc']:.2f} % in {which}, the one that was kept{tested}"
+    if data.test_is_watched:
+        yield f"test        none: the official test {data.item}s were watched as validation (allow)"
+    yield f"parameters  {parameter_count(settings.model):,}"
+    yield f"time        {duration(result.seconds)} of training"
+    yield from result.figure_lines
+    yield f"run         {result.folder}"
+    yield f"curves      tensorboard --logdir {settings.log_dir}"
+
+
+def training_plan(model: Classifier) -> str:
+    """Loss, optimiser, learning rate, and what the scheduler does when, in words."""
+    optimizer, scheduler = model.hparams.get("optimizer"), model.hparams.get("lr_scheduler")
+    if optimizer is None:  # a model that takes none has its own or the default
+        return type(model.make_optimizer([torch.nn.Parameter(torch.zeros(1))])).__name__
+    loss = str(model.hparams.get("loss", "")).replace("_", " ")
+    plan = f"{loss}, {optimizer['class_path'].rpartition('.')[2]}, lr {optimizer['init_args'].get('lr')}"
+    if scheduler is None:
+        return plan
+    kind = class_of(scheduler)
+    defaults = {name: p.default for name, p in inspect.signature(kind).parameters.items()}
+    own = {name: value for name, value in scheduler["init_args"].items() if value != defaults.get(name)}
+    if model.make_lr_scheduler is not None and wants_total_steps(model.make_lr_scheduler):
+        own["total_steps"] = "the run's"
+    arguments = f" ({', '.join(f'{name} {value}' for name, value in own.items())})" if own else ""
+    after = "epoch" if model.lr_interval == "epoch" else "optimiser step"
+    if issubclass(kind, ReduceLROnPlateau):
+        after = f"epoch, by {model.objective.metric}"
+    return f"{plan}, {kind.__name__}{arguments} after each {after}"
+
+
+def metric_lines(stage: str, data: VisionDataModule, metrics: dict[str, float], count: int) -> Iterator[str]:
+    """Accuracy with its interval, and loss."""
+    name = {"val": "validation", "test": "test"}[stage]
+    accuracy = metrics[f"{stage}/acc"]
+    low, high = wilson_interval(round(accuracy * count), count)
+    yield (
+        f"{data.title} {name} accuracy {100 * accuracy:.2f} %  "
+        f"(95 % interval {100 * low:.2f} to {100 * high:.2f}, {count:,} {data.item}s)"
+    )
+    yield f"{name} loss   {metrics[f'{stage}/loss']:.4f}"
+
+
+def parameter_count(model: torch.nn.Module, trainable: bool = False) -> int:
+    """How many parameters there are, or how many of them are trained."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
+
+
+def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
+    """The settings that runs are compared by, by dotted names."""
+    trainer = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val")
+    data = dict(config["data"])
+    data["init_args"] = {k: v for k, v in (data.get("init_args") or {}).items() if k not in DATA_ASIDE}
+    chosen = {"model": config["model"], "data": data, "trainer": {name: config["trainer"][name] for name in trainer}}
+    return {"seed": config["seed_everything"], **_flat(chosen)}
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as `model.optimizer.lr: 0.001`, without those that are not set."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        name = prefix + key.removesuffix("init_args").removesuffix("class_path")
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{name}." if not name.endswith(".") and name else name)
+        elif value is not None:
+            flat[name.rstrip(".")] = value if isinstance(value, bool | int | float | str) else str(value)
+    return flat
