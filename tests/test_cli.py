@@ -41,8 +41,8 @@ MISTAKES = {
     "no model": ("fit --data Digits", "No model is given", "--model NAME"),
     "no source": ("fit --model MLP --data ImageFolder", "--data.source and --data.size must be given", "--data.help"),
     "no step size": (f"{DIGITS} --model.lr_scheduler StepLR", "--model.lr_scheduler.step_size must be given"),
-    "handwritten classes": (f"{DIGITS} --model.num_classes 7", "model.num_classes is set to 7", "take it out"),
-    "handwritten shape": (f"{DIGITS} --model.input_shape [1,28,28]", "model.input_shape is set to", "take it out"),
+    "handwritten classes": (f"{DIGITS} --model.num_classes 7", "model.num_classes is set to 7", "remove it"),
+    "handwritten shape": (f"{DIGITS} --model.input_shape [1,28,28]", "model.input_shape is set to", "remove it"),
     "unlogged objective": (f"{DIGITS} --objective.metric val/f1", "val/f1, which is logged by nothing", "val/acc"),
     "test set as objective": (f"{DIGITS} --objective.metric test/acc", "test/acc", "nothing may be chosen on"),
     "objective the wrong way round": (
@@ -78,7 +78,7 @@ MISTAKES = {
     "order's seed below zero": (f"{DIGITS} --data.seed=-3", "data.seed is -3"),
     "validation too rare": (
         f"{DIGITS} --trainer.max_epochs 3 --trainer.check_val_every_n_epoch 4",
-        "check_val_every_n_epoch is 4, but there are only 3 epochs",
+        "check_val_every_n_epoch is 4, but max_epochs is 3",
     ),
     "processes that hide their metrics": (f"{DIGITS} --trainer.strategy ddp_fork", "ddp_fork", "use ddp"),
     "impossible dropout": (f"{DIGITS} --model.dropout 1.5", "dropout", "1.5"),

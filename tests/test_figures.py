@@ -197,8 +197,7 @@ def test_what_is_drawn_does_not_change_the_run(drawn, cli, tmp_path, options, na
     assert (tmp_path / RUN / "metrics.csv").read_bytes() == (folder / "metrics.csv").read_bytes()
     assert (tmp_path / RUN / "figures").exists() is (name == "final")
     assert ("figures" in result.out) is (name == "final")
-    if name == "none":
-        assert not (tmp_path / RUN / "predictions").exists()
+    assert (tmp_path / RUN / "predictions" / "test.csv").is_file()
 
 
 def test_a_figure_that_fails_is_told_of_and_costs_nothing(cli, tmp_path, monkeypatch):

@@ -107,8 +107,12 @@ def test_the_report_has_the_documented_keys_and_no_nan(fitted):
     assert set(content) == {
         *("schema", "command", "config_digest", "code", "git", "versions", "device", "precision", "threads", "seed"),
         *("data_digest", "parameters", "trainable", "epochs", "best_epoch", "seconds", "metrics", "weights_digest"),
-        *("nondeterministic", "resumed", "start"),
+        *("nondeterministic", "resumed", "start", "status", "world_size", "item", "objective", "cpu_seconds"),
+        *("counts", "findings"),
     }
+    assert content["status"] == "finished"
+    assert content["objective"] == {"metric": "val/loss", "mode": "min"}
+    assert content["counts"] == {"train": 1293, "val": 144, "test": 360}
     assert content["parameters"] == content["trainable"] == 784 * 16 + 16 + 16 * 10 + 10
     assert (content["epochs"], content["seed"], content["precision"]) == (2, 0, "32-true")
     assert content["command"][:2] == ["visionbench", "fit"]

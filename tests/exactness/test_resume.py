@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from tests.exactness.same import SMALL, checkpoint, differences, first_event_file, next_second, report
-from visionbench.commands import fit as commands
+from visionbench.api import RunFigures
 from visionbench.data import Digits, loader
 from visionbench.models.base import Classifier
 from visionbench.runs import checkpoints as files
@@ -37,8 +37,8 @@ PLACES = {
     "named": (files, "_flush_folder"),
     "end": (RunCheckpoints, "on_train_end"),
     "test": (Classifier, "test_step"),
-    "report": (commands, "_finish"),
-    "figures": (commands, "_draw"),
+    "report": (Session, "_write_metadata"),
+    "figures": (RunFigures, "at_end"),
 }
 
 
@@ -144,7 +144,7 @@ def test_a_run_through_the_memory_map_is_gone_on_with_either_way(whole, cli, tmp
     monkeypatch.setattr(loader, "BLOCK_BYTES", 1)  # a block is a batch
     assert stop(cli, f"{LINE} {PLATEAU} --trainer.max_epochs 3 {MAPPED} {workers}", "step", 8)
     said = go_on(cli, going_on).out
-    assert "going on   after 1 epochs and 2 batches" in said
+    assert "resumed    after 1 epochs and 2 batches" in said
     assert ("through the memory map" in said) is ("budget" not in going_on)
     assert differences(whole, tmp_path / RUN) == []
     assert report(tmp_path / RUN)["resumed"][0]["changed"] == []
