@@ -198,7 +198,7 @@ def test_a_signal_ends_a_run_with_the_command_to_go_on(number, status, phase, re
         run.wait_for_phase(processes.TESTING if phase == "testing" else processes.VALIDATING)
     assert run.end(number) == status, run.output()
     folder = tmp_path / "lightning_logs" / "x" / "version_0"
-    command = "go on with: visionbench fit --resume lightning_logs/x/version_0"
+    command = "resume with: visionbench fit --resume lightning_logs/x/version_0"
     assert run.output().splitlines()[-1].endswith(command), run.output()
     assert not (folder / "run.json").exists()
     run = resume(tmp_path, digits_root)

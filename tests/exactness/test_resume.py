@@ -18,6 +18,7 @@ from visionbench.runs import folder, identity
 from visionbench.runs.checkpoints import AtomicCheckpointIO
 from visionbench.runs.identity import versions
 from visionbench.training.callbacks import MetricsFile, RunCheckpoints
+from visionbench.training.session import Session
 
 LINE = f"{SMALL} --model.dropout 0.3 --data.augment [RandomCrop] --checkpoint.every_n_steps 1"
 PLATEAU = "--model.lr_scheduler ReduceLROnPlateau --model.lr_scheduler.patience 0 --model.lr_scheduler.factor 0.5"
