@@ -278,7 +278,7 @@ WARMUP = "--model.lr_scheduler WarmupCosineLR --model.lr_scheduler.warmup"
 REFUSED = {
     "a cycle that ends too early": (
         f"{ONE_CYCLE} --model.lr_scheduler.total_steps 5 --model.lr_interval step",
-        "OneCycleLR ends after 5 optimiser steps, but the run has 9",
+        "OneCycleLR ends after 5 optimizer steps, but the run has 9",
         "leave total_steps",
     ),
     "a cycle of epochs that ends too early": (
@@ -287,14 +287,14 @@ REFUSED = {
     ),
     "a cycle of too few epochs times steps": (
         f"{ONE_CYCLE} --model.lr_scheduler.epochs 2 --model.lr_scheduler.steps_per_epoch 3 --model.lr_interval step",
-        "OneCycleLR ends after 6 optimiser steps, but the run has 9",
+        "OneCycleLR ends after 6 optimizer steps, but the run has 9",
     ),
-    "a run without an end": (f"{ONE_CYCLE} --trainer.max_epochs=-1", "nothing ends it", "trainer.max_epochs"),
-    "a warm-up without an end": (f"{WARMUP} 1 --trainer.max_epochs=-1", "nothing ends it", "trainer.max_epochs"),
+    "a run without an end": (f"{ONE_CYCLE} --trainer.max_epochs=-1", "nothing ends the run", "trainer.max_epochs"),
+    "a warm-up without an end": (f"{WARMUP} 1 --trainer.max_epochs=-1", "nothing ends the run", "trainer.max_epochs"),
     "a warm-up longer than the run": (f"{WARMUP} 3", "a run of 3 epochs", "warmup of 3, expected 0 to 2 steps"),
     "a warm-up longer than the run's steps": (
         f"{WARMUP} 9 --model.lr_interval step",
-        "a run of 9 optimiser steps",
+        "a run of 9 optimizer steps",
         "warmup of 9",
     ),
     "a cycle that divides by nothing": (

@@ -2,29 +2,25 @@
 
 import contextlib
 import functools
-import inspect
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from visionbench.errors import UserError
+from visionbench.models import optimization
 from visionbench.models.losses import LOSSES, LossName
-from visionbench.models.schedulers import LONG_RUN, check_covers, made_by, wants_total_steps
+from visionbench.models.optimization import Interval, LRSchedulerCallable, Mode, OptimizerCallable
 from visionbench.models.weights import last_layer, load_strictly, read_weights
 from visionbench.runs.identity import weights_digest
 
-OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
-LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
-Mode = Literal["min", "max"]
 Batch = tuple[Tensor, Tensor]
 
 
@@ -119,7 +115,7 @@ class Classifier(LightningModule, ABC):
         loss: LossName = "cross_entropy",
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=0.001, fused=True),
         lr_scheduler: LRSchedulerCallable | None = None,
-        lr_interval: Literal["epoch", "step"] = "epoch",
+        lr_interval: Interval = "epoch",
         label_smoothing: float = 0.0,
         l1: float = 0.0,
         start_from: str | None = None,
@@ -148,7 +144,7 @@ class Classifier(LightningModule, ABC):
         self.loss_function = LOSSES[loss](num_classes)
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
-        self.lr_interval = lr_interval
+        self.lr_interval: Interval = lr_interval
         self.label_smoothing = label_smoothing
         self.l1 = l1
         self.start_from = start_from
@@ -336,92 +332,31 @@ class Classifier(LightningModule, ABC):
             self.log(f"{stage}/{name}", torch.tensor(value / count, dtype=torch.float64))
 
     def configure_optimizers(self) -> Any:
-        """Builds the optimiser of the parameters that are not frozen, and its scheduler.
+        """Builds the optimizer of the parameters that are not frozen, and its scheduler.
 
         Raises:
-            UserError: All parameters are frozen, or the scheduler does not take a run of this length.
+            UserError: All parameters are frozen, or the scheduler does not fit the length of the run.
         """
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        if not trained:
-            raise UserError(f"All parameters of {type(self).__name__} are frozen, so there is nothing to train.")
-        optimizer = self.make_optimizer(trained)
-        if self.make_lr_scheduler is None:
-            return optimizer
-        steps = self._steps() if self._trainer is not None else math.inf
-        # A trial's one step is too few for any warm-up.
-        trial = self._trainer is not None and bool(getattr(self.trainer, "fast_dev_run", False))
-        try:
-            scheduler = self.build_lr_scheduler(optimizer, LONG_RUN if trial else steps)
-        except (ValueError, ZeroDivisionError) as error:  # as of a warm-up that is longer than the run
-            unit = "epochs" if self.lr_interval == "epoch" else "optimiser steps"
-            raise UserError(
-                f"The learning-rate scheduler cannot be made for a run of {steps:,} {unit} ({error}); make the run "
-                "longer, or change the scheduler's arguments."
-            ) from error
-        if self._trainer is not None:
-            check_covers(scheduler, steps, self.lr_interval)
-        settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_interval}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            settings["monitor"] = self.objective.metric
-            if self.objective.metric.startswith("val/") and self._trainer is not None:
-                # In the epochs between two validations there is nothing new to look at.
-                settings["frequency"] = self.trainer.check_val_every_n_epoch or 1
-        return {"optimizer": optimizer, "lr_scheduler": settings}
+        return optimization.configure(self, self._trainer)
 
     def build_lr_scheduler(self, optimizer: Optimizer, steps: float) -> LRScheduler:
-        """Makes the scheduler, with what it is not told otherwise: the run's length, or what the objective calls good.
+        """Builds the scheduler; the length of the run and the mode of the objective are filled in where not set.
 
         Args:
-            optimizer: Whose learning rate it changes.
-            steps: Of the run: epochs or optimiser steps, as `lr_interval` says; infinite where nothing ends it.
+            optimizer: Optimizer whose learning rate the scheduler changes.
+            steps: Number of epochs or optimizer steps of the run, as `lr_interval` says; infinite for no limit.
 
         Raises:
-            UserError: It needs to know the run's length, which has none, or it watches for the wrong direction.
+            UserError: The scheduler needs the length of a run that has no limit, or its mode is not the objective's.
         """
-        make: Any = self.make_lr_scheduler
-        if wants_total_steps(make):
-            if steps == math.inf:
-                raise UserError(
-                    "The learning-rate scheduler needs to know how long the run is, but nothing ends it; set "
-                    "trainer.max_epochs, or the scheduler's total_steps."
-                )
-            made: LRScheduler = make(optimizer, total_steps=int(steps))
-            return made
-        scheduler: LRScheduler = make(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != self._objective_mode():
-            if not isinstance(make, functools.partial):
-                raise UserError(
-                    f"The scheduler's mode is {scheduler.mode}, but {self.objective.metric} is to be "
-                    f"{self._objective_mode()}imised; make it with mode={self._objective_mode()!r}."
-                )
-            scheduler = make(optimizer, mode=self._objective_mode())
-        return scheduler
-
-    def _steps(self) -> float:
-        """Of the whole run: optimiser steps, or epochs."""
-        steps = self.trainer.estimated_stepping_batches
-        if self.lr_interval == "step" or steps == math.inf:
-            return steps
-        self.trainer.fit_loop.setup_data()  # with max_steps, the batches of an epoch have not been counted yet
-        an_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        return math.ceil(steps / max(an_epoch, 1))
-
-    def _objective_mode(self) -> Mode:
-        return self.objective.mode if self.objective.mode is not None else self.metrics[self.objective.metric]
+        return optimization.build_lr_scheduler(self, optimizer, steps)
 
     def _make_hparams_plain(self) -> None:
-        """Replaces functions in the hyperparameters by what they make, as class path and arguments.
-
-        The command line stores plain values already. A model built in Python may be given any function; stored as it
-        is, it would make the checkpoint one that `torch.load(weights_only=True)` refuses.
-        """
-        if "_instantiator" in self.hparams:
+        """Replaces functions in the hyperparameters by class path and arguments, as the command line stores them."""
+        if "_instantiator" in self.hparams:  # the model comes from the command line
             return
-        probe: Callable[[], Optimizer] = functools.partial(self.make_optimizer, [nn.Parameter(torch.zeros(1))])
-        self.hparams["optimizer"] = _spec(self.make_optimizer, probe)
-        if (make := self.make_lr_scheduler) is not None:
-            self.hparams["lr_scheduler"] = _spec(make, lambda: make(probe()))
-        # Tells load_from_checkpoint to build the class from these as the command line does.
+        self.hparams.update(optimization.plain_hparams(self.make_optimizer, self.make_lr_scheduler))
+        # With this entry, load_from_checkpoint builds the objects from class paths, as the command line does.
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
 
 
@@ -461,26 +396,3 @@ def check_input_shape(kind: type[Classifier], input_shape: Sequence[int]) -> Non
         f"{kind.__name__} is for {wanted}, but the data set gives {given}; take a model that is for both, such as MLP, "
         "or another data set."
     )
-
-
-def _spec(
-    function: Callable[..., Any], probe: Callable[[], Optimizer] | Callable[[], LRScheduler]
-) -> dict[str, Any] | None:
-    """Class path and arguments of what a function makes, or `None` where it does not tell.
-
-    Args:
-        function: Makes an optimiser or a scheduler.
-        probe: Makes one to look at, for a function that is not a class with arguments.
-    """
-    kind, given = made_by(function)
-    if kind is None:
-        made = probe()
-        kind, values = type(made), made.defaults if isinstance(made, Optimizer) else vars(made)
-        # `last_epoch` has moved on when the scheduler has been made; given again it would mean a resumed one.
-        names = [n for n in inspect.signature(kind).parameters if n not in ("params", "optimizer", "last_epoch")]
-        if not set(names) <= set(values):
-            return None
-        given = {name: values[name] for name in names}
-    if not all(isinstance(value, bool | int | float | str | list | tuple | None) for value in given.values()):
-        return None
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": dict(given)}
