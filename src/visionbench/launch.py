@@ -283,7 +283,7 @@ class VisionCLI(LightningCLI):
 
             check_layers(self.model, self.config.figure_layers)
         if self.command == "fit" and self.config.resume is None:
-            self.model.start()
+            self.model.prepare_start()
         if _is_first_process():
             self.datamodule.prepare_data()
         self.datamodule.setup()
@@ -409,7 +409,7 @@ class VisionCLI(LightningCLI):
             folder = claim(parent)
             self.lock = lock(folder)
         if self.config.resume is not None:
-            self.model.start(load=self.going_on is None or self.going_on.state is None)
+            self.model.prepare_start(load=self.going_on is None or self.going_on.state is None)
         os.environ[RUN_FOLDER_VARIABLE] = str(folder)
         return folder
 
@@ -445,7 +445,7 @@ class VisionCLI(LightningCLI):
             before=[losses.write],
         )
         if self.going_on is not None and self.going_on.state is not None:
-            self.model.started = self.going_on.state["start"]
+            self.model.start.restore(self.going_on.state["start"])
             callback.resumptions.append(
                 {
                     "epochs": self.going_on.epochs,

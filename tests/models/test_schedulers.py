@@ -1,4 +1,4 @@
-"""The learning rate of every optimiser step is that of torch's own scheduler, stepped by hand."""
+"""The learning rate of every optimizer step is that of torch's own scheduler, stepped by hand."""
 
 import functools
 import math
@@ -89,7 +89,7 @@ def warmup(optimizer, first, steps):
 
 
 class Rates(Callback):
-    """The learning rate, and the momentum, of each optimiser step, and what the scheduler was shown each epoch."""
+    """Learning rate and momentum of each optimizer step, and the metric that the scheduler received each epoch."""
 
     def __init__(self):
         self.used = []
@@ -104,7 +104,7 @@ class Rates(Callback):
 
 
 def trained(model, data, folder, **limits):
-    """Trains on the CPU and gives the callback that watched."""
+    """Trains on the CPU and returns the callback that watched."""
     rates = Rates()
     trainer = Trainer(
         **{"max_epochs": EPOCHS, **limits},
@@ -279,7 +279,7 @@ REFUSED = {
     "a cycle that ends too early": (
         f"{ONE_CYCLE} --model.lr_scheduler.total_steps 5 --model.lr_interval step",
         "OneCycleLR ends after 5 optimizer steps, but the run has 9",
-        "leave total_steps",
+        "remove total_steps",
     ),
     "a cycle of epochs that ends too early": (
         f"{ONE_CYCLE} --model.lr_scheduler.total_steps 2",
@@ -314,7 +314,7 @@ def test_a_scheduler_that_does_not_fit_the_run_is_refused_and_nothing_is_kept(cl
 
 
 BEFORE_DATA = {
-    "momentum cycled in an optimiser without": (f"--model.optimizer ASGD {ONE_CYCLE}", "must support momentum"),
+    "momentum cycled in an optimizer without": (f"--model.optimizer ASGD {ONE_CYCLE}", "must support momentum"),
     "cyclic momentum without": (
         "--model.optimizer ASGD --model.lr_scheduler CyclicLR --model.lr_scheduler.base_lr 0.01 "
         "--model.lr_scheduler.max_lr 0.1",
@@ -336,7 +336,7 @@ def test_what_no_run_could_have_is_refused_before_data_are_touched(cli, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cycle_without_momentum_takes_an_optimiser_without(cli, tmp_path):
+def test_a_cycle_without_momentum_takes_an_optimizer_without(cli, tmp_path):
     assert cli(f"{FIT} --model.optimizer ASGD {ONE_CYCLE} --model.lr_scheduler.cycle_momentum false").status == 0
     run = tmp_path / "lightning_logs" / "mlp" / "version_0"
     assert [float(row["lr"]) for row in rows(run)][-1] == pytest.approx(0.1 / 25 / 1e4)
@@ -352,9 +352,9 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS.items(), ids=list(OPTIMIZERS))
-def test_optimisers_train_by_short_name_with_arguments_of_their_own(cli, tmp_path, name, options):
-    argument, given, expected = options
-    line = f"{FIT} --model.optimizer {name} --model.optimizer.lr 0.02 --model.optimizer.{argument} {given}"
+def test_optimizers_train_by_short_name_with_arguments_of_their_own(cli, tmp_path, name, options):
+    argument, value, expected = options
+    line = f"{FIT} --model.optimizer {name} --model.optimizer.lr 0.02 --model.optimizer.{argument} {value}"
     result = cli(line)
     assert (result.status, result.err) == (0, "")
     assert f"training   cross entropy, {name}, lr 0.02; max_epochs 3" in result.out

@@ -407,7 +407,7 @@ def _finish(
             "data_digest": data.data_digest(),
             "parameters": parameter_count(model),
             "trainable": parameter_count(model, trainable=True),
-            "start": model.started,
+            "start": model.start.record(),
             "epochs": trainer.current_epoch,
             "best_epoch": result.get("epoch"),
             "seconds": round(seconds, 3),
@@ -450,9 +450,9 @@ def opening_lines(cli: VisionCLI) -> Iterator[str]:
     parameters, trained = parameter_count(model), parameter_count(model, trainable=True)
     frozen = f", of which {trained:,} are trained" if trained < parameters else ""
     yield f"model      {type(model).__name__}, {parameters:,} parameters{frozen}"
-    if model.started is not None:
-        anew = f"; {model.started['anew']} starts anew" if model.started["anew"] is not None else ""
-        yield f"start      {model.started['file']}{anew}"
+    if model.start.file is not None:
+        layer = model.start.reinitialized_layer
+        yield f"start      {model.start.file}{f'; {layer} is reinitialized' if layer is not None else ''}"
     yield f"training   {training_plan(model)}; max_epochs {trainer.max_epochs}, batch_size {data.batch_size}"
     yield f"device     {device_name(trainer)}, precision {trainer.precision} ({cli.precision_reason})"
     if cli.has_objective:
