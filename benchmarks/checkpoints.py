@@ -22,7 +22,7 @@ def main() -> None:
     """Parses the arguments, runs both in turn and prints what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", choices=("mlp", "patch_mlp", "cnn"))
-    parser.add_argument("--every", type=int, default=100, help="optimiser steps between checkpoints")
+    parser.add_argument("--every", type=int, default=100, help="optimizer steps between checkpoints")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--root", default="data", help="folder of prepared data sets")

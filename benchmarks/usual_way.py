@@ -5,7 +5,7 @@
 
 The usual way is what most notebooks do: torchvision's data set with ToTensor and Normalize for each image, a DataLoader
 with the better of 0 and 2 workers, and a LightningModule that logs its loss and accuracy at every step, in the
-Trainer's default precision. Ours is `visionbench fit` with the same network, optimiser and batch size, in the
+Trainer's default precision. Ours is `visionbench fit` with the same network, optimizer and batch size, in the
 precision that it chooses. Both train on the same 54,000 images, validate on the same 6,000 after each epoch, keep
 checkpoints, and are tested at the end; each runs in a process of its own, in turn. An epoch's time is that of the whole
 fit, divided by the number of epochs.

@@ -378,7 +378,7 @@ MODELS = {
 def test_every_model_shows_its_layers_and_what_it_looks_at(words, name, shape):
     torch.manual_seed(0)
     model = MODELS[name](shape)
-    model.start(load=False)
+    model.prepare_start(load=False)
     images = torch.randn(3, *shape)
     pictures = np.zeros((3, 28, 28, shape[0]), dtype=np.uint8)
     with in_evaluation(model):

@@ -49,7 +49,7 @@ def test_the_model_of_your_own_takes_what_all_models_take(cli):
     )
     assert result.status == 0
     assert "of which 650 are trained" in result.out
-    assert "nll, SGD, lr 0.001, OneCycleLR (max_lr 0.1, total_steps the run's) after each optimiser step" in result.out
+    assert "nll, SGD, lr 0.001, OneCycleLR (max_lr 0.1, total_steps the run's) after each optimizer step" in result.out
 
 
 @pytest.mark.usefixtures("own_nets")

@@ -56,7 +56,7 @@ class Run:
         return self.shared[PHASE]
 
     def wait_for_step(self, step: int = 1) -> None:
-        """Waits until it has made so many optimiser steps."""
+        """Waits until it has made so many optimizer steps."""
         while self.process.is_alive() and self.shared[STEP] < step:
             time.sleep(0.005)
 

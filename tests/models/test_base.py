@@ -65,7 +65,9 @@ def test_totals_count_the_class_with_the_largest_share():
 @pytest.mark.parametrize("loss", ["nll", "mse", "binary_cross_entropy"])
 def test_shares_are_refused_by_a_loss_that_takes_one_class(loss):
     model = MLP(2, (1, 28, 28), widths=[4], loss=loss)
-    with pytest.raises(UserError, match=rf"model.loss is {loss}, which takes one class an image.*use cross_entropy"):
+    with pytest.raises(
+        UserError, match=rf"model.loss is {loss}, which takes one class for each image.*use cross_entropy"
+    ):
         model.loss(torch.zeros(4, model.num_outputs), torch.full((4, 2), 0.5))
 
 
@@ -88,14 +90,14 @@ def test_l1_adds_the_absolute_weights_but_not_to_the_logged_loss():
     model = MLP(10, (1, 28, 28), widths=[4], batch_norm=True, l1=0.01)
     batch = torch.randn(8, 1, 28, 28), torch.arange(8)
     model.train_totals = Totals(torch.device("cpu"))
-    minimised = model.training_step(batch, 0)
+    minimized = model.training_step(batch, 0)
     weights = [layer.weight for layer in model.network.modules() if isinstance(layer, torch.nn.Linear)]
     penalty = 0.01 * sum(w.abs().sum() for w in weights)
     logged = model.train_totals.loss / 8
-    assert float(minimised.detach()) == pytest.approx(float(logged + penalty.detach()), rel=1e-5)
+    assert float(minimized.detach()) == pytest.approx(float(logged + penalty.detach()), rel=1e-5)
 
 
-def test_frozen_parameters_stay_out_of_the_optimiser():
+def test_frozen_parameters_stay_out_of_the_optimizer():
     model = MLP(10, (1, 28, 28), widths=[4])
     model.network.hidden.requires_grad_(False)
     (group,) = model.configure_optimizers().param_groups

@@ -128,7 +128,7 @@ def test_without_padding_three_layers_of_filter_5_do_not_fit(convs, filter_size,
     if fits:
         assert CNN(10, (1, 28, 28), **grid, filter_size=filter_size)(torch.randn(2, 1, 28, 28)).shape == (2, 10)
     else:
-        with pytest.raises(UserError, match=r"used up before the last of the 3 blocks.*padding same"):
+        with pytest.raises(UserError, match=r"too small for 3 blocks.*padding same"):
             CNN(10, (1, 28, 28), **grid, filter_size=filter_size)
     same = grid | {"padding": "same"}
     assert CNN(10, (1, 28, 28), **same, filter_size=filter_size)(torch.randn(2, 1, 28, 28)).shape == (2, 10)

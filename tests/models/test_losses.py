@@ -89,8 +89,8 @@ def test_probabilities_are_of_every_class_and_agree_with_the_prediction(name, cl
 def test_probabilities_of_several_outputs_are_their_softmax(name):
     model = model_of(name, 5)
     outputs, _ = batch(model)
-    given = model.probabilities(model.loss_function.activate(outputs))
-    torch.testing.assert_close(given, outputs.softmax(dim=1))
+    probabilities = model.probabilities(model.loss_function.activate(outputs))
+    torch.testing.assert_close(probabilities, outputs.softmax(dim=1))
 
 
 @pytest.mark.parametrize("name", ["binary_cross_entropy", "mse"])
@@ -193,7 +193,11 @@ def test_a_network_that_ends_wrongly_is_refused_before_anything_is_kept(cli, tmp
 
 MEANINGLESS = {
     "one logit for three classes": ("--model.loss binary_cross_entropy", "for two classes", "the data set has 3"),
-    "smoothing of another loss": ("--model.loss mse --model.label_smoothing 0.1", "model.loss is mse", "only cross_e"),
+    "smoothing of another loss": (
+        "--model.loss mse --model.label_smoothing 0.1",
+        "model.loss is mse",
+        "use cross_entropy",
+    ),
     "unknown loss": ("--model.loss nil", "model.loss: found nil", "cross_entropy, nll"),
     "negative smoothing": ("--model.label_smoothing=-0.1", "model.label_smoothing is -0.1"),
     "negative l1": ("--model.l1=-1", "model.l1 is -1"),

@@ -1,4 +1,4 @@
-"""The learning rate of every optimiser step is that of torch's own scheduler, stepped by hand."""
+"""The learning rate of every optimizer step is that of torch's own scheduler, stepped by hand."""
 
 import functools
 import math
@@ -89,7 +89,7 @@ def warmup(optimizer, first, steps):
 
 
 class Rates(Callback):
-    """The learning rate, and the momentum, of each optimiser step, and what the scheduler was shown each epoch."""
+    """Learning rate and momentum of each optimizer step, and the metric that the scheduler received each epoch."""
 
     def __init__(self):
         self.used = []
@@ -104,7 +104,7 @@ class Rates(Callback):
 
 
 def trained(model, data, folder, **limits):
-    """Trains on the CPU and gives the callback that watched."""
+    """Trains on the CPU and returns the callback that watched."""
     rates = Rates()
     trainer = Trainer(
         **{"max_epochs": EPOCHS, **limits},
@@ -278,8 +278,8 @@ WARMUP = "--model.lr_scheduler WarmupCosineLR --model.lr_scheduler.warmup"
 REFUSED = {
     "a cycle that ends too early": (
         f"{ONE_CYCLE} --model.lr_scheduler.total_steps 5 --model.lr_interval step",
-        "OneCycleLR ends after 5 optimiser steps, but the run has 9",
-        "leave total_steps",
+        "OneCycleLR ends after 5 optimizer steps, but the run has 9",
+        "remove total_steps",
     ),
     "a cycle of epochs that ends too early": (
         f"{ONE_CYCLE} --model.lr_scheduler.total_steps 2",
@@ -287,14 +287,14 @@ REFUSED = {
     ),
     "a cycle of too few epochs times steps": (
         f"{ONE_CYCLE} --model.lr_scheduler.epochs 2 --model.lr_scheduler.steps_per_epoch 3 --model.lr_interval step",
-        "OneCycleLR ends after 6 optimiser steps, but the run has 9",
+        "OneCycleLR ends after 6 optimizer steps, but the run has 9",
     ),
-    "a run without an end": (f"{ONE_CYCLE} --trainer.max_epochs=-1", "nothing ends it", "trainer.max_epochs"),
-    "a warm-up without an end": (f"{WARMUP} 1 --trainer.max_epochs=-1", "nothing ends it", "trainer.max_epochs"),
+    "a run without an end": (f"{ONE_CYCLE} --trainer.max_epochs=-1", "nothing ends the run", "trainer.max_epochs"),
+    "a warm-up without an end": (f"{WARMUP} 1 --trainer.max_epochs=-1", "nothing ends the run", "trainer.max_epochs"),
     "a warm-up longer than the run": (f"{WARMUP} 3", "a run of 3 epochs", "warmup of 3, expected 0 to 2 steps"),
     "a warm-up longer than the run's steps": (
         f"{WARMUP} 9 --model.lr_interval step",
-        "a run of 9 optimiser steps",
+        "a run of 9 optimizer steps",
         "warmup of 9",
     ),
     "a cycle that divides by nothing": (
@@ -314,7 +314,7 @@ def test_a_scheduler_that_does_not_fit_the_run_is_refused_and_nothing_is_kept(cl
 
 
 BEFORE_DATA = {
-    "momentum cycled in an optimiser without": (f"--model.optimizer ASGD {ONE_CYCLE}", "must support momentum"),
+    "momentum cycled in an optimizer without": (f"--model.optimizer ASGD {ONE_CYCLE}", "must support momentum"),
     "cyclic momentum without": (
         "--model.optimizer ASGD --model.lr_scheduler CyclicLR --model.lr_scheduler.base_lr 0.01 "
         "--model.lr_scheduler.max_lr 0.1",
@@ -336,7 +336,7 @@ def test_what_no_run_could_have_is_refused_before_data_are_touched(cli, tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_cycle_without_momentum_takes_an_optimiser_without(cli, tmp_path):
+def test_a_cycle_without_momentum_takes_an_optimizer_without(cli, tmp_path):
     assert cli(f"{FIT} --model.optimizer ASGD {ONE_CYCLE} --model.lr_scheduler.cycle_momentum false").status == 0
     run = tmp_path / "lightning_logs" / "mlp" / "version_0"
     assert [float(row["lr"]) for row in rows(run)][-1] == pytest.approx(0.1 / 25 / 1e4)
@@ -352,9 +352,9 @@ OPTIMIZERS = {
 
 
 @pytest.mark.parametrize(("name", "options"), OPTIMIZERS.items(), ids=list(OPTIMIZERS))
-def test_optimisers_train_by_short_name_with_arguments_of_their_own(cli, tmp_path, name, options):
-    argument, given, expected = options
-    line = f"{FIT} --model.optimizer {name} --model.optimizer.lr 0.02 --model.optimizer.{argument} {given}"
+def test_optimizers_train_by_short_name_with_arguments_of_their_own(cli, tmp_path, name, options):
+    argument, value, expected = options
+    line = f"{FIT} --model.optimizer {name} --model.optimizer.lr 0.02 --model.optimizer.{argument} {value}"
     result = cli(line)
     assert (result.status, result.err) == (0, "")
     assert f"training   cross entropy, {name}, lr 0.02; max_epochs 3" in result.out
@@ -369,7 +369,7 @@ def test_optimisers_train_by_short_name_with_arguments_of_their_own(cli, tmp_pat
 PLANS = {
     "one-cycle a step": (
         f"{ONE_CYCLE} --model.lr_interval step",
-        "Adam, lr 0.001, OneCycleLR (max_lr 0.1, total_steps the run's) after each optimiser step; ",
+        "Adam, lr 0.001, OneCycleLR (max_lr 0.1, total_steps the run's) after each optimizer step; ",
     ),
     "one-cycle that is told": (
         f"{ONE_CYCLE} --model.lr_scheduler.total_steps 9",
@@ -382,7 +382,7 @@ PLANS = {
     ),
     "step": (
         "--model.lr_scheduler StepLR --model.lr_scheduler.step_size 4 --model.lr_interval step",
-        "StepLR (step_size 4) after each optimiser step; ",
+        "StepLR (step_size 4) after each optimizer step; ",
     ),
     "linear": ("--model.lr_scheduler LinearLR", "LinearLR after each epoch; "),
     "plateau": (

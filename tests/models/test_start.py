@@ -10,6 +10,7 @@ import yaml
 from tests.fakes import Letters
 from tests.test_fit import listing, report
 from visionbench.models import CNN, MLP
+from visionbench.models.weights import Start
 from visionbench.runs.identity import weights_digest
 
 MLP_LINE = "--model MLP --model.widths [8] --model.batch_norm true --model.dropout 0.5"
@@ -80,7 +81,7 @@ def test_the_run_says_what_it_started_from(cli, earlier, name, run):
     assert report(run)["start"] == {
         "file": str(checkpoint),
         "weights_digest": report(earlier[name])["weights_digest"],
-        "anew": None,
+        "reinitialized_layer": None,
     }
     assert report(earlier[name])["start"] is None
     for command in ("test", "validate"):  # the earlier run is not asked again
@@ -106,7 +107,7 @@ def test_a_checkpoint_file_and_bare_weights_are_taken_too(cli, earlier, tmp_path
         assert not differing(weights_of(run, "last"), weights_of(earlier["mlp"], "last"))
 
 
-def test_only_the_last_layer_starts_anew_for_another_number_of_classes(cli, earlier, name, run):
+def test_only_the_last_layer_is_reinitialized_for_another_number_of_classes(cli, earlier, name, run):
     frozen = "[hidden]" if name == "mlp" else "[blocks,dense]"
     result = cli(
         f"fit {LINES[name]} {SHORT} {STILL} --model.freeze {frozen} --data tests.fakes.Letters "
@@ -120,8 +121,8 @@ def test_only_the_last_layer_starts_anew_for_another_number_of_classes(cli, earl
     torch.manual_seed(0)
     fresh = kind(3, Letters.input_shape, **arguments).state_dict()
     assert torch.equal(after["network.head.weight"], fresh["network.head.weight"])  # as a new network's
-    assert "best.ckpt; network.head starts anew\n" in result.out
-    assert report(run)["start"]["anew"] == "network.head"
+    assert "best.ckpt; network.head is reinitialized\n" in result.out
+    assert report(run)["start"]["reinitialized_layer"] == "network.head"
 
 
 def test_the_frozen_rest_is_bit_identical_after_training(cli, earlier, name, run):
@@ -160,7 +161,7 @@ OUTPUTS = []
 
 
 class Watched(CNN):
-    """Notes, in every training step, the modes of what is frozen and what it gives for the same images twice."""
+    """Records, in every training step, the modes of frozen modules and whether equal images give equal outputs."""
 
     def on_train_epoch_start(self):
         super().on_train_epoch_start()
@@ -225,7 +226,7 @@ def test_a_run_of_another_model_is_refused_by_the_names_that_differ(cli, earlier
 
 
 def test_a_last_layer_of_other_inputs_is_another_model_s(cli, earlier, tmp_path):
-    """Not one that starts anew: half of it, the bias, would come from the other run."""
+    """The layer is not reinitialized: its bias would come from the other run."""
     weights = weights_of(earlier["mlp"])
     weights["network.head.weight"] = torch.zeros(10, 5)
     torch.save(weights, tmp_path / "weights.pt")
@@ -293,3 +294,24 @@ def test_the_digest_of_the_start_is_of_the_weights_that_were_loaded(cli, earlier
     assert cli(line).status == 0
     start = report(tmp_path / "lightning_logs" / "mlp" / "version_0")["start"]
     assert start["weights_digest"] == weights_digest(weights)
+
+
+def test_the_record_of_a_start_is_restored_when_a_run_is_resumed(tmp_path):
+    start, resumed = Start(), Start()
+    assert start.record() is None
+    resumed.restore(None)
+    assert resumed == Start()
+    start.set_weights(tmp_path / "w.pt", {"a": torch.ones(2)}, reinitialized_layer="network.head")
+    resumed.restore(start.record())
+    assert resumed == start
+    assert resumed.record() == {
+        "file": str(tmp_path / "w.pt"),
+        "weights_digest": weights_digest({"a": torch.ones(2)}),
+        "reinitialized_layer": "network.head",
+    }
+
+
+def test_the_record_of_an_older_version_is_restored():
+    start = Start()
+    start.restore({"file": "w.pt", "weights_digest": "0", "anew": "network.head"})
+    assert start.reinitialized_layer == "network.head"

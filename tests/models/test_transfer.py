@@ -69,7 +69,7 @@ def without(weights, start):
 
 def test_the_parameters_are_the_report_s():
     model = frozen_resnet()
-    model.start()
+    model.prepare_start()
     assert count(model) == 11_310_410
     assert count(model, trained=True) == 133_898
 
@@ -77,7 +77,7 @@ def test_the_parameters_are_the_report_s():
 @pytest.mark.parametrize("training", [False, True])
 def test_the_outputs_are_those_of_torchvision_s_network_with_the_report_s_head(training):
     model = frozen_resnet()
-    model.start()
+    model.prepare_start()
     moved(model)
     plain = report_network(model).train(training)
     for module in plain.modules():
@@ -96,7 +96,7 @@ def test_the_outputs_are_those_of_torchvision_s_network_with_the_report_s_head(t
     ("shape", "size"),
     [((1, 28, 28), (64, 64)), ((3, 28, 28), (64, 64)), ((1, 96, 80), (96, 80)), ((3, 16, 24), (64, 96))],
 )
-def test_grey_and_small_images_become_photographs(shape, size):
+def test_gray_and_small_images_become_photographs(shape, size):
     model = frozen_resnet(shape).eval()
     images = torch.randn(2, *shape)
     photographs = F.interpolate(images, size, mode="bilinear", align_corners=False)
@@ -142,7 +142,7 @@ def fresh(kind, seed=0, **arguments):
     )
 
 
-def of_optimiser(checkpoint):
+def of_optimizer(checkpoint):
     (group,) = checkpoint["optimizer_states"][0]["param_groups"]
     return len(group["params"])
 
@@ -157,17 +157,17 @@ def test_two_epochs_on_digits_leave_the_backbone_as_it_was(cli, tmp_path):
     assert checkpoint["state_dict"].keys() == before.keys()
     for name, weight in checkpoint["state_dict"].items():
         assert torch.equal(weight, before[name]) == name.startswith("network.backbone."), name
-    assert of_optimiser(checkpoint) == 4
+    assert of_optimizer(checkpoint) == 4
 
 
-def test_the_backbone_is_bit_identical_after_training_and_not_in_the_optimiser(cli, tmp_path):
+def test_the_backbone_is_bit_identical_after_training_and_not_in_the_optimizer(cli, tmp_path):
     result = cli(f"{FIT} --data tests.fakes.Tiny --model.optimizer.weight_decay 0.1 --model.optimizer.lr 0.1")
     assert (result.status, result.err) == (0, "")
     checkpoint, before = last_checkpoint(tmp_path), fresh(Tiny).state_dict()
     assert sum("running_mean" in name for name in before) == 20
     for name, weight in checkpoint["state_dict"].items():
         assert torch.equal(weight, before[name]) == name.startswith("network.backbone."), name
-    assert of_optimiser(checkpoint) == 4
+    assert of_optimizer(checkpoint) == 4
     said = json.loads((tmp_path / RUN / "run.json").read_text())
     assert (said["trainable"], said["start"]) == (512 * 4 + 4 + 4 * 3 + 3, None)
 
@@ -175,7 +175,7 @@ def test_the_backbone_is_bit_identical_after_training_and_not_in_the_optimiser(c
 def test_with_nothing_frozen_all_of_it_is_trained(cli, tmp_path):
     assert cli(f"{FIT} --data tests.fakes.Tiny --model.freeze []").status == 0
     checkpoint, before = last_checkpoint(tmp_path), fresh(Tiny).state_dict()
-    assert of_optimiser(checkpoint) == len(list(fresh(Tiny).parameters()))
+    assert of_optimizer(checkpoint) == len(list(fresh(Tiny).parameters()))
     assert not [n for n, weight in checkpoint["state_dict"].items() if torch.equal(weight, before[n])]
 
 
@@ -206,7 +206,7 @@ FROM_FILE = FIT.replace("--model.weights none", "--model.weights {}") + " --data
 
 def loaded(weights, **arguments):
     model = frozen_resnet((3, 5, 7), 3, min_size=8, weights=str(weights), **arguments)
-    model.start()
+    model.prepare_start()
     return model
 
 
@@ -214,13 +214,13 @@ def test_weights_come_from_a_file_like_torchvision_s(cli, tmp_path, trained_weig
     torch.save(trained_weights, tmp_path / "resnet.pth")
     result = cli(FROM_FILE.format("resnet.pth"))
     assert (result.status, result.err) == (0, "")
-    assert "start      resnet.pth; network.head starts anew" in result.out
+    assert "start      resnet.pth; network.head is reinitialized" in result.out
     after = without(last_checkpoint(tmp_path)["state_dict"], "network.head.")
     assert after.keys() == {f"network.backbone.{name}" for name in without(trained_weights, "fc.")}
     for name, weight in after.items():
         assert torch.equal(weight, trained_weights[name.removeprefix("network.backbone.")])
     start = json.loads((tmp_path / RUN / "run.json").read_text())["start"]
-    assert (start["file"], start["anew"]) == ("resnet.pth", "network.head")
+    assert (start["file"], start["reinitialized_layer"]) == ("resnet.pth", "network.head")
     config = yaml.safe_load((tmp_path / RUN / "config.yaml").read_text())
     assert config["model"]["init_args"]["weights"] == str((tmp_path / "resnet.pth").resolve())
 
@@ -354,7 +354,7 @@ def test_a_download_that_breaks_leaves_nothing(cli, tmp_path, monkeypatch):
     fetch = torch.hub.download_url_to_file
     local = (tmp_path / "served").as_uri()
     monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path / "hub"))
-    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, *given, **named: fetch(local, *given, **named))
+    monkeypatch.setattr(torch.hub, "download_url_to_file", lambda url, *args, **kwargs: fetch(local, *args, **kwargs))
     result = cli(IMAGENET)
     sentence = result.err.splitlines()[-1]
     assert result.status == 2
@@ -446,7 +446,7 @@ def test_a_model_of_timm_takes_its_weights_file(cli, tmp_path, suffix):
     after = last_checkpoint(tmp_path)["state_dict"]
     for name, weight in without(network.state_dict(), "fc.").items():
         assert torch.equal(after[f"network.backbone.{name}"], weight)
-    assert of_optimiser(last_checkpoint(tmp_path)) == 4
+    assert of_optimizer(last_checkpoint(tmp_path)) == 4
 
 
 def test_a_model_of_timm_gives_what_it_gives_by_itself():
@@ -480,7 +480,7 @@ def test_the_classifiers_of_a_transformer_are_left_out(tmp_path, name):
     network = timm_model(name)
     torch.save(network.state_dict(), tmp_path / "model.pth")
     model = frozen_resnet((1, 28, 28), architecture=f"timm/{name}", min_size=224, weights=str(tmp_path / "model.pth"))
-    model.start()
+    model.prepare_start()
     assert torch.equal(model.network.backbone.cls_token, network.cls_token)
     assert model.network.head[0].in_features == 192
 
@@ -496,16 +496,16 @@ def test_a_transformer_at_a_size_that_it_does_not_take_is_refused(cli, tmp_path)
 
 def test_an_unknown_model_of_timm_is_refused_with_some_near_it(cli):
     timm_model("resnet18")
-    with pytest.raises(UserError, match="timm has no model vit_tiny_patch; near it are vit_tiny_patch16_224"):
+    with pytest.raises(UserError, match="timm has no model vit_tiny_patch; similar names are vit_tiny_patch16_224"):
         frozen_resnet(architecture="timm/vit_tiny_patch")
-    with pytest.raises(UserError, match=r"timm has no model nonsense; timm\.list_models\(\) lists them"):
+    with pytest.raises(UserError, match=r"timm has no model nonsense; timm\.list_models\(\) lists all models"):
         frozen_resnet(architecture="timm/nonsense")
     assert "no model nonsense" in cli(f"{FIT} --model.architecture timm/nonsense --data tests.fakes.Tiny").refusal()
 
 
 def test_timm_that_is_not_installed_is_said(cli, monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(UserError, match=r"timm is not installed; pip install 'visionbench\[timm\]'"):
+    with pytest.raises(UserError, match=r"timm is not installed; run: pip install 'visionbench\[timm\]'"):
         frozen_resnet(architecture="timm/resnet18")
     assert "not installed" in cli(f"{FIT} --model.architecture timm/resnet18 --data tests.fakes.Tiny").refusal()
 

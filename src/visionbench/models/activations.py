@@ -18,5 +18,9 @@ _MODULES: dict[str, type[nn.Module]] = {
 
 
 def make_activation(name: Activation) -> nn.Module:
-    """A new module of the activation function `name`."""
+    """Makes a module of an activation function.
+
+    Args:
+        name: Name of the activation function.
+    """
     return _MODULES[name]()

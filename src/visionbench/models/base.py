@@ -1,40 +1,36 @@
-"""What all classifiers share: where their weights begin, loss, metrics, optimisation."""
+"""Base class of all classifiers: start weights, frozen parts, loss, metrics, optimizer and scheduler."""
 
 import contextlib
 import functools
-import inspect
-import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, get_args, get_type_hints
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
+from torch.optim.lr_scheduler import LRScheduler
 
 from visionbench.errors import UserError
+from visionbench.models import optimization
 from visionbench.models.losses import LOSSES, LossName
-from visionbench.models.schedulers import LONG_RUN, check_covers, made_by, wants_total_steps
-from visionbench.models.weights import last_layer, load_strictly, read_weights
-from visionbench.runs.identity import weights_digest
+from visionbench.models.optimization import Interval, LRSchedulerCallable, Mode, OptimizerCallable
+from visionbench.models.weights import Start, load_weights, output_layer_name, read_weights
 
-OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
-LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
-Mode = Literal["min", "max"]
 Batch = tuple[Tensor, Tensor]
 
 
 @dataclass
 class Objective:
-    """What a run is judged by while it trains: it picks the best epoch and lowers the learning rate on a plateau.
+    """Metric that chooses the best epoch, and that ReduceLROnPlateau and early stopping watch.
 
     Args:
-        metric: A logged metric, such as val/loss or val/acc.
-        mode: Whether small (min) or large (max) is good; by default what is good for this metric.
+        metric: Name of a logged metric, such as val/loss or val/acc.
+        mode: Direction of improvement: min (smaller is better) or max (larger is better); by default the direction
+            that belongs to the metric.
     """
 
     metric: str = "val/loss"
@@ -42,18 +38,22 @@ class Objective:
 
 
 class Totals:
-    """Sums over an epoch, kept on the device, so that no step has to wait for it."""
+    """Sums over an epoch, kept on the device, so that no training step waits for a transfer to the host."""
 
     def __init__(self, device: torch.device) -> None:
-        # In double precision a sum of 60,000 losses keeps all the digits that each of them has; MPS has none.
+        # In double precision a sum of 60,000 losses keeps all digits of each loss; MPS has no double precision.
         self.loss = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
         self.count = 0
 
     def add(self, loss: Tensor, predicted: Tensor, labels: Tensor) -> None:
-        """Adds a batch: its mean loss, the classes predicted, (B,), and the labels.
+        """Adds a batch to the sums.
 
-        Labels are (B,), or shares of classes, (B, num_classes), of which the largest is the one to be predicted.
+        Args:
+            loss: Mean loss of the batch.
+            predicted: Predicted classes, shape (B,).
+            labels: True classes, shape (B,), or shares of all classes, shape (B, num_classes); the class with the
+                largest share then counts as the true one.
         """
         if labels.ndim == 2:
             labels = labels.argmax(dim=1)
@@ -62,41 +62,41 @@ class Totals:
         self.count += len(labels)
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums, in a checkpoint's plain types."""
+        """The sums, as plain types for a checkpoint."""
         return {"loss": self.loss, "correct": self.correct, "count": self.count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from sums that `state_dict` gave."""
+        """Restores sums that `state_dict` returned."""
         self.loss.copy_(state["loss"])
         self.correct.copy_(state["correct"])
         self.count = state["count"]
 
 
 class Classifier(LightningModule, ABC):
-    """A network with one output a class (one in all, where the loss asks for one), and how it is trained.
+    """A network that classifies images or rows of a table, with its loss, metrics, optimizer and scheduler.
 
-    A subclass builds `self.network` from `input_shape`, which the data set gives, and `self.num_outputs`; it ends in a
-    linear layer, whatever the loss. The other arguments are passed on to this class. An epoch's metrics are logged
-    once, at its end.
+    A subclass builds `self.network` from `input_shape` and `self.num_outputs`, and passes its other arguments on to
+    this class. For every loss, the network ends in a linear layer. Metrics are logged once an epoch, at its end.
 
     Args:
-        num_classes: Of the data set, which gives it.
-        input_shape: Channels, height and width of an image, or the number of a table's features; comes from the data
-            set. A model for images alone says so by the type tuple[int, int, int], and then refuses tables.
-        loss: What is minimised: cross_entropy on logits, nll on the log-softmax of the network's outputs,
-            binary_cross_entropy on one logit (two classes), or mse of the probabilities (two classes: of one sigmoid).
-        optimizer: Optimiser of the parameters that are not frozen.
-        lr_scheduler: Changes the learning rate; ReduceLROnPlateau follows the run's objective, and one that needs the
-            steps of the whole run (OneCycleLR, WarmupCosineLR) is told them.
-        lr_interval: Whether the scheduler is stepped after each epoch or after each optimiser step.
-        label_smoothing: Share of the target probability that is spread over all classes in training, for
-            cross_entropy; validation and test losses are without it, so that they can be compared.
-        l1: Weight of the sum of the absolute weights (biases, batch norms and what is frozen are left alone) in what is
-            minimised; train/loss is without it.
-        start_from: A run's folder, whose result training starts from, or a file of weights. All names and shapes must
-            be this model's; only the last layer starts anew where it has another number of outputs.
-        freeze: Parts of the network that stay as they are, by name, such as blocks.0 or head: their parameters are not
-            trained, their batch norms and dropouts are as in evaluation.
+        num_classes: Number of classes; set by the data set.
+        input_shape: Shape of one image, (C, H, W), or of one row of a table, (F,); set by the data set. A model for
+            images only has the type tuple[int, int, int] here, and refuses tables.
+        loss: Name of the loss to minimize: cross_entropy (on logits), nll (on the log-softmax of the network's
+            outputs), binary_cross_entropy (on one logit, for two classes), or mse (of the probabilities; for two
+            classes, of one sigmoid).
+        optimizer: Optimizer of the parameters that are not frozen.
+        lr_scheduler: Scheduler of the learning rate; none for a constant rate. ReduceLROnPlateau watches the objective
+            of the run. OneCycleLR and WarmupCosineLR take the length of the run where total_steps is not set.
+        lr_interval: Unit of a scheduler step: epoch or (optimizer) step.
+        label_smoothing: Share of the target probability that is spread over all classes, for the training loss with
+            cross_entropy; validation and test losses are not smoothed, so that they can be compared.
+        l1: Factor of the L1 penalty, the sum of the absolute trained weights without biases and batch norms; the
+            penalty is minimized with the loss, but is not part of train/loss.
+        start_from: Run folder, whose result training starts from, or file of weights. All names and shapes must fit
+            this model, except that the last layer is reinitialized where its number of outputs differs.
+        freeze: Names of the parts of the network to freeze, such as blocks.0 or head; the parameters of a frozen part
+            are not trained, and its batch norms and dropouts stay in evaluation mode.
     """
 
     metrics: ClassVar[Mapping[str, Mode]] = {
@@ -107,7 +107,7 @@ class Classifier(LightningModule, ABC):
         "test/loss": "min",
         "test/acc": "max",
     }
-    """Every metric that is logged, and which way is good; a subclass that logs more adds them here."""
+    """Direction of improvement of each logged metric; a subclass that logs other metrics adds them."""
 
     network: nn.Module
 
@@ -119,11 +119,11 @@ class Classifier(LightningModule, ABC):
         loss: LossName = "cross_entropy",
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=0.001, fused=True),
         lr_scheduler: LRSchedulerCallable | None = None,
-        lr_interval: Literal["epoch", "step"] = "epoch",
+        lr_interval: Interval = "epoch",
         label_smoothing: float = 0.0,
         l1: float = 0.0,
         start_from: str | None = None,
-        freeze: list[str] = [],  # noqa: B006 - never changed, and shown by --help
+        freeze: list[str] = [],  # noqa: B006 - never modified, and shown by --help
     ) -> None:
         super().__init__()
         check_input_shape(type(self), input_shape)
@@ -136,78 +136,78 @@ class Classifier(LightningModule, ABC):
             )
         if label_smoothing > 0 and loss != "cross_entropy":
             raise UserError(
-                f"model.label_smoothing is {label_smoothing}, but model.loss is {loss}; only cross_entropy is smoothed."
+                f"model.label_smoothing is {label_smoothing}, but model.loss is {loss}; use cross_entropy, the only "
+                "loss with label smoothing, or set model.label_smoothing to 0."
             )
         if not 0 <= label_smoothing < 1:
-            raise UserError(f"model.label_smoothing is {label_smoothing}, expected 0 or more and below 1.")
+            raise UserError(f"model.label_smoothing is {label_smoothing}, expected at least 0 and less than 1.")
         if l1 < 0:
-            raise UserError(f"model.l1 is {l1}, expected 0 or more.")
+            raise UserError(f"model.l1 is {l1}, expected at least 0.")
         self.num_classes = num_classes
         self.input_shape = input_shape
         self.loss_name = loss
         self.loss_function = LOSSES[loss](num_classes)
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
-        self.lr_interval = lr_interval
+        self.lr_interval: Interval = lr_interval
         self.label_smoothing = label_smoothing
         self.l1 = l1
         self.start_from = start_from
         self.freeze_names = list(freeze)
         self.frozen: list[nn.Module] = []
-        self.started: dict[str, Any] | None = None  # what start() loaded, for run.json
-        self.has_started = False
-        self.is_loaded = False
+        self.start = Start()
         self.objective = Objective()
         self.lr = 0.0
-        self.evaluated: dict[str, int] = {}  # images that each stage's last metrics are of
+        self.evaluated: dict[str, int] = {}  # number of images in the last metrics of each stage
         self.save_hyperparameters(logger=False)
         self._make_hparams_plain()
 
     @property
     def num_outputs(self) -> int:
-        """Outputs of the network for each image: one a class, or one in all, as the loss asks."""
+        """Number of outputs of the network for each image: one for each class, or a single one; depends on the loss."""
         return self.loss_function.num_outputs
 
     def setup(self, stage: str) -> None:
-        """Freezes and, before training, loads what training starts from."""
+        """Prepares the model for training; a model that is only evaluated needs no start weights."""
         if stage == "fit":
-            self.start()
+            self.prepare_start()
 
-    def start(self, load: bool = True) -> None:
-        """Freezes what is to be frozen and loads what training starts from; what was done is not done again.
+    def prepare_start(self, load: bool = True) -> None:
+        """Loads the weights that training starts from, and freezes parts of the network; a second call does nothing.
 
-        A model that is only evaluated does not do this: its checkpoint holds all weights. One that was made by
-        `load_from_checkpoint` goes on from those.
+        A model from `load_from_checkpoint` keeps the weights of that checkpoint.
 
         Args:
-            load: Whether to load it; a run that is gone on with has a checkpoint that holds all weights.
+            load: Whether to load the weights; a resumed run needs none, because its checkpoint holds all weights.
 
         Raises:
-            UserError: There is no such part, or the weights cannot be read or are not this model's.
+            UserError: A part to freeze does not exist, or the weights cannot be read or do not fit this model.
         """
-        if self.has_started:
+        if self.start.done:
             return
-        if load and not self.is_loaded:
+        if load and not self.start.loaded:
             self.load_start()
         self._freeze()
-        self.has_started = True
+        self.start.done = True
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Notes that the weights are a checkpoint's, which training is to go on from."""
-        self.is_loaded = True
+        """Records that a checkpoint sets all weights, so that training does not load other weights."""
+        self.start.loaded = True
 
     def load_start(self) -> None:
-        """Loads what training starts from; a subclass that knows another place extends this, and sets `started`.
+        """Loads the weights that training starts from, if any; a subclass with another source of weights extends this.
+
+        An extension records what it has loaded by `self.start.set_weights`.
 
         Raises:
-            UserError: The weights cannot be read or are not this model's.
+            UserError: The weights cannot be read or do not fit this model.
         """
         if self.start_from is None:
             return
         file, weights = read_weights(Path(self.start_from).expanduser())
-        layer = last_layer(self)
-        anew = load_strictly(self, weights, file, anew=layer)
-        self.started = {"file": str(file), "weights_digest": weights_digest(weights), "anew": layer if anew else None}
+        output_layer = output_layer_name(self)
+        kept = load_weights(self, weights, file, output_layer)
+        self.start.set_weights(file, weights, reinitialized_layer=output_layer if kept else None)
 
     def _freeze(self) -> None:
         modules, parameters = dict(self.network.named_modules()), dict(self.network.named_parameters())
@@ -220,45 +220,50 @@ class Classifier(LightningModule, ABC):
             else:
                 known = [part for part in modules if part and part.count(".") < 2]
                 raise UserError(
-                    f"model.freeze names {name!r}, which is no part of {type(self).__name__}'s network; its parts are "
-                    f"{', '.join(known)}, and what is in them."
+                    f"model.freeze names {name!r}, but the network of {type(self).__name__} has no such part; name "
+                    f"one of {', '.join(known)}, or a module or parameter in one of these."
                 )
 
     def train(self, mode: bool = True) -> Self:
-        """Sets training or evaluation mode; what is frozen stays in evaluation mode."""
+        """Sets training or evaluation mode; frozen parts stay in evaluation mode.
+
+        Args:
+            mode: Whether to set training mode.
+        """
         super().train(mode)
         for module in self.frozen:
             module.eval()
         return self
 
     def forward(self, images: Tensor) -> Tensor:
-        """Gives the outputs that the loss is computed from: logits, or log-probabilities where the loss is nll.
+        """Computes the outputs that the loss takes: logits, or log-probabilities where the loss is nll.
 
         Args:
-            images: Normalised, shape (B, C, H, W), float32; or a table's rows, (B, F).
+            images: Normalized images, shape (B, C, H, W), or rows of a table, shape (B, F), float32.
 
         Returns:
-            Shape (B, num_outputs).
+            Outputs, shape (B, num_outputs).
         """
         return self.loss_function.activate(self.network(images))
 
     def loss(self, outputs: Tensor, labels: Tensor) -> Tensor:
-        """The mean loss of a batch.
+        """Computes the mean loss of a batch.
 
         Args:
-            outputs: What the model gave, shape (B, num_outputs).
-            labels: Shape (B,), int64; for cross_entropy also each class's share, shape (B, num_classes), float32.
+            outputs: Outputs of the model, shape (B, num_outputs).
+            labels: True classes, shape (B,), int64; for cross_entropy also shares of all classes, shape (B,
+                num_classes), float32.
 
         Raises:
-            UserError: The shapes are others; broadcasting them would give a number that means nothing. Or the labels
-                are shares, and the loss takes one class an image.
+            UserError: The shapes differ from these, and broadcasting would give a meaningless number; or the labels are
+                shares, but the loss takes one class for each image.
         """
         expected = (len(labels), self.num_outputs)
         shares = labels.is_floating_point() and labels.shape == (len(labels), self.num_classes)
         if shares and not self.loss_function.takes_shares:
             raise UserError(
-                f"model.loss is {self.loss_name}, which takes one class an image, but the labels are shares of "
-                "classes, as MixUp and CutMix make them; use cross_entropy, or leave these out of data.augment."
+                f"model.loss is {self.loss_name}, which takes one class for each image, but the labels are shares of "
+                "classes, as MixUp and CutMix make them; use cross_entropy, or remove these from data.augment."
             )
         if outputs.shape != expected or not (shares or labels.ndim == 1):
             raise UserError(
@@ -269,11 +274,25 @@ class Classifier(LightningModule, ABC):
         return self.loss_function(outputs.float(), labels, self.label_smoothing if self.training else 0.0)
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """The class of each image: (B, num_outputs) -> (B,), int64."""
+        """Predicts the class of each image.
+
+        Args:
+            outputs: Outputs of the model, shape (B, num_outputs).
+
+        Returns:
+            Predicted classes, shape (B,), int64.
+        """
         return self.loss_function.predict(outputs)
 
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """The probability of each class: (B, num_outputs) -> (B, num_classes)."""
+        """Computes the probability of each class.
+
+        Args:
+            outputs: Outputs of the model, shape (B, num_outputs).
+
+        Returns:
+            Probabilities, shape (B, num_classes), float32.
+        """
         return self.loss_function.probabilities(outputs.float())
 
     def on_train_epoch_start(self) -> None:  # noqa: D102
@@ -289,7 +308,7 @@ class Classifier(LightningModule, ABC):
         return loss
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        """Notes the learning rate of this step: what is logged is a rate that was used, not the next epoch's."""
+        """Records the learning rate of this step, so that the logged rate is one that was used, not the next one."""
         self.lr = optimizer.param_groups[0]["lr"]
 
     def on_train_epoch_end(self) -> None:  # noqa: D102
@@ -312,7 +331,7 @@ class Classifier(LightningModule, ABC):
         return self._evaluate(batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> tuple[Tensor, Tensor, Tensor]:
-        """Probabilities, (B, num_classes), predicted classes and labels, (B,)."""
+        """Returns probabilities, shape (B, num_classes), predicted classes, shape (B,), and labels, shape (B,)."""
         outputs = self(batch[0])
         return self.probabilities(outputs), self.predict(outputs), batch[1]
 
@@ -326,108 +345,51 @@ class Classifier(LightningModule, ABC):
         return outputs
 
     def _log_epoch(self, stage: str, totals: Totals) -> None:
-        # Sums over all processes, so that the metric is that of the whole set.
+        # The sums of all processes are added, so that the metric is that of the whole split.
         total = functools.partial(self.trainer.strategy.reduce, reduce_op="sum")
         count = int(total(torch.tensor(totals.count, device=self.device)))
-        # Divided in double precision on the host, once an epoch: the metric is exact on every device.
+        # The division is in double precision on the host, once an epoch: the metric is exact on every device.
         loss, correct = float(total(totals.loss)), int(total(totals.correct))
         self.evaluated[stage] = count
         for name, value in (("loss", loss), ("acc", correct)):
             self.log(f"{stage}/{name}", torch.tensor(value / count, dtype=torch.float64))
 
     def configure_optimizers(self) -> Any:
-        """Builds the optimiser of the parameters that are not frozen, and its scheduler.
+        """Builds the optimizer of the parameters that are not frozen, and its scheduler.
 
         Raises:
-            UserError: All parameters are frozen, or the scheduler does not take a run of this length.
+            UserError: All parameters are frozen, or the scheduler does not fit the length of the run.
         """
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        if not trained:
-            raise UserError(f"All parameters of {type(self).__name__} are frozen, so there is nothing to train.")
-        optimizer = self.make_optimizer(trained)
-        if self.make_lr_scheduler is None:
-            return optimizer
-        steps = self._steps() if self._trainer is not None else math.inf
-        # A trial's one step is too few for any warm-up.
-        trial = self._trainer is not None and bool(getattr(self.trainer, "fast_dev_run", False))
-        try:
-            scheduler = self.build_lr_scheduler(optimizer, LONG_RUN if trial else steps)
-        except (ValueError, ZeroDivisionError) as error:  # as of a warm-up that is longer than the run
-            unit = "epochs" if self.lr_interval == "epoch" else "optimiser steps"
-            raise UserError(
-                f"The learning-rate scheduler cannot be made for a run of {steps:,} {unit} ({error}); make the run "
-                "longer, or change the scheduler's arguments."
-            ) from error
-        if self._trainer is not None:
-            check_covers(scheduler, steps, self.lr_interval)
-        settings: dict[str, Any] = {"scheduler": scheduler, "interval": self.lr_interval}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            settings["monitor"] = self.objective.metric
-            if self.objective.metric.startswith("val/") and self._trainer is not None:
-                # In the epochs between two validations there is nothing new to look at.
-                settings["frequency"] = self.trainer.check_val_every_n_epoch or 1
-        return {"optimizer": optimizer, "lr_scheduler": settings}
+        return optimization.configure(self, self._trainer)
 
     def build_lr_scheduler(self, optimizer: Optimizer, steps: float) -> LRScheduler:
-        """Makes the scheduler, with what it is not told otherwise: the run's length, or what the objective calls good.
+        """Builds the scheduler; the length of the run and the mode of the objective are filled in where not set.
 
         Args:
-            optimizer: Whose learning rate it changes.
-            steps: Of the run: epochs or optimiser steps, as `lr_interval` says; infinite where nothing ends it.
+            optimizer: Optimizer whose learning rate the scheduler changes.
+            steps: Number of epochs or optimizer steps of the run, as `lr_interval` says; infinite for no limit.
 
         Raises:
-            UserError: It needs to know the run's length, which has none, or it watches for the wrong direction.
+            UserError: The scheduler needs the length of a run that has no limit, or its mode is not the objective's.
         """
-        make: Any = self.make_lr_scheduler
-        if wants_total_steps(make):
-            if steps == math.inf:
-                raise UserError(
-                    "The learning-rate scheduler needs to know how long the run is, but nothing ends it; set "
-                    "trainer.max_epochs, or the scheduler's total_steps."
-                )
-            made: LRScheduler = make(optimizer, total_steps=int(steps))
-            return made
-        scheduler: LRScheduler = make(optimizer)
-        if isinstance(scheduler, ReduceLROnPlateau) and scheduler.mode != self._objective_mode():
-            if not isinstance(make, functools.partial):
-                raise UserError(
-                    f"The scheduler's mode is {scheduler.mode}, but {self.objective.metric} is to be "
-                    f"{self._objective_mode()}imised; make it with mode={self._objective_mode()!r}."
-                )
-            scheduler = make(optimizer, mode=self._objective_mode())
-        return scheduler
-
-    def _steps(self) -> float:
-        """Of the whole run: optimiser steps, or epochs."""
-        steps = self.trainer.estimated_stepping_batches
-        if self.lr_interval == "step" or steps == math.inf:
-            return steps
-        self.trainer.fit_loop.setup_data()  # with max_steps, the batches of an epoch have not been counted yet
-        an_epoch = math.ceil(self.trainer.num_training_batches / self.trainer.accumulate_grad_batches)
-        return math.ceil(steps / max(an_epoch, 1))
-
-    def _objective_mode(self) -> Mode:
-        return self.objective.mode if self.objective.mode is not None else self.metrics[self.objective.metric]
+        return optimization.build_lr_scheduler(self, optimizer, steps)
 
     def _make_hparams_plain(self) -> None:
-        """Replaces functions in the hyperparameters by what they make, as class path and arguments.
-
-        The command line stores plain values already. A model built in Python may be given any function; stored as it
-        is, it would make the checkpoint one that `torch.load(weights_only=True)` refuses.
-        """
-        if "_instantiator" in self.hparams:
+        """Replaces functions in the hyperparameters by class path and arguments, as the command line stores them."""
+        if "_instantiator" in self.hparams:  # the model comes from the command line
             return
-        probe: Callable[[], Optimizer] = functools.partial(self.make_optimizer, [nn.Parameter(torch.zeros(1))])
-        self.hparams["optimizer"] = _spec(self.make_optimizer, probe)
-        if (make := self.make_lr_scheduler) is not None:
-            self.hparams["lr_scheduler"] = _spec(make, lambda: make(probe()))
-        # Tells load_from_checkpoint to build the class from these as the command line does.
+        self.hparams.update(optimization.plain_hparams(self.make_optimizer, self.make_lr_scheduler))
+        # With this entry, load_from_checkpoint builds the objects from class paths, as the command line does.
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
 
 
 @contextlib.contextmanager
 def in_evaluation(model: nn.Module) -> Iterator[None]:
-    """Batch norms and dropouts as in evaluation, and afterwards as they were."""
+    """Sets a model to evaluation mode, and afterwards restores the mode of each module.
+
+    Args:
+        model: Model to evaluate.
+    """
     modes = {module: module.training for module in model.modules()}
     model.eval()
     try:
@@ -438,49 +400,28 @@ def in_evaluation(model: nn.Module) -> Iterator[None]:
 
 
 def check_input_shape(kind: type[Classifier], input_shape: Sequence[int]) -> None:
-    """Refuses a table for a model of images, and images for a model of rows, by the type of its `input_shape`.
+    """Refuses a table for a model of images, and images for a model of rows.
+
+    The type of the model's argument `input_shape` says what the model takes.
 
     Args:
-        kind: The model's class.
-        input_shape: What the data set gives.
+        kind: Class of the model.
+        input_shape: Shape of one image or row of the data set.
 
     Raises:
-        UserError: They do not go together.
+        UserError: The model does not take this shape.
     """
     try:
         hints = [get_type_hints(base.__init__) for base in kind.__mro__]  # type: ignore[misc]
-    except NameError:  # of a type that is imported for type checkers alone
+    except NameError:  # a type that is imported only for type checkers
         return
     lengths = get_args(next((hint["input_shape"] for hint in hints if "input_shape" in hint), None))
     if not lengths or Ellipsis in lengths or len(lengths) == len(input_shape):
         return
     shapes = {1: "rows of {} features", 3: "images of {} x {} x {} (channels, height, width)"}
-    given = shapes.get(len(input_shape), "inputs of shape {}").format(*input_shape)
-    wanted = {1: "rows of a table", 3: "images"}.get(len(lengths), f"inputs of {len(lengths)} axes")
+    data_input = shapes.get(len(input_shape), "inputs of shape {}").format(*input_shape)
+    model_input = {1: "rows of a table", 3: "images"}.get(len(lengths), f"inputs of {len(lengths)} axes")
     raise UserError(
-        f"{kind.__name__} is for {wanted}, but the data set gives {given}; take a model that is for both, such as MLP, "
-        "or another data set."
+        f"{kind.__name__} takes {model_input}, but the data set has {data_input}; choose a model that takes both, "
+        "such as MLP, or another data set."
     )
-
-
-def _spec(
-    function: Callable[..., Any], probe: Callable[[], Optimizer] | Callable[[], LRScheduler]
-) -> dict[str, Any] | None:
-    """Class path and arguments of what a function makes, or `None` where it does not tell.
-
-    Args:
-        function: Makes an optimiser or a scheduler.
-        probe: Makes one to look at, for a function that is not a class with arguments.
-    """
-    kind, given = made_by(function)
-    if kind is None:
-        made = probe()
-        kind, values = type(made), made.defaults if isinstance(made, Optimizer) else vars(made)
-        # `last_epoch` has moved on when the scheduler has been made; given again it would mean a resumed one.
-        names = [n for n in inspect.signature(kind).parameters if n not in ("params", "optimizer", "last_epoch")]
-        if not set(names) <= set(values):
-            return None
-        given = {name: values[name] for name in names}
-    if not all(isinstance(value, bool | int | float | str | list | tuple | None) for value in given.values()):
-        return None
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": dict(given)}

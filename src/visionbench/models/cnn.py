@@ -9,27 +9,28 @@ from torch import nn
 from visionbench.errors import UserError
 from visionbench.models.activations import Activation, make_activation
 from visionbench.models.base import Classifier
+from visionbench.text import counted
 
 Padding = Literal["same", "none"]
 
 
 class CNNNetwork(nn.Sequential):
-    """`blocks` of (batch norm, convolutions with activations, max pool, dropout), a `dense` layer, and the `head`.
+    """`blocks` of batch norm, convolutions with activations, max pool and dropout; a `dense` layer; and the `head`.
 
     Args:
-        input_shape: Of one image, (C, H, W).
-        num_outputs: Of the head.
-        widths: Filters of each block.
-        convs: Convolutions of each block.
+        input_shape: Shape of one image, (C, H, W).
+        num_outputs: Number of outputs of the head.
+        widths: Number of filters of each block.
+        convs: Number of convolutions of each block.
         filter_size: Side of every filter, in pixels.
-        padding: Whether a convolution keeps the image's size.
+        padding: Padding of the convolutions: same (the image keeps its size) or none (the image loses its border).
         pool: Side of the max pool that ends each block, in pixels.
-        dropouts: Probability of dropping a value, or a channel, after each block.
-        channel_dropout: Drop whole channels there.
-        dense: Nodes of the dense layer; 0 for none.
-        dense_dropout: Probability of dropping one of those.
-        activation: After each convolution and the dense layer.
-        batch_norm: Normalise the input of each block and that of the dense layer.
+        dropouts: Dropout probability after each block; 0 for no dropout.
+        channel_dropout: Whether the blocks' dropouts drop whole channels (Dropout2d) instead of single values.
+        dense: Number of nodes of the dense layer before the head; 0 for no dense layer.
+        dense_dropout: Dropout probability after the dense layer; 0 for no dropout.
+        activation: Activation function after each convolution and the dense layer.
+        batch_norm: Whether batch norms normalize the input of each block and of the dense layer.
     """
 
     def __init__(
@@ -67,8 +68,8 @@ class CNNNetwork(nn.Sequential):
             blocks.append(block)
         if min(height, width) < 1:
             raise UserError(
-                f"An image of {input_shape[1]} x {input_shape[2]} pixels is used up before the last of the "
-                f"{len(widths)} blocks; use fewer blocks, model.padding same or a smaller model.pool."
+                f"An image of {input_shape[1]} x {input_shape[2]} pixels is too small for "
+                f"{counted(len(widths), 'block')}; use fewer blocks, model.padding same or a smaller model.pool."
             )
         before_head = nn.Sequential()
         if batch_norm:
@@ -88,34 +89,34 @@ class CNN(Classifier):
     """Convolutional network of blocks that end in a max pool.
 
     The defaults are the network of a Fashion-MNIST CNN coursework, December 2023, with 64 dense nodes: 315,148
-    parameters on 28 x 28 grey images. Its best legible cell drops 0.3 after the third block; the probability of its
-    last dropout is not given.
+    parameters on 28 x 28 gray images. The best legible cell of its grid has dropout 0.3 after the third block; the
+    report does not state the probability of the last dropout.
 
-    Two networks of CS 6140, Project 4, are this one with other arguments, both without batch norm and padding: the
-    MNIST network of its task 1 (widths [10, 20], convs [1, 1], filter_size 5, dropouts [0, 0.5], channel_dropout, dense
-    50, dense_dropout 0.5, loss nll; 21,840 parameters) and the base of its task 2 (widths [16, 16], convs [1, 1],
-    dropouts [0, 0], dense 128, dense_dropout 0.1; 55,098 parameters). The first pools, and drops channels, before it
-    takes ReLU, which gives the same numbers.
+    Other arguments, without batch norm and padding, give two networks of CS 6140, Project 4: the MNIST network of task
+    1 (widths [10, 20], convs [1, 1], filter_size 5, dropouts [0, 0.5], channel_dropout, dense 50, dense_dropout 0.5,
+    loss nll; 21,840 parameters) and the base network of task 2 (widths [16, 16], convs [1, 1], dropouts [0, 0], dense
+    128, dense_dropout 0.1; 55,098 parameters). The network of task 1 applies max pool and dropout before ReLU, which
+    gives the same numbers.
 
     Args:
-        widths: Filters of each block.
-        convs: Convolutions of each block.
+        widths: Number of filters of each block.
+        convs: Number of convolutions of each block.
         filter_size: Side of every filter, in pixels.
-        padding: `same` keeps the image's size in a convolution, `none` loses the border.
+        padding: Padding of the convolutions: same (the image keeps its size) or none (the image loses its border).
         pool: Side of the max pool that ends each block, in pixels.
-        dropouts: Probability of dropping a value after each block; 0 for no dropout.
-        channel_dropout: Whether that dropout drops whole channels (Dropout2d) instead of single values.
-        dense: Nodes of the dense layer before the logits; 0 for no such layer.
-        dense_dropout: Probability of dropping one of those nodes.
-        activation: After each convolution and the dense layer.
-        batch_norm: Normalise the input of each block and that of the dense layer.
+        dropouts: Dropout probability after each block; 0 for no dropout.
+        channel_dropout: Whether the blocks' dropouts drop whole channels (Dropout2d) instead of single values.
+        dense: Number of nodes of the dense layer before the head; 0 for no dense layer.
+        dense_dropout: Dropout probability after the dense layer; 0 for no dropout.
+        activation: Activation function after each convolution and the dense layer.
+        batch_norm: Whether batch norms normalize the input of each block and of the dense layer.
     """
 
     def __init__(
         self,
         num_classes: int,
         input_shape: tuple[int, int, int],
-        widths: list[int] = [32, 64, 128],  # noqa: B006 - never changed, and shown by --help
+        widths: list[int] = [32, 64, 128],  # noqa: B006 - never modified, and shown by --help
         convs: list[int] = [1, 1, 2],  # noqa: B006
         filter_size: int = 3,
         padding: Padding = "same",
@@ -132,7 +133,7 @@ class CNN(Classifier):
         if not len(widths) == len(convs) == len(dropouts):
             raise UserError(
                 f"model.widths, model.convs and model.dropouts have {len(widths)}, {len(convs)} and {len(dropouts)} "
-                "entries, expected one for each block in all three."
+                "entries, expected one for each block in all three lists."
             )
         self.network = CNNNetwork(
             input_shape,

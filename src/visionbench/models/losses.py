@@ -1,6 +1,6 @@
-"""Losses by name: how many outputs they ask of a network, what these mean, and how far they are from the labels.
+"""Losses by name, each with the number and the meaning of the network's outputs.
 
-A network ends in a linear layer whatever the loss: what turns its outputs into probabilities belongs to the loss.
+For every loss, the network ends in a linear layer: the loss turns the outputs into probabilities.
 """
 
 from abc import ABC, abstractmethod
@@ -14,45 +14,49 @@ LossName = Literal["cross_entropy", "nll", "binary_cross_entropy", "mse"]
 
 
 class Loss(ABC):
-    """A loss, with the shape and the meaning of the outputs that it is computed from.
+    """A loss, with the shape and the meaning of the outputs that the loss takes.
 
     Args:
-        num_classes: Of the data set.
+        num_classes: Number of classes of the data set.
     """
 
     takes_shares: ClassVar[bool] = False
-    """Whether an image may belong to several classes in shares, as after MixUp and CutMix."""
+    """Whether the labels may be shares of classes, as MixUp and CutMix make them."""
 
     def __init__(self, num_classes: int) -> None:
         self.num_classes = num_classes
 
     @property
     def num_outputs(self) -> int:
-        """Outputs for each image."""
+        """Number of outputs of the network for each image."""
         return self.num_classes
 
     def activate(self, outputs: Tensor) -> Tensor:
-        """What the model makes of its network's outputs before it gives them away; (B, num_outputs) -> the same."""
+        """Turns the outputs of the network into those of the model: (B, num_outputs) -> the same shape."""
         return outputs
 
     @abstractmethod
     def __call__(self, outputs: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:
-        """The mean loss of activated outputs, (B, num_outputs), float32; labels are (B,), int64.
+        """Computes the mean loss of a batch.
 
-        Where `takes_shares`, labels may also be each class's share, (B, num_classes), float32.
+        Args:
+            outputs: Outputs of `activate`, shape (B, num_outputs), float32.
+            labels: True classes, shape (B,), int64; where `takes_shares`, also shares of all classes, shape (B,
+                num_classes), float32.
+            label_smoothing: Share of the target probability that is spread over all classes.
         """
 
     @abstractmethod
     def probabilities(self, outputs: Tensor) -> Tensor:
-        """Of each class: (B, num_outputs) -> (B, num_classes)."""
+        """Computes the probability of each class: (B, num_outputs) -> (B, num_classes)."""
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """The most probable class: (B, num_outputs) -> (B,), int64."""
+        """Predicts the most probable class: (B, num_outputs) -> (B,), int64."""
         return outputs.argmax(dim=1)
 
 
 class CrossEntropy(Loss):
-    """Softmax cross-entropy on one logit a class."""
+    """Softmax cross-entropy on one logit for each class."""
 
     takes_shares = True
 
@@ -64,11 +68,11 @@ class CrossEntropy(Loss):
 
 
 class NegativeLogLikelihood(Loss):
-    """Negative log-likelihood on log-probabilities: the model gives log-softmax of its network's outputs."""
+    """Negative log-likelihood on log-probabilities: the model computes the log-softmax of the network's outputs."""
 
     def activate(self, outputs: Tensor) -> Tensor:
-        """Log-probabilities; those of a network that ends in a log-softmax of its own are left as they are."""
-        return outputs.log_softmax(dim=-1)  # outputs without an axis of classes are refused with their loss
+        """Computes log-probabilities; a second log-softmax changes nothing, so the network may end in one itself."""
+        return outputs.log_softmax(dim=-1)  # `Classifier.loss` refuses outputs without an axis of classes
 
     def __call__(self, outputs: Tensor, labels: Tensor, label_smoothing: float) -> Tensor:  # noqa: D102
         return F.nll_loss(outputs, labels)
@@ -78,7 +82,7 @@ class NegativeLogLikelihood(Loss):
 
 
 class BinaryCrossEntropy(Loss):
-    """Binary cross-entropy on one logit: that of the second of two classes."""
+    """Binary cross-entropy on one logit, the logit of the second of two classes."""
 
     @property
     def num_outputs(self) -> int:  # noqa: D102
@@ -92,15 +96,15 @@ class BinaryCrossEntropy(Loss):
         return torch.cat([1 - second, second], dim=1)
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """The second class where it has more than half of the probability."""
+        """Predicts the second class where its probability is more than one half."""
         return (outputs.squeeze(1) > 0).long()
 
 
 class MeanSquaredError(Loss):
     """Mean squared error of the probabilities: a sigmoid of one output for two classes, a softmax for more.
 
-    For two classes the label itself, 0 or 1, is the target; for more it is the one-hot vector, and the mean goes over
-    its entries too.
+    For two classes, the target is the label itself, 0 or 1. For more classes, the target is the one-hot vector, and the
+    mean is taken over its entries too.
     """
 
     @property
@@ -119,7 +123,7 @@ class MeanSquaredError(Loss):
         return torch.cat([1 - second, second], dim=1)
 
     def predict(self, outputs: Tensor) -> Tensor:
-        """The most probable class; of two, the second where it has more than half of the probability."""
+        """Predicts the most probable class; of two classes, the second where its probability is more than one half."""
         return outputs.argmax(dim=1) if self.num_outputs > 1 else (outputs.squeeze(1) > 0).long()
 
 

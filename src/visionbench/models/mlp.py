@@ -13,16 +13,16 @@ from visionbench.models.base import Classifier
 
 
 class MLPNetwork(nn.Sequential):
-    """Flatten, `hidden` layers (Linear, batch norm, activation, dropout), and the `head`, Linear.
+    """Flatten, `hidden` layers of Linear, batch norm, activation and dropout, and a linear `head`.
 
     Args:
-        input_shape: Of one image, (C, H, W), or of a table's row, (F,).
-        num_outputs: Of the head.
-        widths: Nodes of each hidden layer.
-        activation: After each hidden layer.
-        batch_norm: Normalise each hidden layer's output before its activation.
-        dropout: Probability of a node's being dropped.
-        dropout_after: The hidden layers, from 1, whose activations are dropped.
+        input_shape: Shape of one image, (C, H, W), or of one row of a table, (F,).
+        num_outputs: Number of outputs of the head.
+        widths: Number of nodes of each hidden layer.
+        activation: Activation function of the hidden layers.
+        batch_norm: Whether a batch norm precedes the activation of each hidden layer.
+        dropout: Dropout probability after the hidden layers; 0 for no dropout.
+        dropout_after: Numbers of the hidden layers with dropout, counted from 1.
     """
 
     def __init__(
@@ -53,22 +53,22 @@ class MLPNetwork(nn.Sequential):
 class MLP(Classifier):
     """Multilayer perceptron on the flattened image, or on a row of a table.
 
-    The defaults are the network without regularisation of CSCI 5922 (Neural Nets and Deep Learning), Lab 1, February
-    2024: 784-256-128-64-10, tanh, 242,762 parameters on 28 x 28 images; 243,658 with batch norm.
+    The defaults are the network without regularization of CSCI 5922 (Neural Nets and Deep Learning), Lab 1, February
+    2024: 784-256-128-64-10 nodes, tanh, 242,762 parameters on 28 x 28 images; 243,658 with batch norm.
 
     Args:
-        widths: Nodes of each hidden layer.
-        activation: After each hidden layer.
-        batch_norm: Normalise each hidden layer's output before its activation.
-        dropout: Probability of a node's being dropped; 0 for no dropout.
-        dropout_after: The hidden layers, counted from 1, whose activations are dropped; by default all of them.
+        widths: Number of nodes of each hidden layer.
+        activation: Activation function of the hidden layers.
+        batch_norm: Whether a batch norm precedes the activation of each hidden layer.
+        dropout: Dropout probability after the hidden layers; 0 for no dropout.
+        dropout_after: Numbers of the hidden layers with dropout, counted from 1; by default all hidden layers.
     """
 
     def __init__(
         self,
         num_classes: int,
         input_shape: tuple[int, ...],
-        widths: list[int] = [256, 128, 64],  # noqa: B006 - never changed, and shown by --help
+        widths: list[int] = [256, 128, 64],  # noqa: B006 - never modified, and shown by --help
         activation: Activation = "tanh",
         batch_norm: bool = False,
         dropout: float = 0.0,

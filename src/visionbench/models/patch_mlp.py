@@ -1,7 +1,8 @@
-"""MLP over patches: mixes across the patches of an image, then across the features of each.
+"""MLP over patches: mixes the patches of an image, then the features of each patch.
 
-Values are of shape (patches, B, width). With the patches first, an MLP across them is a product with its weights on the
-left, and all values of a patch lie side by side for the batch norm; with the images first, both stride through memory.
+Values have the shape (patches, B, width). With the patches as the first axis, a layer across patches is one matrix
+product with the weights on the left, and the batch norm reads all values of a patch from contiguous memory; with the
+images first, both would read memory in strides.
 """
 
 from collections.abc import Sequence
@@ -19,7 +20,7 @@ class Patches(nn.Module):
     """Cuts images into square patches, row by row: (B, C, H, W) -> (patches, B, C * size * size).
 
     Args:
-        size: Side of a patch, in pixels; divides the image's height and width.
+        size: Side of a patch, in pixels; a divisor of the height and the width of the image.
     """
 
     def __init__(self, size: int) -> None:
@@ -34,7 +35,7 @@ class Patches(nn.Module):
 
 
 class PatchNorm(nn.BatchNorm1d):
-    """Batch norm with a mean and a variance for each patch: (patches, B, width) -> the same shape."""
+    """Batch norm with one mean and one variance for each patch: (patches, B, width) -> the same shape."""
 
     def forward(self, values: Tensor) -> Tensor:  # noqa: D102
         return super().forward(values.flatten(1).unsqueeze(0)).view_as(values)
@@ -48,15 +49,15 @@ class FirstAxisLinear(nn.Linear):
 
 
 class PatchBlock(nn.Module):
-    """An MLP across the patches, then one across the features: (patches, B, width) -> the same shape.
+    """An MLP across the patches, then an MLP across the features: (patches, B, width) -> the same shape.
 
     Args:
-        patches: Patches of an image.
-        width: Features of a patch.
-        patch_hidden: Hidden nodes of the MLP across the patches.
-        feature_hidden: Hidden nodes of the MLP across the features.
-        activation: Between the two layers of each MLP.
-        skip: Whether each MLP's input is added to its output.
+        patches: Number of patches of an image.
+        width: Number of features of a patch.
+        patch_hidden: Number of hidden nodes of the MLP across the patches.
+        feature_hidden: Number of hidden nodes of the MLP across the features.
+        activation: Activation function between the two layers of each MLP.
+        skip: Whether the input of each MLP is added to its output.
     """
 
     def __init__(
@@ -79,18 +80,18 @@ class PatchBlock(nn.Module):
 
 
 class PatchMLPNetwork(nn.Module):
-    """Patches, a linear stem with batch norm, blocks, the mean over the patches, a linear layer to the logits.
+    """Patches, a linear stem with batch norm, blocks, the mean over the patches, and a linear head.
 
     Args:
-        input_shape: Of one image, (C, H, W).
-        num_outputs: Of the head.
+        input_shape: Shape of one image, (C, H, W).
+        num_outputs: Number of outputs of the head.
         patch_size: Side of a patch, in pixels.
-        width: Features of a patch after the stem.
-        blocks: How many blocks.
-        patch_hidden: Hidden nodes of each MLP across the patches.
-        feature_hidden: Hidden nodes of each MLP across the features.
-        activation: Between the two layers of each MLP.
-        skip: Whether each MLP's input is added to its output.
+        width: Number of features of a patch after the stem.
+        blocks: Number of blocks.
+        patch_hidden: Number of hidden nodes of each MLP across the patches.
+        feature_hidden: Number of hidden nodes of each MLP across the features.
+        activation: Activation function between the two layers of each MLP.
+        skip: Whether the input of each MLP is added to its output.
     """
 
     def __init__(
@@ -110,8 +111,8 @@ class PatchMLPNetwork(nn.Module):
         channels, image_height, image_width = input_shape
         if patch_size < 1 or image_height % patch_size or image_width % patch_size:
             raise UserError(
-                f"model.patch_size is {patch_size}, expected a number that divides the image's {image_height} x "
-                f"{image_width} pixels."
+                f"model.patch_size is {patch_size}, expected a divisor of the height and the width of the image, "
+                f"{image_height} x {image_width} pixels."
             )
         patches = (image_height // patch_size) * (image_width // patch_size)
         self.stem = nn.Sequential(
@@ -137,18 +138,18 @@ class PatchMLP(Classifier):
     """MLP over patches, without attention or convolution.
 
     The defaults are the network of ECS659P (Neural Networks and Deep Learning), coursework: 49 patches of 4 x 4, a stem
-    of 256 features, two blocks of an MLP across the patches and one across the features, no skip connections, Kaiming
-    initialisation. Its hidden widths are partly illegible: 128 and 64 occur. The activation is not given; ReLU is what
-    Kaiming initialisation is made for.
+    of 256 features, two blocks of an MLP across the patches and an MLP across the features, no skip connections,
+    Kaiming initialization. The hidden widths in the report are partly illegible: 128 and 64 occur. The report does not
+    state the activation; Kaiming initialization is made for ReLU.
 
     Args:
-        patch_size: Side of a patch, in pixels; divides the image's height and width.
-        width: Features of a patch after the stem.
-        blocks: How many blocks.
-        patch_hidden: Hidden nodes of each MLP across the patches.
-        feature_hidden: Hidden nodes of each MLP across the features.
-        activation: Between the two layers of each MLP.
-        skip: Whether each MLP's input is added to its output.
+        patch_size: Side of a patch, in pixels; a divisor of the height and the width of the image.
+        width: Number of features of a patch after the stem.
+        blocks: Number of blocks.
+        patch_hidden: Number of hidden nodes of each MLP across the patches.
+        feature_hidden: Number of hidden nodes of each MLP across the features.
+        activation: Activation function between the two layers of each MLP.
+        skip: Whether the input of each MLP is added to its output.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""Transfer: a network trained on other images, frozen, with a new head."""
+"""Transfer learning: a frozen network that was trained on other images, with a new head."""
 
 import http.client
 from collections import OrderedDict
@@ -13,17 +13,16 @@ from torchvision.models import get_model, get_model_weights, list_models
 
 from visionbench.errors import UserError
 from visionbench.models.base import Classifier
-from visionbench.models.weights import load_strictly, read_weights
-from visionbench.runs.identity import weights_digest
+from visionbench.models.weights import load_weights, read_weights
 
 TIMM = "timm/"
 
 
 class AsPhotographs(nn.Module):
-    """Gives images the form that networks for photographs take: (B, 1 or 3, H, W) -> (B, 3, H', W').
+    """Converts images into the form that networks for photographs take: (B, 1 or 3, H, W) -> (B, 3, H', W').
 
     Args:
-        min_size: Shorter side, in pixels, that smaller images are enlarged to.
+        min_size: Smallest length of the shorter side, in pixels; smaller images are enlarged.
     """
 
     def __init__(self, min_size: int) -> None:
@@ -37,21 +36,21 @@ class AsPhotographs(nn.Module):
             size = [round(side * self.min_size / shorter) for side in (height, width)]
             images = F.interpolate(images, size, mode="bilinear", align_corners=False)
         images = images.expand(-1, 3, -1, -1)
-        if torch.is_autocast_enabled(images.device.type):  # where half-precision convolutions are a third faster
+        if torch.is_autocast_enabled(images.device.type):  # half-precision convolutions are a third faster with it
             images = images.contiguous(memory_format=torch.channels_last)
         return images
 
 
 class TransferNetwork(nn.Sequential):
-    """Images as photographs, a `backbone` without its classifier, and a `head`: Linear, ReLU, dropout, Linear.
+    """Conversion to photographs, a `backbone` without its classifier, and a `head`: Linear, ReLU, dropout, Linear.
 
     Args:
-        input_shape: Of one image, (C, H, W).
-        num_outputs: Of the head.
-        architecture: A ResNet of torchvision, or timm/NAME.
-        min_size: Shorter side, in pixels, that smaller images are enlarged to.
-        hidden: Nodes of the head's hidden layer.
-        dropout: Probability of dropping one of those.
+        input_shape: Shape of one image, (C, H, W).
+        num_outputs: Number of outputs of the head.
+        architecture: Name of a ResNet of torchvision, or timm/NAME for the model NAME of timm.
+        min_size: Smallest length of the shorter side, in pixels; smaller images are enlarged.
+        hidden: Number of nodes of the hidden layer of the head.
+        dropout: Dropout probability after the hidden layer of the head; 0 for no dropout.
     """
 
     def __init__(
@@ -65,7 +64,7 @@ class TransferNetwork(nn.Sequential):
     ) -> None:
         if input_shape[0] not in (1, 3):
             raise UserError(
-                f"The images have {input_shape[0]} channels, but a network for photographs takes 1 or 3; use a CNN."
+                f"The images have {input_shape[0]} channels, but a network for photographs takes 1 or 3; use CNN."
             )
         as_photographs = AsPhotographs(min_size)
         if architecture.startswith(TIMM):
@@ -78,7 +77,7 @@ class TransferNetwork(nn.Sequential):
                 reason = str(error).rstrip(".")
                 raise UserError(
                     f"{architecture} does not take images of {shape[2]} x {shape[3]} pixels ({reason}); set "
-                    "model.min_size to what it takes."
+                    "model.min_size to a size that the architecture takes."
                 ) from error
             backbone.train()
         else:
@@ -90,21 +89,26 @@ class TransferNetwork(nn.Sequential):
 
 
 class FrozenResNet(Classifier):
-    """A ResNet whose layers are frozen, with a new head that is trained.
+    """A pretrained ResNet, by default frozen, with a new head that is trained.
+
+    The parts of the network are `backbone`, the pretrained network without its classifier, and `head`. By default
+    `freeze` is [backbone]. With `freeze: []` nothing is frozen: all parts are trained, and the pretrained weights are
+    only the start (fine-tuning). With `architecture: timm/NAME` the backbone is the model NAME of the package timm,
+    which need not be a ResNet.
 
     The defaults are the network of CSCI 5922 (Neural Nets and Deep Learning), Lab 1, February 2024, question 2: a
-    ResNet-18 trained on ImageNet, head 512-256-10; 11,310,410 parameters, of which 133,898 are trained. Its batch norms
-    stay as in evaluation. Its dropout probability is not given.
+    ResNet-18 trained on ImageNet, and a head of 512-256-10 nodes; 11,310,410 parameters, of which 133,898 are trained.
+    The batch norms of the frozen backbone stay in evaluation mode. The report does not state the dropout probability.
 
     Args:
-        architecture: A ResNet of torchvision, such as resnet18, resnext50_32x4d or wide_resnet50_2; or timm/NAME for
-            any model of timm, which `pip install "visionbench[timm]"` brings.
-        weights: Of the backbone: imagenet (fetched once), none (random), or a file: torchvision's or timm's, or the
-            checkpoint of a run with this class.
-        min_size: Shorter side, in pixels, that smaller images are enlarged to.
-        hidden: Nodes of the head's hidden layer.
-        dropout: Probability of dropping one of those.
-        freeze: Parts of the network that stay as they are, by name; an empty list trains all of it.
+        architecture: Name of a ResNet of torchvision, such as resnet18, resnext50_32x4d or wide_resnet50_2; or
+            timm/NAME for the model NAME of timm, which `pip install "visionbench[timm]"` installs.
+        weights: Weights that the backbone starts from: imagenet (downloaded once), none (random), or a path: a file
+            of torchvision or timm, a checkpoint of FrozenResNet, or a run folder.
+        min_size: Smallest length of the shorter side, in pixels; smaller images are enlarged.
+        hidden: Number of nodes of the hidden layer of the head.
+        dropout: Dropout probability after the hidden layer of the head; 0 for no dropout.
+        freeze: Names of the parts of the network to freeze; an empty list trains all parts.
     """
 
     def __init__(
@@ -116,7 +120,7 @@ class FrozenResNet(Classifier):
         min_size: int = 64,
         hidden: int = 256,
         dropout: float = 0.5,
-        freeze: list[str] = ["backbone"],  # noqa: B006 - never changed, and shown by --help
+        freeze: list[str] = ["backbone"],  # noqa: B006 - never modified, and shown by --help
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, input_shape, freeze=freeze, **kwargs)
@@ -125,10 +129,10 @@ class FrozenResNet(Classifier):
         self.network = TransferNetwork(input_shape, self.num_outputs, architecture, min_size, hidden, dropout)
 
     def load_start(self) -> None:
-        """Loads the backbone's weights; where training starts from a run, that run's are all there are to load.
+        """Loads the weights of the backbone, or with `start_from` the weights of the whole network.
 
         Raises:
-            UserError: They cannot be fetched or read, or are of another network.
+            UserError: The weights cannot be downloaded or read, or do not fit the network.
         """
         if self.start_from is not None or self.weights == "none":
             super().load_start()
@@ -142,15 +146,19 @@ class FrozenResNet(Classifier):
             file, weights = read_weights(_imagenet_file(self.architecture))
         if prefixed := {k: w for k, w in weights.items() if k.startswith("network.backbone.")}:
             weights = {name.removeprefix("network.backbone."): weight for name, weight in prefixed.items()}
-        classifier = getattr(backbone, "pretrained_cfg", {}).get("classifier", "fc")  # of a few timm models, two names
+        classifier = getattr(backbone, "pretrained_cfg", {}).get("classifier", "fc")  # a few models of timm have two
         layers = tuple(f"{layer}." for layer in ([classifier] if isinstance(classifier, str) else classifier or []))
         weights = {name: weight for name, weight in weights.items() if not name.startswith(layers)}
-        load_strictly(backbone, weights, file)
-        self.started = {"file": str(file), "weights_digest": weights_digest(weights), "anew": "network.head"}
+        load_weights(backbone, weights, file)
+        self.start.set_weights(file, weights, reinitialized_layer="network.head")
 
 
 def _torchvision_resnet(name: str) -> tuple[nn.Module, int]:
-    """The network without its last layer, and how many features it gives."""
+    """Builds a network without its last layer.
+
+    Returns:
+        The network, and the number of features that it outputs.
+    """
     known = [n for n in list_models(include=["resnet*", "resnext*", "wide_resnet*"]) if "/" not in n]
     known = [n for n in known if not n.endswith(("_fpn", "_fpn_v2"))]
     if name not in known:
@@ -164,10 +172,10 @@ def _torchvision_resnet(name: str) -> tuple[nn.Module, int]:
 
 
 def _imagenet_file(architecture: str) -> Path:
-    """The file of torchvision's ImageNet weights, fetched where it is not there yet.
+    """The file of torchvision's ImageNet weights, which is downloaded if it does not exist.
 
     Raises:
-        UserError: It cannot be fetched; says which file belongs where.
+        UserError: The file cannot be downloaded; the message names the file and its folder.
     """
     url: str = get_model_weights(architecture).DEFAULT.url
     file = Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]
@@ -175,45 +183,49 @@ def _imagenet_file(architecture: str) -> Path:
         return file
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        # The name ends with the first digits of the sha256.
+        # The file name ends with the first digits of the sha256.
         torch.hub.download_url_to_file(url, str(file), hash_prefix=file.stem.rpartition("-")[2])
     except (OSError, RuntimeError, http.client.HTTPException) as error:
         raise UserError(
-            f"The ImageNet weights of {architecture} cannot be fetched ({error}); put {file.name} into {file.parent}, "
-            "or give another file, or none, with --model.weights."
+            f"The ImageNet weights of {architecture} cannot be downloaded ({error}); put {file.name} into "
+            f"{file.parent}, or set --model.weights to another file or to none."
         ) from error
     return file
 
 
 def _timm_model(architecture: str, pretrained: bool = False) -> nn.Module:
-    """A model of timm without its classifier.
+    """Builds a model of timm without its classifier.
+
+    Args:
+        architecture: Name of the model, as timm/NAME.
+        pretrained: Whether to load the ImageNet weights, which are downloaded if needed.
 
     Raises:
-        UserError: timm is not installed, does not know the name, or cannot fetch the weights.
+        UserError: timm is not installed, has no such model, or cannot download the weights.
     """
     try:
         import timm
     except ImportError:
         raise UserError(
-            f"model.architecture is {architecture}, but timm is not installed; pip install 'visionbench[timm]'."
+            f"model.architecture is {architecture}, but timm is not installed; run: pip install 'visionbench[timm]'."
         ) from None
     name = architecture.removeprefix(TIMM)
     try:
         network: nn.Module = timm.create_model(name, pretrained=False, num_classes=0)
     except RuntimeError as error:
-        close = timm.list_models(f"*{name}*")[:5]
+        similar = timm.list_models(f"*{name}*")[:5]
         raise UserError(
             f"timm has no model {name}; "
-            + (f"near it are {', '.join(close)}." if close else "timm.list_models() lists them.")
+            + (f"similar names are {', '.join(similar)}." if similar else "timm.list_models() lists all models.")
         ) from error
     if not pretrained:
         return network
     try:
         network = timm.create_model(name, pretrained=True, num_classes=0)
-    except Exception as error:  # of four libraries below timm, each with classes of its own
+    except Exception as error:  # timm uses four libraries, each with its own errors
         config = getattr(network, "pretrained_cfg", {})
         raise UserError(
-            f"The ImageNet weights of {architecture} cannot be fetched ({str(error).splitlines()[0]}); give the file "
-            f"model.safetensors of {config.get('hf_hub_id') or name}, or none, with --model.weights."
+            f"The ImageNet weights of {architecture} cannot be downloaded ({str(error).splitlines()[0]}); set "
+            f"--model.weights to the file model.safetensors of {config.get('hf_hub_id') or name}, or to none."
         ) from error
     return network

@@ -253,7 +253,7 @@ def _in_words(value: Any) -> str:
 
 
 def _plan(run: ReportedRun) -> str:
-    """Loss, optimiser, learning rate, schedule, epochs and size of a batch, as far as the configuration says them."""
+    """Loss, optimizer, learning rate, schedule, epochs and size of a batch, as far as the configuration says them."""
     model, trainer = run.init_args("model"), run.config["trainer"]
     optimizer, scheduler = model.get("optimizer"), model.get("lr_scheduler")
     parts = []
@@ -264,7 +264,7 @@ def _plan(run: ReportedRun) -> str:
     if scheduler:
         given = _not_defaults(scheduler)
         arguments = f" ({', '.join(f'{name} {value}' for name, value in given.items())})" if given else ""
-        after = "optimiser step" if model.get("lr_interval") == "step" else "epoch"
+        after = "optimizer step" if model.get("lr_interval") == "step" else "epoch"
         parts.append(f"{short_class(scheduler)}{arguments} after each {after}")
     if trainer.get("max_epochs") is not None:
         parts.append(f"at most {trainer['max_epochs']} epochs")

@@ -47,7 +47,7 @@ class GoingOn:
 
     @property
     def step(self) -> int:
-        """Optimiser steps that are done."""
+        """Optimizer steps that are done."""
         return int(self.state["step"]) if self.state is not None else 0
 
     @property
@@ -122,7 +122,7 @@ def find(folder: Path, described: Mapping[str, Any], allow_changes: bool) -> Goi
         )
     if kept := [change for change in changes if change.startswith(KEPT)]:
         raise UserError(
-            f"{kept[0]}, but a run that is gone on with keeps its optimiser, scheduler, objective and early stopping; "
+            f"{kept[0]}, but a run that is gone on with keeps its optimizer, scheduler, objective and early stopping; "
             "start a new run, with --model.start_from if need be."
         )
     if before["machine"] != described["machine"]:

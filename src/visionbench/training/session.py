@@ -169,7 +169,7 @@ class Session:
         if self.figures is not None:
             self.figures.check(self)
         if settings.resume is None:
-            self.model.start()
+            self.model.prepare_start()
         self.prepare_data()
         self._set_threads()
         if settings.trainer.get("fast_dev_run"):
@@ -274,7 +274,7 @@ class Session:
             before=[losses.write],
         )
         if resumption is not None and resumption.state is not None:
-            self.model.started = resumption.state["start"]
+            self.model.start.restore(resumption.state["start"])
             callback.resumptions.append(
                 {
                     "epochs": resumption.epochs,
@@ -341,7 +341,7 @@ class Session:
             folder = claim(parent) if settings.run_dir is None else _claim_exactly(Path(settings.run_dir))
             self._lock = lock(folder)
         if settings.resume is not None:
-            self.model.start(load=self.resumption is None or self.resumption.state is None)
+            self.model.prepare_start(load=self.resumption is None or self.resumption.state is None)
         os.environ[RUN_FOLDER_VARIABLE] = str(folder)
         return folder
 
@@ -531,7 +531,7 @@ class Session:
             "item": self.data.item,
             "parameters": parameter_count(model),
             "trainable": parameter_count(model, trainable=True),
-            "start": model.started,
+            "start": model.start.record(),
             "objective": {"metric": settings.objective.metric, "mode": settings.objective.mode}
             if settings.has_objective
             else None,

@@ -39,9 +39,9 @@ def opening_lines(
     parameters, trained = parameter_count(model), parameter_count(model, trainable=True)
     frozen = f", of which {trained:,} are trained" if trained < parameters else ""
     yield f"model      {type(model).__name__}, {parameters:,} parameters{frozen}"
-    if model.started is not None:
-        anew = f"; {model.started['anew']} starts anew" if model.started["anew"] is not None else ""
-        yield f"start      {model.started['file']}{anew}"
+    if model.start.file is not None:
+        layer = model.start.reinitialized_layer
+        yield f"start      {model.start.file}{f'; {layer} is reinitialized' if layer is not None else ''}"
     yield f"training   {training_plan(model)}; max_epochs {trainer.max_epochs}, batch_size {data.batch_size}"
     yield f"device     {device_name(trainer)}, precision {trainer.precision} ({settings.precision_reason})"
     if settings.has_objective:
@@ -75,7 +75,7 @@ def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
 
 
 def training_plan(model: Classifier) -> str:
-    """Loss, optimiser, learning rate, and what the scheduler does when, in words."""
+    """Loss, optimizer, learning rate, and what the scheduler does when, in words."""
     optimizer, scheduler = model.hparams.get("optimizer"), model.hparams.get("lr_scheduler")
     if optimizer is None:  # a model that takes none has its own or the default
         return type(model.make_optimizer([torch.nn.Parameter(torch.zeros(1))])).__name__
@@ -89,7 +89,7 @@ def training_plan(model: Classifier) -> str:
     if model.make_lr_scheduler is not None and wants_total_steps(model.make_lr_scheduler):
         own["total_steps"] = "the run's"
     arguments = f" ({', '.join(f'{name} {value}' for name, value in own.items())})" if own else ""
-    after = "epoch" if model.lr_interval == "epoch" else "optimiser step"
+    after = "epoch" if model.lr_interval == "epoch" else "optimizer step"
     if issubclass(kind, ReduceLROnPlateau):
         after = f"epoch, by {model.objective.metric}"
     return f"{plan}, {kind.__name__}{arguments} after each {after}"

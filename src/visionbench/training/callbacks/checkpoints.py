@@ -171,7 +171,7 @@ class RunCheckpoints(AfterEpoch):
             "batches": self.batches,  # of the next
             "step": trainer.global_step,
             "all_batches": trainer.fit_loop.total_batch_idx + 1,
-            "start": getattr(pl_module, "started", None),
+            "start": pl_module.start.record() if isinstance(pl_module, Classifier) else None,
             "best": self.best,
             "best_epoch": self.best_epoch,
             "improved": self.improved,
