@@ -326,6 +326,16 @@ def test_a_run_without_checkpoints_still_reports(cli, tmp_path):
     assert "test/acc" in report(run)["metrics"]
 
 
+@pytest.mark.parametrize("dropout", [0, 0.3])
+def test_a_run_has_the_same_weights_with_and_without_checkpoints(cli, tmp_path, dropout):
+    line = f"{SMALL} --model.dropout {dropout} --data.val_size 0 --trainer.max_epochs 2"
+    assert [cli(f"{line} --trainer.enable_checkpointing {on}").status for on in ("true", "false")] == [0, 0]
+    a, b = (tmp_path / "lightning_logs" / "mlp" / f"version_{n}" for n in range(2))
+    assert report(a)["weights_digest"] == report(b)["weights_digest"]
+    assert (a / "step-losses.bin").read_bytes() == (b / "step-losses.bin").read_bytes()
+    assert not (b / "checkpoints").exists()
+
+
 def test_training_ends_early_when_nothing_improves(cli, tmp_path):
     standstill = "--model.optimizer SGD --model.optimizer.lr 0 --trainer.max_epochs 5 --early_stopping.patience 1"
     assert cli(f"{SMALL} {standstill}").status == 0

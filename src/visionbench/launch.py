@@ -36,6 +36,7 @@ from visionbench.runs.resume import GoingOn
 from visionbench.text import one_line
 from visionbench.training.callbacks import (
     BeforeTraining,
+    EpochSeed,
     KeptPredictions,
     MetricsFile,
     Progress,
@@ -307,7 +308,7 @@ class VisionCLI(LightningCLI):
             self.rows = metrics_file.rows
             batches = self.going_on.batches if self.going_on is not None else None
             losses = StepLosses(self.run_folder / "step-losses.bin", batches)
-            callbacks += [metrics_file, losses]
+            callbacks += [EpochSeed(self.config.seed_everything), metrics_file, losses]
             if trainer_config.enable_checkpointing is not False:
                 self.checkpoint = self._checkpoints(self.run_folder / "checkpoints", described, losses)
                 callbacks.append(self.checkpoint)
@@ -437,7 +438,6 @@ class VisionCLI(LightningCLI):
         objective = self.model.objective
         callback = RunCheckpoints(
             folder,
-            seed=self.config.seed_everything,
             objective=(objective.metric, objective.mode or "min") if self.has_objective else None,
             every_n_steps=self.config.checkpoint.every_n_steps,
             described=described,

@@ -32,7 +32,6 @@ class RunCheckpoints(AfterEpoch):
 
     Args:
         folder: For best.ckpt, last.ckpt and previous.ckpt, the one before the last.
-        seed: The run's; each epoch's random numbers (dropout, say) begin from it and the epoch.
         objective: Metric and mode that choose the best epoch; `None`: only the last is kept.
         every_n_steps: Optimiser steps between checkpoints within an epoch; `None`: between epochs only.
         described: What the run is: goes into each checkpoint, to be compared when it is gone on with.
@@ -44,7 +43,6 @@ class RunCheckpoints(AfterEpoch):
         self,
         folder: Path,
         *,
-        seed: int,
         objective: tuple[str, str] | None,
         every_n_steps: int | None = None,
         described: dict[str, Any] | None = None,
@@ -53,7 +51,6 @@ class RunCheckpoints(AfterEpoch):
     ) -> None:
         super().__init__()
         self.folder = folder
-        self.seed = seed
         self.objective = objective
         self.every_n_steps = every_n_steps
         self.described = described if described is not None else {}
@@ -108,11 +105,6 @@ class RunCheckpoints(AfterEpoch):
             self._save(trainer)
         self._stop_if_told(trainer)
         super().on_train_epoch_start(trainer, pl_module)
-        # The same whatever was drawn before, and on however many devices.
-        state = np.random.SeedSequence([self.seed, trainer.current_epoch, trainer.global_rank]).generate_state(3)
-        random.seed(int(state[0]))
-        np.random.seed(int(state[1]))
-        torch.manual_seed(int(state[2]))
 
     def on_train_batch_end(  # noqa: D102
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
