@@ -18,9 +18,10 @@ from visionbench.errors import Stopped
 from visionbench.models.base import Classifier, Totals
 from visionbench.runs.checkpoints import OURS, give_names
 from visionbench.training.callbacks.after_epoch import AfterEpoch
+from visionbench.training.steps import Steps, StepwiseCallback
 
 
-class RunCheckpoints(AfterEpoch):
+class RunCheckpoints(StepwiseCallback, AfterEpoch):
     """Keeps the last state and the best of a run, between epochs and, if asked, between steps.
 
     What is kept between epochs is the state after all that belongs to an epoch has been done, plateau schedulers
@@ -62,7 +63,8 @@ class RunCheckpoints(AfterEpoch):
         self.seconds_before: float = resumed["seconds"] if resumed is not None else 0.0
         self.started = time.monotonic()
         self.finished = False
-        self.batches = 0  # of the epoch that is running
+        self.seen = 0  # batches of the running epoch
+        self.batches = 0  # batches of an unfinished epoch, in the checkpoint that is being written
         self.improved = False
         self.last_step = -1  # global step of the newest checkpoint
         self.signal: int | None = None
@@ -89,6 +91,7 @@ class RunCheckpoints(AfterEpoch):
         if not (batches := self.resumed["batches"]):
             loop.epoch_loop.restarting = False
             return
+        self.seen = batches
         # The loop of batches has to restart, so that it counts on.
         if self.resumed["validated"]:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -105,11 +108,13 @@ class RunCheckpoints(AfterEpoch):
             self._save(trainer)
         self._stop_if_told(trainer)
         super().on_train_epoch_start(trainer, pl_module)
+        self.seen = 0
 
-    def on_train_batch_end(  # noqa: D102
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_steps(self, trainer: Trainer, model: LightningModule, steps: Steps) -> None:  # noqa: D102
+        self.seen += steps.batches
         stop = self.signal is not None
+        if not stop and self.every_n_steps is None:
+            return
         if trainer.world_size > 1:
             # Other processes have sums and random numbers of their own: only between epochs is there one state.
             return
@@ -127,7 +132,7 @@ class RunCheckpoints(AfterEpoch):
             return
         if loop._should_accumulate() or not hasattr(trainer.train_dataloader, "begin_at"):
             return
-        self.batches = batch_idx + 1
+        self.batches = self.seen
         self._save(trainer)
         self.batches = 0
         self._stop_if_told(trainer)
