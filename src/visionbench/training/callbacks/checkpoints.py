@@ -18,6 +18,11 @@ from visionbench.errors import Stopped
 from visionbench.models.base import Classifier, Totals
 from visionbench.runs.checkpoints import OURS, give_names
 from visionbench.training.callbacks.after_epoch import AfterEpoch
+from visionbench.training.lightning_private import (
+    end_fit_restart,
+    is_resumable_after_batch,
+    restore_callback_metrics,
+)
 from visionbench.training.steps import Steps, StepwiseCallback
 
 
@@ -82,14 +87,11 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
         self.last_step = trainer.global_step
         # What a plateau scheduler or early stopping sees of an epoch before the next validation.
         metrics = {name: value.to(pl_module.device) for name, value in self.resumed["metrics"].items()}
-        trainer._logger_connector._callback_metrics.update(metrics)
+        restore_callback_metrics(trainer, metrics)
         trainer.should_stop = self.resumed["should_stop"]
-        loop = trainer.fit_loop
-        # A loop that restarts would leave out the plateau scheduler at this epoch's end; set past its property, which
-        # sets it again where max_steps is given.
-        loop._restarting = False
+        end_fit_restart(trainer)
         if not (batches := self.resumed["batches"]):
-            loop.epoch_loop.restarting = False
+            trainer.fit_loop.epoch_loop.restarting = False
             return
         self.seen = batches
         # The loop of batches has to restart, so that it counts on.
@@ -125,12 +127,7 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
         )
         if not (stop or due):
             return
-        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
-        # Where the epoch ends or a validation comes next, or gradients are being summed, the state is not one to begin
-        # from.
-        if fetcher is None or loop._is_training_done or loop._should_check_val_fx(fetcher):
-            return
-        if loop._should_accumulate() or not hasattr(trainer.train_dataloader, "begin_at"):
+        if not (is_resumable_after_batch(trainer) and hasattr(trainer.train_dataloader, "begin_at")):
             return
         self.batches = self.seen
         self._save(trainer)

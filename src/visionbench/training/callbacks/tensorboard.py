@@ -5,13 +5,15 @@ from typing import Any
 import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from visionbench.training.lightning_private import open_writer
+
 
 class RunTensorBoardLogger(TensorBoardLogger):
     """Lightning's logger without its `hparams.yaml`: the run's `config.yaml` says it all."""
 
     def save(self) -> None:  # noqa: D102
-        if self._experiment is not None:
-            self._experiment.flush()
+        if (writer := open_writer(self)) is not None:
+            writer.flush()
 
     def log_hyperparams(self, params: Any, metrics: dict[str, Any] | None = None, step: int | None = None) -> None:
         """Writes the HPARAMS entry with its final metrics; without metrics nothing, since the tab would show none."""
