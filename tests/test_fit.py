@@ -2,9 +2,11 @@
 
 import csv
 import json
+import os
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -146,14 +148,14 @@ def test_a_checkpoint_gives_the_model_that_was_reported(fitted, digits_root):
 
 def test_tensorboard_has_the_curves_and_the_final_metrics(fitted):
     scalars, hparams = {}, {}
-    for file in fitted.run.glob("events.out.tfevents.*"):
-        events = EventAccumulator(str(file)).Reload()
-        for tag in events.Tags()["scalars"]:
-            scalars.setdefault(tag, []).extend(events.Scalars(tag))
-        for metadata in events.summary_metadata.values():
-            if metadata.plugin_data.plugin_name == "hparams":
-                data = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content)
-                hparams |= dict(data.session_start_info.hparams)
+    (file,) = fitted.run.glob("events.out.tfevents.*")  # of fit, test and what follows
+    events = EventAccumulator(str(file)).Reload()
+    for tag in events.Tags()["scalars"]:
+        scalars.setdefault(tag, []).extend(events.Scalars(tag))
+    for metadata in events.summary_metadata.values():
+        if metadata.plugin_data.plugin_name == "hparams":
+            data = plugin_data_pb2.HParamsPluginData.FromString(metadata.plugin_data.content)
+            hparams |= dict(data.session_start_info.hparams)
     assert {"train/loss", "train/acc", "val/loss", "val/acc", "lr"} <= set(scalars)
     assert "hp_metric" not in scalars
     assert scalars["test/acc"][-1].value == pytest.approx(report(fitted.run)["metrics"]["test/acc"])
@@ -164,6 +166,30 @@ def test_tensorboard_has_the_curves_and_the_final_metrics(fitted):
     assert hparams["model.widths"].string_value == "[16]"
     assert hparams["model.optimizer.lr"].number_value == 0.001
     assert hparams["model.dropout"].number_value == 0.2
+    empty = {name for name, value in hparams.items() if str(value) in ("", 'string_value: ""')}
+    assert not {name for name, value in hparams.items() if value.string_value in ("None", "[]", "{}")} | empty
+    assert "model.optimizer.betas" not in hparams  # Adam's own
+
+
+def open_descriptors():
+    return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux lists a process's open files there")
+def test_a_run_leaves_no_thread_and_no_open_file(cli, tmp_path):
+    line = f"{SMALL} --trainer.max_epochs 1 --figures final"
+    assert cli(line).status == 0  # the first run of a process also loads libraries
+    threads, descriptors = threading.enumerate(), open_descriptors()
+    assert cli(line).status == 0
+    assert (threading.enumerate(), open_descriptors()) == (threads, descriptors)
+    assert len(list((tmp_path / "lightning_logs/mlp/version_1").glob("events.out.tfevents.*"))) == 1
+
+
+def test_a_run_that_breaks_closes_its_event_file(cli, breaking):
+    threads = threading.enumerate()
+    with pytest.raises(RuntimeError, match="a bug"):
+        cli(breaking("breaks_by_itself", 'RuntimeError("a bug")'))
+    assert threading.enumerate() == threads
 
 
 def test_the_closing_block_has_the_result(fitted):
@@ -328,6 +354,16 @@ def test_a_run_without_checkpoints_still_reports(cli, tmp_path):
     run = tmp_path / "lightning_logs" / "mlp" / "version_0"
     assert not list(run.rglob("*.ckpt"))
     assert "test/acc" in report(run)["metrics"]
+
+
+@pytest.mark.parametrize("dropout", [0, 0.3])
+def test_a_run_has_the_same_weights_with_and_without_checkpoints(cli, tmp_path, dropout):
+    line = f"{SMALL} --model.dropout {dropout} --data.val_size 0 --trainer.max_epochs 2"
+    assert [cli(f"{line} --trainer.enable_checkpointing {on}").status for on in ("true", "false")] == [0, 0]
+    a, b = (tmp_path / "lightning_logs" / "mlp" / f"version_{n}" for n in range(2))
+    assert report(a)["weights_digest"] == report(b)["weights_digest"]
+    assert (a / "step-losses.bin").read_bytes() == (b / "step-losses.bin").read_bytes()
+    assert not (b / "checkpoints").exists()
 
 
 def test_training_ends_early_when_nothing_improves(cli, tmp_path):

@@ -35,6 +35,7 @@ from visionbench.runs.identity import code_digest, config_digest, git_state, ver
 from visionbench.text import one_line
 from visionbench.training.callbacks import (
     BeforeTraining,
+    EpochSeed,
     KeptPredictions,
     MetricsFile,
     RunCheckpoints,
@@ -42,10 +43,11 @@ from visionbench.training.callbacks import (
     StepLosses,
     Throughput,
 )
+from visionbench.training.callbacks.tensorboard import hyperparameters
 from visionbench.training.device import device_name, is_on_cuda, nondeterministic, nondeterministic_kernels, threads_for
 from visionbench.training.result import RunResult
 from visionbench.training.settings import Settings
-from visionbench.training.summary import hyperparameters, opening_lines, parameter_count
+from visionbench.training.summary import opening_lines, parameter_count
 
 # The disk's fault, not the program's.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -238,7 +240,7 @@ class Session:
         metrics_file = MetricsFile(folder / "metrics.csv", resumption.epochs if resumption is not None else None)
         self.rows = metrics_file.rows
         losses = StepLosses(folder / "step-losses.bin", resumption.batches if resumption is not None else None)
-        callbacks: list[Callback] = [metrics_file, losses]
+        callbacks: list[Callback] = [EpochSeed(settings.seed), metrics_file, losses]
         if settings.trainer.get("enable_checkpointing") is not False:
             self.checkpoints = self._checkpoints(folder / "checkpoints", description, losses)
             callbacks.append(self.checkpoints)
@@ -266,7 +268,6 @@ class Session:
         objective = settings.objective
         callback = RunCheckpoints(
             folder,
-            seed=settings.seed,
             objective=(objective.metric, objective.mode or "min") if settings.has_objective else None,
             every_n_steps=settings.checkpoint.every_n_steps,
             described=description,

@@ -3,7 +3,6 @@
 import inspect
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
@@ -14,7 +13,6 @@ from visionbench.data.base import VisionDataModule
 from visionbench.evaluation.intervals import wilson_interval
 from visionbench.models.base import Classifier
 from visionbench.models.schedulers import wants_total_steps
-from visionbench.runs.identity import DATA_ASIDE
 from visionbench.runs.resume import GoingOn
 from visionbench.text import duration
 from visionbench.training.device import device_name
@@ -110,24 +108,3 @@ def metric_lines(stage: str, data: VisionDataModule, metrics: dict[str, float], 
 def parameter_count(model: torch.nn.Module, trainable: bool = False) -> int:
     """How many parameters there are, or how many of them are trained."""
     return sum(p.numel() for p in model.parameters() if p.requires_grad or not trainable)
-
-
-def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
-    """The settings that runs are compared by, by dotted names."""
-    trainer = ("max_epochs", "max_steps", "precision", "accumulate_grad_batches", "gradient_clip_val")
-    data = dict(config["data"])
-    data["init_args"] = {k: v for k, v in (data.get("init_args") or {}).items() if k not in DATA_ASIDE}
-    chosen = {"model": config["model"], "data": data, "trainer": {name: config["trainer"][name] for name in trainer}}
-    return {"seed": config["seed_everything"], **_flat(chosen)}
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as `model.optimizer.lr: 0.001`, without those that are not set."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        name = prefix + key.removesuffix("init_args").removesuffix("class_path")
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{name}." if not name.endswith(".") and name else name)
-        elif value is not None:
-            flat[name.rstrip(".")] = value if isinstance(value, bool | int | float | str) else str(value)
-    return flat

@@ -3,6 +3,7 @@
 from visionbench.runs.checkpoints import AtomicCheckpointIO
 from visionbench.training.callbacks.before_training import BeforeTraining
 from visionbench.training.callbacks.checkpoints import RunCheckpoints
+from visionbench.training.callbacks.epoch_seed import EpochSeed
 from visionbench.training.callbacks.losses import StepLosses
 from visionbench.training.callbacks.metrics import MetricsFile
 from visionbench.training.callbacks.predictions import KeptPredictions
@@ -13,6 +14,7 @@ from visionbench.training.callbacks.throughput import Throughput
 __all__ = [
     "AtomicCheckpointIO",
     "BeforeTraining",
+    "EpochSeed",
     "KeptPredictions",
     "MetricsFile",
     "Progress",

@@ -18,9 +18,15 @@ from visionbench.errors import Stopped
 from visionbench.models.base import Classifier, Totals
 from visionbench.runs.checkpoints import OURS, give_names
 from visionbench.training.callbacks.after_epoch import AfterEpoch
+from visionbench.training.lightning_private import (
+    end_fit_restart,
+    is_resumable_after_batch,
+    restore_callback_metrics,
+)
+from visionbench.training.steps import Steps, StepwiseCallback
 
 
-class RunCheckpoints(AfterEpoch):
+class RunCheckpoints(StepwiseCallback, AfterEpoch):
     """Keeps the last state and the best of a run, between epochs and, if asked, between steps.
 
     What is kept between epochs is the state after all that belongs to an epoch has been done, plateau schedulers
@@ -32,7 +38,6 @@ class RunCheckpoints(AfterEpoch):
 
     Args:
         folder: For best.ckpt, last.ckpt and previous.ckpt, the one before the last.
-        seed: The run's; each epoch's random numbers (dropout, say) begin from it and the epoch.
         objective: Metric and mode that choose the best epoch; `None`: only the last is kept.
         every_n_steps: Optimiser steps between checkpoints within an epoch; `None`: between epochs only.
         described: What the run is: goes into each checkpoint, to be compared when it is gone on with.
@@ -44,7 +49,6 @@ class RunCheckpoints(AfterEpoch):
         self,
         folder: Path,
         *,
-        seed: int,
         objective: tuple[str, str] | None,
         every_n_steps: int | None = None,
         described: dict[str, Any] | None = None,
@@ -53,7 +57,6 @@ class RunCheckpoints(AfterEpoch):
     ) -> None:
         super().__init__()
         self.folder = folder
-        self.seed = seed
         self.objective = objective
         self.every_n_steps = every_n_steps
         self.described = described if described is not None else {}
@@ -65,7 +68,8 @@ class RunCheckpoints(AfterEpoch):
         self.seconds_before: float = resumed["seconds"] if resumed is not None else 0.0
         self.started = time.monotonic()
         self.finished = False
-        self.batches = 0  # of the epoch that is running
+        self.seen = 0  # batches of the running epoch
+        self.batches = 0  # batches of an unfinished epoch, in the checkpoint that is being written
         self.improved = False
         self.last_step = -1  # global step of the newest checkpoint
         self.signal: int | None = None
@@ -83,15 +87,13 @@ class RunCheckpoints(AfterEpoch):
         self.last_step = trainer.global_step
         # What a plateau scheduler or early stopping sees of an epoch before the next validation.
         metrics = {name: value.to(pl_module.device) for name, value in self.resumed["metrics"].items()}
-        trainer._logger_connector._callback_metrics.update(metrics)
+        restore_callback_metrics(trainer, metrics)
         trainer.should_stop = self.resumed["should_stop"]
-        loop = trainer.fit_loop
-        # A loop that restarts would leave out the plateau scheduler at this epoch's end; set past its property, which
-        # sets it again where max_steps is given.
-        loop._restarting = False
+        end_fit_restart(trainer)
         if not (batches := self.resumed["batches"]):
-            loop.epoch_loop.restarting = False
+            trainer.fit_loop.epoch_loop.restarting = False
             return
+        self.seen = batches
         # The loop of batches has to restart, so that it counts on.
         if self.resumed["validated"]:
             for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -108,16 +110,13 @@ class RunCheckpoints(AfterEpoch):
             self._save(trainer)
         self._stop_if_told(trainer)
         super().on_train_epoch_start(trainer, pl_module)
-        # The same whatever was drawn before, and on however many devices.
-        state = np.random.SeedSequence([self.seed, trainer.current_epoch, trainer.global_rank]).generate_state(3)
-        random.seed(int(state[0]))
-        np.random.seed(int(state[1]))
-        torch.manual_seed(int(state[2]))
+        self.seen = 0
 
-    def on_train_batch_end(  # noqa: D102
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_steps(self, trainer: Trainer, model: LightningModule, steps: Steps) -> None:  # noqa: D102
+        self.seen += steps.batches
         stop = self.signal is not None
+        if not stop and self.every_n_steps is None:
+            return
         if trainer.world_size > 1:
             # Other processes have sums and random numbers of their own: only between epochs is there one state.
             return
@@ -128,14 +127,9 @@ class RunCheckpoints(AfterEpoch):
         )
         if not (stop or due):
             return
-        loop, fetcher = trainer.fit_loop.epoch_loop, trainer.fit_loop._data_fetcher
-        # Where the epoch ends or a validation comes next, or gradients are being summed, the state is not one to begin
-        # from.
-        if fetcher is None or loop._is_training_done or loop._should_check_val_fx(fetcher):
+        if not (is_resumable_after_batch(trainer) and hasattr(trainer.train_dataloader, "begin_at")):
             return
-        if loop._should_accumulate() or not hasattr(trainer.train_dataloader, "begin_at"):
-            return
-        self.batches = batch_idx + 1
+        self.batches = self.seen
         self._save(trainer)
         self.batches = 0
         self._stop_if_told(trainer)

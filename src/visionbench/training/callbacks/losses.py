@@ -1,19 +1,18 @@
 """The loss of every step, as a file that only grows."""
 
-import math
 import os
 from pathlib import Path
-from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from visionbench.errors import UserError
 from visionbench.runs.folder import DTYPE
+from visionbench.training.steps import Steps, StepwiseCallback
 
 
-class StepLosses(Callback):
+class StepLosses(StepwiseCallback):
     """Writes what was minimised in each batch to a file; the losses stay on the device until an epoch's end.
 
     Two runs are told apart by the first of them that differs.
@@ -40,12 +39,9 @@ class StepLosses(Callback):
         if path.exists():
             os.truncate(path, batches * DTYPE.itemsize)
 
-    def on_train_batch_end(  # noqa: D102
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_steps(self, trainer: Trainer, model: LightningModule, steps: Steps) -> None:  # noqa: D102
         if trainer.is_global_zero:
-            # A training step that gives nothing skips its batch.
-            self.losses.append(outputs["loss"].detach() if outputs else torch.tensor(math.nan, device=pl_module.device))
+            self.losses.append(steps.losses)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self.write()
@@ -54,7 +50,7 @@ class StepLosses(Callback):
         """Appends what has been gathered."""
         if not self.losses:
             return
-        values = torch.stack(self.losses).float().cpu().numpy().astype(DTYPE)
+        values = torch.cat(self.losses).float().cpu().numpy().astype(DTYPE)
         self.losses = []
         with self.path.open("ab") as file:
             file.write(values.tobytes())

@@ -1,7 +1,6 @@
 """What is seen of a run while it trains."""
 
 import time
-from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from rich.console import Console
@@ -11,12 +10,13 @@ from rich.progress import Progress as Bar
 from visionbench.console import plain_console
 from visionbench.text import duration
 from visionbench.training.callbacks.after_epoch import AfterEpoch
+from visionbench.training.steps import Steps, StepwiseCallback
 
 # A look at the loss makes the host wait for the device, so it is not had at every step.
 SECONDS_BETWEEN_LOOKS = 0.2
 
 
-class Progress(AfterEpoch):
+class Progress(StepwiseCallback, AfterEpoch):
     """A line for each epoch and, on a terminal, a bar below them with the loss, the speed and the time that is left.
 
     Args:
@@ -32,6 +32,7 @@ class Progress(AfterEpoch):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self.fit_started = self.epoch_started = self.looked = time.monotonic()
         self.seen = 0
+        self.batches = trainer.fit_loop.epoch_loop.batch_progress.current.completed  # of an epoch that is resumed
         self.train_seconds = 0.0
         self.first_epoch = trainer.current_epoch
         if not (self.console.is_terminal and trainer.is_global_zero):
@@ -45,33 +46,32 @@ class Progress(AfterEpoch):
             auto_refresh=False,
         )
         self.bar.start()
-        self.task = self.bar.add_task("", total=self._batches(trainer), state="")
+        self.task = self.bar.add_task("", total=self._batches_of_epoch(trainer), state="")
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         super().on_train_epoch_start(trainer, pl_module)
         self.epoch_started = self.looked = time.monotonic()
-        self.seen = 0
+        self.seen = self.batches = 0
         self.train_seconds = 0.0
 
-    def on_train_batch_end(  # noqa: D102
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.seen += len(batch[1])
+    def on_steps(self, trainer: Trainer, model: LightningModule, steps: Steps) -> None:  # noqa: D102
+        self.seen += steps.samples
+        self.batches += steps.batches
         now = time.monotonic()
         self.train_seconds = now - self.epoch_started
         if self.bar is None or now - self.looked < SECONDS_BETWEEN_LOOKS:
             return
         self.looked = now
-        parts = [f"loss {float(outputs['loss']):.3f}"] if outputs else []
+        parts = [f"loss {float(steps.losses[-1]):.3f}"]
         if self.val_acc is not None:
             parts.append(f"val acc {100 * self.val_acc:.2f} %")
         parts.append(self._speed(trainer))
-        done = (trainer.current_epoch - self.first_epoch) + (batch_idx + 1) / self._batches(trainer)
+        done = (trainer.current_epoch - self.first_epoch) + self.batches / self._batches_of_epoch(trainer)
         parts.append(self._left(trainer, done))
         self.bar.update(
             self.task,
-            total=self._batches(trainer),
-            completed=batch_idx + 1,
+            total=self._batches_of_epoch(trainer),
+            completed=self.batches,
             description=self._epoch(trainer),
             state="  ".join(filter(None, parts)),
             refresh=True,
@@ -102,7 +102,7 @@ class Progress(AfterEpoch):
             self.bar.stop()
             self.bar = None
 
-    def _batches(self, trainer: Trainer) -> int:
+    def _batches_of_epoch(self, trainer: Trainer) -> int:
         return max(1, int(trainer.num_training_batches))
 
     def _epoch(self, trainer: Trainer) -> str:

@@ -1,12 +1,13 @@
 """How long the training of each epoch takes."""
 
 import time
-from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
+
+from visionbench.training.steps import Steps, StepwiseCallback
 
 
-class Throughput(Callback):
+class Throughput(StepwiseCallback):
     """Notes samples and seconds of the training in each epoch that this process trains, without its validation."""
 
     def __init__(self) -> None:
@@ -18,11 +19,9 @@ class Throughput(Callback):
         self.began = self.ended = time.monotonic()
         self.samples = 0
 
-    def on_train_batch_end(  # noqa: D102
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        self.samples += len(batch[1]) * trainer.world_size
+    def on_steps(self, trainer: Trainer, model: LightningModule, steps: Steps) -> None:  # noqa: D102
+        self.samples += steps.samples
         self.ended = time.monotonic()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self.epochs.append((trainer.current_epoch, self.samples, self.ended - self.began))
+        self.epochs.append((trainer.current_epoch, self.samples * trainer.world_size, self.ended - self.began))

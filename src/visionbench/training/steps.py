@@ -1,0 +1,67 @@
+"""What callbacks learn of training steps."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+
+
+@dataclass(slots=True)
+class Steps:
+    """The training steps of one call of `training_step`.
+
+    Attributes:
+        losses: Minimized loss of each batch, shape (k,), on the training device; not a number for a skipped batch.
+        samples: Number of samples that this process has seen in these steps.
+        batches: Number of batches, k.
+    """
+
+    losses: Tensor
+    samples: int
+    batches: int
+
+
+class StepwiseCallback(Callback):
+    """A callback that follows training steps through `on_steps`, however many steps one call of the model runs."""
+
+    def on_train_batch_end(  # noqa: D102
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        global _newest
+        loss = outputs["loss"] if outputs else None
+        known, steps = _newest
+        if steps is None or loss is None or loss is not known:  # Lightning makes a new tensor for each call
+            steps = steps_of(pl_module, outputs, batch)
+            _newest = (loss, steps)
+        self.on_steps(trainer, pl_module, steps)
+
+    def on_steps(self, trainer: Trainer, model: LightningModule, steps: Steps) -> None:
+        """Called after each call of `training_step`, before any validation that follows it.
+
+        Args:
+            trainer: Trainer of the run.
+            model: Model in training.
+            steps: Losses and counts of the steps; reading a loss makes the host wait for the device.
+        """
+
+
+def steps_of(model: LightningModule, outputs: Any, batch: Any) -> Steps:
+    """Makes the record of one call of `training_step`, without waiting for the device.
+
+    Args:
+        model: Model in training.
+        outputs: Outputs of the step as Lightning hands them to callbacks; empty for a skipped batch.
+        batch: Images and labels of the step.
+    """
+    if not outputs:
+        return Steps(torch.full((1,), math.nan, device=model.device), len(batch[1]), 1)
+    loss: Tensor = outputs["loss"]  # without a graph, as Lightning hands it on
+    return Steps(loss.view(1), len(batch[1]), 1)
+
+
+# The loss of the newest call, which identifies the call, and its record. All callbacks of one call share the record:
+# making a view of a tensor takes longer than what a callback does with it.
+_newest: tuple[Tensor | None, Steps | None] = (None, None)
