@@ -26,7 +26,7 @@ from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError, first_user_error, root_cause
 from visionbench.evaluation.measures import confusion
 from visionbench.evaluation.predictions import Predictions
-from visionbench.files import write_json
+from visionbench.files import replacing, write_json
 from visionbench.models.base import Classifier, Objective, check_input_shape
 from visionbench.models.schedulers import LONG_RUN, wants_total_steps
 from visionbench.runs import resume
@@ -341,9 +341,8 @@ class VisionCLI(LightningCLI):
             raise UserError(f"The Trainer does not take these settings: {one_line(error)}") from error
         if self.run_folder is not None and _is_first_process():
             write_json(self.run_folder / "input.json", {"schema": SCHEMA, **self.datamodule.describe_input()})
-            temporary = self.run_folder / ".config.yaml"
-            self.parser.save(self._saved_config(), str(temporary), skip_unset=False, multifile=False, overwrite=True)
-            temporary.replace(self.run_folder / "config.yaml")
+            with replacing(self.run_folder / "config.yaml") as file:
+                self.parser.save(self._saved_config(), str(file), skip_unset=False, multifile=False, overwrite=True)
             (self.run_folder / "run.json").unlink(missing_ok=True)  # of a run that is trained on: it spoke of less
         return trainer
 

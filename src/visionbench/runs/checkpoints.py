@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from visionbench.errors import RunFailed, UserError
+from visionbench.files import replacing
 
 # The key of our part of a checkpoint, beside Lightning's own.
 OURS = "visionbench"
@@ -24,22 +25,15 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: D102
         place = Path(path)
-        temporary = place.with_name(f".{place.name}.{os.getpid()}")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with replacing(place) as temporary, temporary.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(place)
         except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into the latter
             cause = error.__context__ if isinstance(error, RuntimeError) and error.__context__ else error
             raise RunFailed(
                 f"The checkpoint {place} could not be written ({cause}); the one before it stands."
             ) from error
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
 
 
 def give_names(file: Path, best: bool) -> None:
@@ -104,15 +98,11 @@ def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
 
 def _copy_at_once(source: Path, target: Path) -> None:
     """The same file under another name, without a moment in which the target is not whole."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with replacing(target) as temporary:
         try:
             os.link(source, temporary)
         except OSError:  # a file system without links
             shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:
