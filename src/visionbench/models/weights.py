@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from visionbench.errors import UserError
-from visionbench.runs.folder import result_checkpoint
+from visionbench.runs.folder import RunFolder
 
 
 def read_weights(place: Path) -> tuple[Path, dict[str, Tensor]]:
@@ -24,7 +24,7 @@ def read_weights(place: Path) -> tuple[Path, dict[str, Tensor]]:
     Raises:
         UserError: There is none, or it cannot be read.
     """
-    file = result_checkpoint(place) if place.is_dir() else place
+    file = RunFolder(place).result_checkpoint() if place.is_dir() else place
     if file.suffix == ".safetensors":
         load = _safetensors_reader(file)
     else:

@@ -7,18 +7,20 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from visionbench.classes import file_of, is_ours
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 PACKAGES = ("visionbench", "torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "scikit-learn")
 
 
-def weights_digest(state: Mapping[str, Tensor]) -> str:
+def weights_digest(state: Mapping[str, "Tensor"]) -> str:
     """The sha256 of parameters and buffers: names, types, shapes and every byte."""
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
