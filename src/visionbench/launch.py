@@ -32,7 +32,8 @@ from visionbench.models.schedulers import LONG_RUN, wants_total_steps
 from visionbench.runs import resume
 from visionbench.runs.checkpoints import AtomicCheckpointIO
 from visionbench.runs.folder import SCHEMA, claim, lock
-from visionbench.runs.resume import GoingOn
+from visionbench.runs.identity import identity, process_count, remember_source
+from visionbench.runs.resume import Resumption
 from visionbench.text import one_line
 from visionbench.training.callbacks import (
     BeforeTraining,
@@ -114,7 +115,7 @@ class VisionCLI(LightningCLI):
         self.run_folder: Path | None = None
         self.rows: list[dict[str, Any]] = []
         self.checkpoint: RunCheckpoints | None = None
-        self.going_on: GoingOn | None = None
+        self.going_on: Resumption | None = None
         self.lock: FileLock | None = None
         self.predictions: KeptPredictions | None = None
         self.throughput: Throughput | None = None
@@ -253,6 +254,8 @@ class VisionCLI(LightningCLI):
             self.say("model.optimizer.fused is turned off, because gradients are clipped")
         self.has_objective = has_validation or not config.objective.metric.startswith("val/")
         self.kinds = (model_kind, data_kind)
+        for kind in self.kinds:
+            remember_source(kind)
         self.precision_reason = "as asked for"
         if config.trainer.precision is None:
             config.trainer.precision, self.precision_reason = default_precision(config.trainer.accelerator)
@@ -300,8 +303,8 @@ class VisionCLI(LightningCLI):
                 # A word with a meaning of its own stays one, though a folder may be called the same.
                 if value not in (None, "imagenet", "none") and Path(value).exists():
                     self.config.model.init_args[place] = str(Path(value).resolve())
-            described = resume.describe(self._plain_config(), self.datamodule, self.kinds)
-            self.run_folder = self._claim(described)
+            self.run_folder = self._claim(self._record())
+            described = self._record()
             finished = self.going_on.epochs if self.going_on is not None else None
             metrics_file = MetricsFile(self.run_folder / "metrics.csv", finished)
             self.rows = metrics_file.rows
@@ -356,6 +359,20 @@ class VisionCLI(LightningCLI):
         plain: dict[str, Any] = yaml.safe_load(self.parser.dump(self._saved_config(), skip_unset=False))
         return plain
 
+    def _record(self) -> dict[str, Any]:
+        """What the checkpoints say of the run, as far as it is known: the starting weights may not be read yet."""
+        config, start = self._plain_config(), self.model.started
+        if self.going_on is not None and self.going_on.state is not None:
+            start = self.going_on.state["start"]
+        now = identity(
+            config,
+            data_digest=self.datamodule.data_digest(),
+            kinds=self.kinds,
+            processes=process_count(config["trainer"]),
+            start=start["weights_digest"] if start is not None else None,
+        )
+        return resume.record(now, config, torch.get_num_threads())
+
     def _try_optimizer(self) -> None:
         """Makes optimiser and scheduler once for nothing, so that what they refuse is known before a run begins."""
         try:
@@ -377,7 +394,7 @@ class VisionCLI(LightningCLI):
                 )
             folder = Path(os.environ[RUN_FOLDER_VARIABLE])
             if self.config.resume is not None and (folder / "config.yaml").exists():
-                self.going_on = resume.find(folder, described, allow_changes=True)
+                self.going_on = resume.open_for_resume(folder, described, allow_changes=True)
             return folder
         if self.config.name is None:
             configs = self.config.get("config") or []
@@ -392,8 +409,8 @@ class VisionCLI(LightningCLI):
             folder = going_on
             self.lock = lock(folder)  # before it is read, so that nobody writes in between
             try:
-                self.going_on = resume.find(folder, described, self.config.resume_changed)
-                if self.going_on.train_on and self._counts_on_length():
+                self.going_on = resume.open_for_resume(folder, described, self.config.resume_changed)
+                if self.going_on.extends and self._counts_on_length():
                     raise UserError(
                         "The learning-rate scheduler was made for the run's length, so that more epochs would be "
                         "another run from the first step on; start a new one, with --model.start_from if need be."
@@ -403,7 +420,7 @@ class VisionCLI(LightningCLI):
                 raise
             for line in self.going_on.notes:
                 self.say(line)
-            resume.tidy(self.going_on)
+            resume.finish_interrupted_writes(self.going_on)
         else:
             folder = claim(parent)
             self.lock = lock(folder)

@@ -8,12 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from visionbench.data import Digits
 from visionbench.errors import UserError
 from visionbench.evaluation.intervals import wilson_interval
 from visionbench.files import replacing, write_json
 from visionbench.runs.folder import claim, result_checkpoint
-from visionbench.runs.identity import code_digest, config_digest, weights_digest
+from visionbench.runs.identity import config_digest, weights_digest
 
 
 @pytest.mark.parametrize(
@@ -109,17 +108,6 @@ def test_a_file_whose_writing_fails_stays_and_leaves_no_temporary_file(tmp_path)
         write_half(temporary)
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_the_code_digest_changes_with_a_users_file(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "digested_net.py").write_text("class Net: pass\n")
-    import digested_net
-
-    before, package = code_digest([digested_net.Net]), code_digest([Digits])
-    (tmp_path / "digested_net.py").write_text("class Net: x = 1\n")
-    assert code_digest([digested_net.Net]) != before
-    assert code_digest([Digits]) == package
 
 
 def test_runs_that_begin_at_once_get_different_folders(tmp_path):

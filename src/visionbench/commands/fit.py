@@ -80,7 +80,7 @@ def _train_and_test(cli: VisionCLI) -> int:
         cli.say(line)
     started = time.monotonic()
     going_on = cli.going_on
-    if going_on is not None and going_on.finished and not going_on.train_on:
+    if going_on is not None and going_on.finished and not going_on.extends:
         trainer.fit_loop.max_epochs = going_on.epochs  # also where it was stopped early
     file = going_on.file if going_on is not None else None
     with _nondeterministic_kernels() as kernels:
@@ -396,7 +396,9 @@ def _finish(
         {
             "schema": SCHEMA,
             "command": ["visionbench", "fit", *cli.args],
-            "config_digest": config_digest(config),
+            "config_digest": config_digest(
+                config, trainer.world_size, model.started["weights_digest"] if model.started is not None else None
+            ),
             "code": code_digest([type(model), type(data)]),
             "git": git_state(),
             "versions": versions(),

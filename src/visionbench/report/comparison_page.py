@@ -22,8 +22,8 @@ from visionbench.report import page
 from visionbench.report.page import Html, tag
 from visionbench.report.reading import ReportedRun, divergence, find_images, picture_of
 from visionbench.report.run_page import interval_of, number, percent, short_class, title_of_data
-from visionbench.runs.compare import CIRCUMSTANCES, flat
-from visionbench.runs.identity import comparable
+from visionbench.runs.compare import CIRCUMSTANCES
+from visionbench.runs.identity import comparable, flat
 from visionbench.text import counted, duration
 
 LETTERS = "ABCDEFGHIJ"

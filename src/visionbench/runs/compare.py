@@ -1,16 +1,16 @@
 """Two runs side by side: their settings, data and results; and whether a repeated run is the same run."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from visionbench.runs.folder import RunFolder
-from visionbench.runs.identity import comparable
+from visionbench.runs.identity import comparable, flat
 
 # Keys of run.json in which two runs of one configuration may differ.
-CIRCUMSTANCES = ("data_digest", "code", "device", "precision", "threads", "seed")
+CIRCUMSTANCES = ("data_digest", "code", "device", "world_size", "precision", "threads", "seed")
 
 
 def compare(first: Path, second: Path) -> Iterator[str]:
@@ -35,7 +35,9 @@ def compare(first: Path, second: Path) -> Iterator[str]:
     yield from _table("configuration", [(name, configs[0].get(name), configs[1].get(name)) for name in names])
     if not one or not other:
         return
-    yield from _table("circumstances", [(name, one.get(name), other.get(name)) for name in CIRCUMSTANCES])
+    circumstances = [(name, one.get(name), other.get(name)) for name in CIRCUMSTANCES]
+    starts = [(metadata.get("start") or {}).get("weights_digest") for metadata in (one, other)]
+    yield from _table("circumstances", [*circumstances, ("start", starts[0], starts[1])])
     versions = [metadata.get("versions") or {} for metadata in (one, other)]
     names = sorted(versions[0] | versions[1])
     yield from _table("versions", [(name, versions[0].get(name), versions[1].get(name)) for name in names])
@@ -73,17 +75,6 @@ def first_difference(first: Path, second: Path) -> str | None:
     if runs[0].metadata.get("weights_digest") != runs[1].metadata.get("weights_digest"):
         return "all losses and metrics are the same, but the weights differ"
     return None
-
-
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names; a list is one value, as text, so that lists can be compared and printed."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= flat(value, f"{prefix}{key}.")
-        else:
-            leaves[prefix + key] = value if isinstance(value, bool | int | float | str | None) else str(value)
-    return leaves
 
 
 def _table(title: str, rows: Sequence[tuple[str, Any, Any]]) -> Iterator[str]:

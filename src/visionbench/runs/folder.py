@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -197,9 +197,8 @@ class RunFolder:
         metadata = self.metadata
         if not metadata:
             return "unfinished"
-        if metadata.get("schema", SCHEMA) == SCHEMA:
-            return "finished"
-        status = metadata.get("status")
+        # Before runs had a status, run.json was written by finished runs only.
+        status = metadata.get("status", "finished" if metadata.get("schema", SCHEMA) == SCHEMA else None)
         if status not in STATUSES:
             raise UserError(
                 f"{self.metadata_path} has status {status}, expected one of {', '.join(STATUSES)}; restore the file as "
@@ -345,6 +344,24 @@ def claim(parent: Path) -> Path:
 def result_checkpoint(run: Path) -> Path:
     """The checkpoint that is the result of a run; see `RunFolder.result_checkpoint`."""
     return RunFolder(run).result_checkpoint()
+
+
+def read_metadata(folder: Path) -> dict[str, Any]:
+    """The content of a run's run.json; see `RunFolder.metadata`."""
+    return RunFolder(folder).metadata
+
+
+def folder_argument(command: str, args: Sequence[str]) -> tuple[Path, list[str]]:
+    """The run folder that a command starts with, and the options after it.
+
+    Raises:
+        UserError: The command does not start with a run folder.
+    """
+    if not args or args[0].startswith("-"):
+        raise UserError(
+            f"{command} needs the folder of a run first: visionbench {command} lightning_logs/cnn/version_0 [options]."
+        )
+    return Path(args[0]), list(args[1:])
 
 
 def read_config(folder: Path) -> dict[str, Any]:
