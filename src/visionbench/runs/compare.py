@@ -1,6 +1,6 @@
 """Two runs side by side: their settings, data and results; and whether a repeated run is the same run."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,23 +35,32 @@ def compare(first: Path, second: Path) -> Iterator[str]:
     yield from _table("configuration", [(name, configs[0].get(name), configs[1].get(name)) for name in names])
     if not one or not other:
         return
-    circumstances = [(name, one.get(name), other.get(name)) for name in CIRCUMSTANCES]
-    starts = [(metadata.get("start") or {}).get("weights_digest") for metadata in (one, other)]
-    yield from _table("circumstances", [*circumstances, ("start", starts[0], starts[1])])
+    before, after = circumstances(one), circumstances(other)
+    yield from _table("circumstances", [(name, before[name], after[name]) for name in before])
     versions = [metadata.get("versions") or {} for metadata in (one, other)]
     names = sorted(versions[0] | versions[1])
     yield from _table("versions", [(name, versions[0].get(name), versions[1].get(name)) for name in names])
     yield "metrics"
     metrics = [metadata.get("metrics") or {} for metadata in (one, other)]
     for name in [name for name in metrics[0] if name in metrics[1]]:
-        before, after = metrics[0][name], metrics[1][name]
-        if before is None or after is None:  # a loss that was not a number
-            yield f"  {name:<12} {before} | {after}"
+        value, other_value = metrics[0][name], metrics[1][name]
+        if value is None or other_value is None:  # a loss that was not a number
+            yield f"  {name:<12} {value} | {other_value}"
         else:
-            yield f"  {name:<12} {before:.6g} | {after:.6g}  ({after - before:+.3g})"
+            yield f"  {name:<12} {value:.6g} | {other_value:.6g}  ({other_value - value:+.3g})"
     digests = [metadata.get("weights_digest") for metadata in (one, other)]
     same = digests[0] is not None and digests[0] == digests[1]
     yield f"weights       {'the same, bit for bit' if same else 'different'}"
+
+
+def circumstances(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What two runs of one configuration may differ in, by name; the digest of the starting weights is `start`.
+
+    Args:
+        metadata: Content of run.json.
+    """
+    start = (metadata.get("start") or {}).get("weights_digest")
+    return {**{name: metadata.get(name) for name in CIRCUMSTANCES}, "start": start}
 
 
 def first_difference(first: Path, second: Path) -> str | None:
