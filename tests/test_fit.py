@@ -110,7 +110,7 @@ def test_the_report_has_the_documented_keys_and_no_nan(fitted):
         *("schema", "command", "config_digest", "code", "git", "versions", "device", "precision", "threads", "seed"),
         *("data_digest", "parameters", "trainable", "epochs", "best_epoch", "seconds", "metrics", "weights_digest"),
         *("nondeterministic", "resumed", "start", "status", "world_size", "item", "objective", "cpu_seconds"),
-        *("counts", "findings"),
+        *("counts", "findings", "identity"),
     }
     assert content["status"] == "finished"
     assert content["objective"] == {"metric": "val/loss", "mode": "min"}

@@ -1,36 +1,52 @@
 """Files that are never seen half-written."""
 
+import contextlib
 import json
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a JSON file that is never seen half-written."""
-    # JSON has no NaN: a diverged run's loss is null, and the file stays one that every reader takes.
-    text = json.dumps(_finite(content), indent=2, ensure_ascii=False, allow_nan=False)
-    write_whole(path, f"{text}\n".encode())
+@contextlib.contextmanager
+def replacing(path: Path, temporary: Path | None = None) -> Iterator[Path]:
+    """Replaces a file in one step: gives the path of a temporary file beside it, which the caller writes.
 
+    At the end the temporary file is flushed to the disk and renamed. After an error it is removed, and the file that
+    was there before stays.
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Writes a file that is never seen half-written, and puts it on the disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    Args:
+        path: Path of the file to replace.
+        temporary: Path of the temporary file, in the same folder; by default a hidden name with the process id.
+    """
+    if temporary is None:
+        temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
+        yield temporary
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _finite(value: Any) -> Any:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON file that is never seen half-written."""
+    # JSON has no NaN: the loss of a diverged run is null, so that every JSON reader can read the file.
+    text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
+    write_whole(path, f"{text}\n".encode())
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Writes a file that is never seen half-written, and flushes it to the disk."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _without_nan(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _finite(entry) for key, entry in value.items()}
+        return {key: _without_nan(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(entry) for entry in value]
+        return [_without_nan(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

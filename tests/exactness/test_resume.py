@@ -239,7 +239,7 @@ def test_a_run_that_was_trained_but_not_tested_is_tested_alone(whole, cli, tmp_p
 def test_a_run_without_a_checkpoint_begins_again_in_its_folder(whole, cli, tmp_path):
     assert stop(cli, f"{LINE} {PLATEAU} --trainer.max_epochs 3", "step", 1)
     (tmp_path / RUN / "metrics.csv").write_text("epo")  # a power cut may leave anything
-    assert "before its first checkpoint, so it begins again" in go_on(cli).out
+    assert "has no checkpoint yet, so it starts from the beginning" in go_on(cli).out
     assert differences(whole, tmp_path / RUN) == []
     assert not (tmp_path / RUN).with_name("version_1").exists()
 
@@ -267,7 +267,7 @@ def test_a_torn_checkpoint_is_named_and_the_one_before_is_used(whole, cli, tmp_p
     tear(tmp_path / RUN, tenths, linked)
     said = go_on(cli).out
     assert f"{RUN}/checkpoints/last.ckpt is torn or not a checkpoint of a run (" in said
-    assert f"going on from {'previous' if linked else 'best'}.ckpt" in said
+    assert f"resuming from {'previous' if linked else 'best'}.ckpt" in said
     assert differences(whole, tmp_path / RUN) == []
 
 
@@ -291,11 +291,11 @@ def test_where_all_checkpoints_are_torn_it_is_said(started, cli):
     metrics = (started / "metrics.csv").read_bytes()
     refusal = cli(f"fit --resume {RUN}").refusal()
     assert refusal.startswith("None of the checkpoints in ")
-    assert refusal.endswith("can be read; start the run anew.")
+    assert refusal.endswith("can be read; start a new run.")
     assert (started / "metrics.csv").read_bytes() == metrics
 
 
-@pytest.mark.parametrize("lost", ["torn", "not there"])
+@pytest.mark.parametrize("lost", ["torn", "missing"])
 def test_where_the_best_epoch_is_lost_it_is_said(started, cli, lost):
     best = started / "checkpoints" / "best.ckpt"
     content = best.read_bytes()
@@ -318,7 +318,7 @@ CHANGES = {
     "--model.dropout 0.4": "model.init_args.dropout was 0.3, is 0.4",
     "--data.batch_size 16": "data.init_args.batch_size was 32, is 16",
     "--seed_everything 1": "seed_everything was 0, is 1",
-    "--data.split_seed 7": "data.init_args.split_seed was 0, is 7; the data (images, split or normalisation) changed",
+    "--data.split_seed 7": "data.init_args.split_seed was 0, is 7; the data (images, split or normalization) changed",
     "--trainer.max_epochs 2": "trainer.max_epochs was 3, is 2",
 }
 
@@ -336,7 +336,7 @@ def changed(patch, what):
         return "the source code changed"
     if what == "data":
         patch.setattr(Digits, "data_digest", lambda self: "another")
-        return "the data (images, split or normalisation) changed"
+        return "the data (images, split or normalization) changed"
     before = versions()
     patch.setattr(identity, "versions", lambda: before | {"numpy": "0.1"})
     return f"numpy was {before['numpy']}, is 0.1"
@@ -391,7 +391,7 @@ def test_a_run_that_was_stopped_early_is_not_trained_on(cli):
 def test_a_finished_run_is_refused_and_stays_as_it_is(cli, tmp_path):
     fit(cli, f"{LINE} --trainer.max_epochs 1")
     before = {path: path.read_bytes() for path in sorted((tmp_path / RUN).rglob("*")) if path.is_file()}
-    assert "is finished, after 1 epochs; to train on, raise" in cli(f"fit --resume {RUN}").refusal()
+    assert "is finished, after 1 epoch; to train longer, raise" in cli(f"fit --resume {RUN}").refusal()
     cli(f"fit --resume {RUN} --trainer.max_epochs 2 --trainer.devices 0").refusal()
     assert {path: path.read_bytes() for path in sorted((tmp_path / RUN).rglob("*")) if path.is_file()} == before
 

@@ -19,6 +19,7 @@ from visionbench.errors import UserError, first_user_error, root_cause
 from visionbench.guards import GUARDS, ConfigContext
 from visionbench.guards.config import LINKED
 from visionbench.models.base import Classifier, Objective, check_input_shape
+from visionbench.runs.identity import remember_source
 from visionbench.text import one_line
 from visionbench.training.device import default_precision
 from visionbench.training.settings import Checkpointing, EarlyStopping, Settings
@@ -230,6 +231,8 @@ class _SettingsCLI(LightningCLI):
             config.data = _namespace(_data_spec(self.made_data))
             self.linked = {name: model.init_args.pop(name) for name in LINKED}
         self.kinds = class_of(model), class_of(config.data)
+        for kind in self.kinds:
+            remember_source(kind)
         scheduler = model.init_args.get("lr_scheduler")
         logs = self.kinds[0].metrics if issubclass(self.kinds[0], Classifier) else Classifier.metrics
         on_plateau = scheduler is not None and issubclass(class_of(scheduler), ReduceLROnPlateau)

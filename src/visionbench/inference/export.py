@@ -21,6 +21,7 @@ from visionbench.config.parser import Parser, watched_parsing
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.store import SPLITS
 from visionbench.errors import RunFailed, UserError
+from visionbench.files import replacing
 from visionbench.inference.inputs import add_data_options, check_words, make_data, samples
 from visionbench.inference.trained import Normalise, Predictor, TrainedRun, open_run
 from visionbench.models.base import Classifier
@@ -130,27 +131,23 @@ def _export(run: TrainedRun, format: Format, output: Path, pixels: np.ndarray, c
     temporary = output.with_name(f".{output.stem}.{os.getpid()}{SUFFIXES[format]}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with _quiet_exporters():
-            reopen = _write(format, exported, temporary, said, run)
-            answers = reopen(temporary)
-        # Whole batches, what is left, and a batch of one: the file must take any number.
-        given, given_classes = _answers(answers, pixels, run.batch_size)
-        given_alone, given_class_alone = answers(pixels[:1])
-        difference = max(np.abs(given - expected).max(), np.abs(given_alone - expected_alone).max())
-        others = int((given_classes != classes).sum() + (given_class_alone != class_alone).sum())
-        if not difference <= TOLERANCE or others:
-            raise RunFailed(
-                f"The {format} file answers otherwise than the checkpoint: the largest difference of a probability is "
-                f"{difference:.3g} (up to {TOLERANCE:g} is right), and of {len(pixels):,} samples {others:,} are given "
-                "another class; nothing was kept."
-            )
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(output)
+        with replacing(output, temporary):
+            with _quiet_exporters():
+                reopen = _write(format, exported, temporary, said, run)
+                answers = reopen(temporary)
+            # Whole batches, what is left, and a batch of one: the file must take any number.
+            given, given_classes = _answers(answers, pixels, run.batch_size)
+            given_alone, given_class_alone = answers(pixels[:1])
+            difference = max(np.abs(given - expected).max(), np.abs(given_alone - expected_alone).max())
+            others = int((given_classes != classes).sum() + (given_class_alone != class_alone).sum())
+            if not difference <= TOLERANCE or others:
+                raise RunFailed(
+                    f"The {format} file answers otherwise than the checkpoint: the largest difference of a "
+                    f"probability is {difference:.3g} (up to {TOLERANCE:g} is right), and of {len(pixels):,} samples "
+                    f"{others:,} are given another class; nothing was kept."
+                )
     except OSError as error:
         raise RunFailed(f"{output} could not be written ({error}); give another --output.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     yield f"checked    on {len(pixels):,} samples of {checked_on}: the same classes as {run.checkpoint}"
     yield f"difference {difference:.3g} at most, of a probability"
     if in_own_precision is not None:

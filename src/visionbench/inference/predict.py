@@ -24,6 +24,7 @@ from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.store import SPLITS
 from visionbench.errors import RunFailed, Stopped, UserError
 from visionbench.evaluation.intervals import wilson_interval
+from visionbench.files import replacing
 from visionbench.inference.inputs import (
     Sample,
     add_data_options,
@@ -286,11 +287,8 @@ def _table(output: str | None) -> Iterator[TextIO]:
     except OSError as error:
         raise UserError(f"{place} cannot be written ({error.strerror}); give another --output.") from error
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
+        with replacing(place, part), part.open("w", encoding="utf-8", newline="") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(place)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise
@@ -298,7 +296,6 @@ def _table(output: str | None) -> Iterator[TextIO]:
             f"{place} could not be written ({error}); free some space, or give another --output."
         ) from error
     finally:
-        part.unlink(missing_ok=True)
         lock.release()
 
 

@@ -3,7 +3,6 @@
 Nothing but the run's folder is needed for it: neither the data set nor the weights that training started from.
 """
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
@@ -22,7 +20,7 @@ from visionbench.data.loader import scale_and_shift
 from visionbench.decoding import Recipe
 from visionbench.errors import UserError, root_cause
 from visionbench.models.base import Classifier
-from visionbench.runs.folder import result_checkpoint
+from visionbench.runs.folder import RunFolder
 from visionbench.text import one_line
 
 
@@ -71,20 +69,13 @@ def open_run(folder: Path) -> TrainedRun:
     Raises:
         UserError: It is no run, has no checkpoint, does not take images, or its model's class cannot be made.
     """
-    checkpoint = result_checkpoint(folder)
-    try:
-        described = json.loads((folder / "input.json").read_text(encoding="utf-8"))
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    run = RunFolder(folder)
+    checkpoint, described, config = run.result_checkpoint(), run.input, run.config
+    if not described:
         raise UserError(
             f"{folder} has no input.json, which says what its classes are and how a file becomes an input: the run was "
             f"made before visionbench wrote one; visionbench repeat {folder} makes it again."
-        ) from None
-    except ValueError as error:
-        raise UserError(
-            f"input.json or config.yaml of {folder} cannot be read ({one_line(error).rstrip('.')}); put back the file "
-            "as the run wrote it."
-        ) from error
+        )
     file = described["file"]
     if file is None:
         shape = " x ".join(map(str, described["input_shape"]))

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from visionbench.errors import UserError
-from visionbench.runs.folder import result_checkpoint
+from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import weights_digest
 
 
@@ -77,7 +77,7 @@ def read_weights(path: Path) -> tuple[Path, dict[str, Tensor]]:
     Raises:
         UserError: The file does not exist, or it cannot be read as weights.
     """
-    file = result_checkpoint(path) if path.is_dir() else path
+    file = RunFolder(path).result_checkpoint() if path.is_dir() else path
     if file.suffix == ".safetensors":
         load = _safetensors_reader(file)
     else:

@@ -22,8 +22,8 @@ from visionbench.report import page
 from visionbench.report.page import Html, tag
 from visionbench.report.reading import ReportedRun, divergence, find_images, picture_of
 from visionbench.report.run_page import interval_of, number, percent, short_class, title_of_data
-from visionbench.runs.compare import CIRCUMSTANCES, flat
-from visionbench.runs.identity import comparable
+from visionbench.runs.compare import circumstances
+from visionbench.runs.identity import comparable, flat
 from visionbench.text import counted, duration
 
 LETTERS = "ABCDEFGHIJ"
@@ -124,7 +124,7 @@ def _curves(reported: Sequence[ReportedRun]) -> Iterator[Html]:
 def _differences(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator[Html]:
     tables = {
         "configuration": [flat(comparable(run.config)) for run in reported],
-        "circumstances": [{name: run.report.get(name) for name in CIRCUMSTANCES if name != "seed"} for run in reported],
+        "circumstances": [{**circumstances(run.report), "seed": None} for run in reported],
         "versions": [run.report.get("versions") or {} for run in reported],
     }
     same = []

@@ -1,14 +1,12 @@
 """What a run's folder holds, as far as it holds it."""
 
 import contextlib
-import csv
-import json
 import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO, StringIO
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +17,10 @@ from visionbench.config.parser import Parser, watched_parsing
 from visionbench.console import quiet_libraries
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError, first_user_error, root_cause
-from visionbench.evaluation.predictions import Predictions, read_predictions
+from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.images import Images
 from visionbench.inference.inputs import add_data_options
-from visionbench.runs.folder import read_config
+from visionbench.runs.folder import RunFolder
 from visionbench.text import one_line
 
 
@@ -55,7 +53,7 @@ class ReportedRun:
     Attributes:
         folder: As it was given.
         config: What config.yaml says.
-        report: What run.json says; empty where the run is not finished.
+        report: Content of run.json; empty where the file is absent.
         described: What input.json says; empty where it is not there.
         rows: Of metrics.csv: numbers by name.
         predictions: By split, `test` and `val`.
@@ -85,7 +83,7 @@ class ReportedRun:
     @property
     def finished(self) -> bool:
         """Whether it has come to its end."""
-        return bool(self.report)
+        return bool(self.report) and self.report.get("status", "finished") == "finished"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -125,21 +123,21 @@ def read_run(folder: Path) -> ReportedRun:
     Raises:
         UserError: It is no run, or one of its files is not as the run wrote it.
     """
+    files = RunFolder(folder)
     run = ReportedRun(
         folder=folder,
-        config=read_config(folder),
-        report=_json(folder / "run.json"),
-        described=_json(folder / "input.json"),
-        rows=_rows(folder / "metrics.csv"),
+        config=files.config,
+        report=files.metadata,
+        described=files.input,
+        rows=files.rows,
     )
-    run.said = _json(folder / "figures" / "figures.json")
-    run.untrained = _json(folder / "figures" / "before-training.json") or None
+    run.said = files.figure_contents
+    run.untrained = files.untrained_metrics or None
     for stage in ("test", "val"):
         try:
-            said = read_predictions(folder / "predictions", stage, run.class_names)
-        except (OSError, ValueError, KeyError, EOFError) as error:
-            reason = f"there is no class {error}" if isinstance(error, KeyError) else one_line(error).rstrip(".")
-            run.missing.append(f"predictions/{stage}.csv or its probabilities cannot be read ({reason}).")
+            said = files.predictions(stage)
+        except UserError as error:
+            run.missing.append(str(error))
             continue
         if said is not None and len(said):
             run.predictions[stage] = said
@@ -157,44 +155,10 @@ def read_run(folder: Path) -> ReportedRun:
     return run
 
 
-def _json(path: Path) -> dict[str, Any]:
-    """What a JSON file says; empty where it is not there."""
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({one_line(error)}); put it back as the run wrote it.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no names with values; put it back as the run wrote it.")
-    return content
-
-
-def _rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.csv that are whole; the last of a run that was killed may be torn."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        return []
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({one_line(error)}); put it back as the run wrote it.") from error
-    whole = text[: text.rfind("\n") + 1]
-    rows = []
-    try:
-        for row in csv.DictReader(StringIO(whole)):
-            numbers: dict[str, Any] = {name: float(value) for name, value in row.items() if value}
-            rows.append(numbers | {"epoch": int(row["epoch"])})
-    except (ValueError, KeyError, TypeError, csv.Error) as error:
-        raise UserError(
-            f"{path} is no table of numbers ({one_line(error)}); put it back as the run wrote it."
-        ) from error
-    return rows
-
-
 def _read_pictures(run: ReportedRun) -> None:
     files = [name for name in run.said.get("figures", ()) if isinstance(name, str)]
     for file in files:
-        path = run.folder / "figures" / Path(file).name
+        path = RunFolder(run.folder).figures / Path(file).name
         try:
             content = path.read_bytes()
             width, height = _size(content)

@@ -1,4 +1,4 @@
-"""The files of checkpoints: written whole, read with care."""
+"""The files of checkpoints: replaced in one step, and checked when they are read."""
 
 import contextlib
 import os
@@ -10,45 +10,38 @@ import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from visionbench.errors import RunFailed, UserError
+from visionbench.files import replacing
 
-# The key of our part of a checkpoint, beside Lightning's own.
-OURS = "visionbench"
+# Key of what visionbench adds to Lightning's checkpoint.
+CHECKPOINT_KEY = "visionbench"
 
-
-# All that a run may be gone on from; which of them is newest is inside.
-NAMES = ("next.ckpt", "last.ckpt", "previous.ckpt", "best.ckpt")
+# Files that a run can be resumed from; their content says which is the newest.
+CHECKPOINT_FILES = ("next.ckpt", "last.ckpt", "previous.ckpt", "best.ckpt")
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes a checkpoint beside its place, flushes it to the disk and renames it; the one before stays until then."""
+    """Replaces a checkpoint in one step: the checkpoint before stays until the new one is on the disk."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:  # noqa: D102
         place = Path(path)
-        temporary = place.with_name(f".{place.name}.{os.getpid()}")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            with temporary.open("wb") as file:
+            with replacing(place) as temporary, temporary.open("wb") as file:
                 torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(place)
         except (OSError, RuntimeError) as error:  # torch's zip writer turns a full disk into the latter
             cause = error.__context__ if isinstance(error, RuntimeError) and error.__context__ else error
             raise RunFailed(
-                f"The checkpoint {place} could not be written ({cause}); the one before it stands."
+                f"The checkpoint {place} could not be written ({cause}); the checkpoint before it is kept."
             ) from error
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                temporary.unlink()
 
 
-def give_names(file: Path, best: bool) -> None:
-    """Makes a new checkpoint the last, the last the previous, and where it is the best so far, it is that too.
+def promote(file: Path, best: bool) -> None:
+    """Makes a new checkpoint the last one, the last one the previous one, and the new one the best where it is.
 
-    Done again, this mends a run that was ended in the midst of it.
+    Calling it again finishes what a killed process left undone.
 
     Args:
-        file: The checkpoint; one that is not next.ckpt has its name already.
+        file: Checkpoint; only `next.ckpt` has no final name yet.
         best: Whether it is the best so far.
     """
     folder = file.parent
@@ -64,18 +57,21 @@ def give_names(file: Path, best: bool) -> None:
 
 
 def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
-    """The newest whole checkpoint in a folder.
+    """Reads the newest complete checkpoint in a folder.
+
+    Args:
+        folder: Folder of the checkpoints.
 
     Returns:
-        The file, our part of it, and a line for each file that is torn or not one of ours.
+        The file, what visionbench added to it, and a line for each file that is torn or not a checkpoint of a run.
 
     Raises:
-        FileNotFoundError: There is no whole one.
-        UserError: There is one, but the best epoch is lost.
+        FileNotFoundError: There is no complete checkpoint.
+        UserError: The checkpoint of the best epoch is lost.
     """
-    whole: dict[Path, dict[str, Any]] = {}
+    complete: dict[Path, dict[str, Any]] = {}
     torn: dict[Path, str] = {}
-    for file in (folder / name for name in NAMES):
+    for file in (folder / name for name in CHECKPOINT_FILES):
         if not file.is_file():
             continue
         try:
@@ -83,40 +79,36 @@ def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
         except Exception as error:  # a torn file fails in a dozen ways, each with an exception of its own
             torn[file] = str(error).splitlines()[0] if str(error) else type(error).__name__
             continue
-        if isinstance(content, dict) and OURS in content:
-            whole[file] = content[OURS]
+        if isinstance(content, dict) and CHECKPOINT_KEY in content:
+            complete[file] = content[CHECKPOINT_KEY]
         else:
-            torn[file] = "no run of visionbench wrote it"
-    if not whole:
+            torn[file] = "no run of visionbench wrote the file"
+    if not complete:
         raise FileNotFoundError(folder)
-    newest = max(whole, key=lambda file: (whole[file]["epochs"], whole[file]["batches"]))
-    state, best = whole[newest], folder / "best.ckpt"
-    # Where the best is one file with a newer checkpoint, and torn with it, its epoch comes again.
-    again = best in torn and any(file != best and file.samefile(best) for file in torn)
-    if state["best_epoch"] is not None and not state["improved"] and best not in whole and not again:
+    newest = max(complete, key=lambda file: (complete[file]["epochs"], complete[file]["batches"]))
+    state, best = complete[newest], folder / "best.ckpt"
+    # Where the best is the same file as a newer checkpoint, and torn with it, its epoch is trained once more.
+    repeated = best in torn and any(file != best and file.samefile(best) for file in torn)
+    if state["best_epoch"] is not None and not state["improved"] and best not in complete and not repeated:
         raise UserError(
-            f"{best}, the result of epoch {state['best_epoch'] + 1}, is {'torn' if best in torn else 'not there'}; put "
-            "it back, or start the run anew."
+            f"{best}, the result of epoch {state['best_epoch'] + 1}, is {'torn' if best in torn else 'missing'}; "
+            "restore the file, or start a new run."
         )
-    used = f"going on from {newest.name}"
+    used = f"resuming from {newest.name}"
     return newest, state, [f"{file} is torn or not a checkpoint of a run ({torn[file]}); {used}" for file in torn]
 
 
 def _copy_at_once(source: Path, target: Path) -> None:
-    """The same file under another name, without a moment in which the target is not whole."""
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    """Gives a file a second name; the target is complete at every moment."""
+    with replacing(target) as temporary:
         try:
             os.link(source, temporary)
         except OSError:  # a file system without links
             shutil.copyfile(source, temporary)
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def _flush_folder(folder: Path) -> None:
-    """Puts renames on the disk."""
+    """Flushes renames to the disk."""
     if hasattr(os, "O_DIRECTORY"):
         descriptor = os.open(folder, os.O_DIRECTORY)
         try:

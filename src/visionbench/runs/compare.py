@@ -1,92 +1,97 @@
-"""Two runs side by side: what was asked for, on what, and what came out; and a run done again."""
+"""Two runs side by side: their settings, data and results; and whether a repeated run is the same run."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from visionbench.runs.folder import read_config, read_losses
-from visionbench.runs.identity import comparable
+from visionbench.runs.folder import RunFolder
+from visionbench.runs.identity import comparable, flat
 
-# What two runs of one configuration may differ in besides it, in run.json's words.
-CIRCUMSTANCES = ("data_digest", "code", "device", "precision", "threads", "seed")
+# Keys of run.json in which two runs of one configuration may differ.
+CIRCUMSTANCES = ("data_digest", "code", "device", "world_size", "precision", "threads", "seed")
 
 
 def compare(first: Path, second: Path) -> Iterator[str]:
     """Lines that say in what two runs differ.
 
+    Args:
+        first: Folder of one run.
+        second: Folder of the other run.
+
     Raises:
-        UserError: One of them is no run.
+        UserError: One of the folders is not a run folder, or one of its files is damaged.
     """
-    configs: list[dict[str, Any]] = []
-    reports: list[dict[str, Any] | None] = []
-    for folder in (first, second):
-        configs.append(flat(comparable(read_config(folder))))
-        report = folder / "run.json"
-        reports.append(json.loads(report.read_text(encoding="utf-8")) if report.is_file() else None)
-        if reports[-1] is None:
-            yield f"{folder} is not finished: it has no run.json"
-    asked = sorted(configs[0] | configs[1])
-    yield from _table("configuration", [(name, configs[0].get(name), configs[1].get(name)) for name in asked])
-    one, other = reports
-    if one is None or other is None:
+    runs = [RunFolder(first), RunFolder(second)]
+    configs = [flat(comparable(run.config)) for run in runs]
+    one, other = (run.metadata for run in runs)
+    for run in runs:
+        if (status := run.status) == "unfinished":
+            yield f"{run} is not finished: it has no run.json"
+        elif status != "finished":
+            yield f"{run} is {status}"
+    names = sorted(configs[0] | configs[1])
+    yield from _table("configuration", [(name, configs[0].get(name), configs[1].get(name)) for name in names])
+    if not one or not other:
         return
-    yield from _table("circumstances", [(n, one.get(n), other.get(n)) for n in CIRCUMSTANCES])
-    versions = sorted(one["versions"] | other["versions"])
-    yield from _table("versions", [(n, one["versions"].get(n), other["versions"].get(n)) for n in versions])
+    before, after = circumstances(one), circumstances(other)
+    yield from _table("circumstances", [(name, before[name], after[name]) for name in before])
+    versions = [metadata.get("versions") or {} for metadata in (one, other)]
+    names = sorted(versions[0] | versions[1])
+    yield from _table("versions", [(name, versions[0].get(name), versions[1].get(name)) for name in names])
     yield "metrics"
-    for name in [n for n in one["metrics"] if n in other["metrics"]]:
-        was, now = one["metrics"][name], other["metrics"][name]
-        if was is None or now is None:  # a loss that was not a number
-            yield f"  {name:<12} {was} | {now}"
+    metrics = [metadata.get("metrics") or {} for metadata in (one, other)]
+    for name in [name for name in metrics[0] if name in metrics[1]]:
+        value, other_value = metrics[0][name], metrics[1][name]
+        if value is None or other_value is None:  # a loss that was not a number
+            yield f"  {name:<12} {value} | {other_value}"
         else:
-            yield f"  {name:<12} {was:.6g} | {now:.6g}  ({now - was:+.3g})"
-    same = one["weights_digest"] == other["weights_digest"]
+            yield f"  {name:<12} {value:.6g} | {other_value:.6g}  ({other_value - value:+.3g})"
+    digests = [metadata.get("weights_digest") for metadata in (one, other)]
+    same = digests[0] is not None and digests[0] == digests[1]
     yield f"weights       {'the same, bit for bit' if same else 'different'}"
 
 
-def first_difference(first: Path, second: Path) -> str | None:
-    """Where two runs of one configuration part, or `None` where they are the same bit for bit.
+def circumstances(metadata: Mapping[str, Any]) -> dict[str, Any]:
+    """What two runs of one configuration may differ in, by name; the digest of the starting weights is `start`.
 
     Args:
-        first: A finished run's folder.
-        second: Another's.
+        metadata: Content of run.json.
     """
-    reports = [json.loads((folder / "run.json").read_text(encoding="utf-8")) for folder in (first, second)]
-    ours, theirs = read_losses(first / "step-losses.bin"), read_losses(second / "step-losses.bin")
-    common = min(len(ours), len(theirs))
-    apart = np.flatnonzero(ours[:common].view(np.uint32) != theirs[:common].view(np.uint32))
-    if len(apart):
-        step = int(apart[0])
-        return f"the loss of step {step + 1} is {ours[step]:.9g} in {first} and {theirs[step]:.9g} in {second}"
-    if len(ours) != len(theirs):
-        return f"{first} has {len(ours)} steps and {second} has {len(theirs)}"
-    if (first / "metrics.csv").read_bytes() != (second / "metrics.csv").read_bytes():
+    start = (metadata.get("start") or {}).get("weights_digest")
+    return {**{name: metadata.get(name) for name in CIRCUMSTANCES}, "start": start}
+
+
+def first_difference(first: Path, second: Path) -> str | None:
+    """The first difference between two runs of one configuration; `None` where they are the same bit for bit.
+
+    Args:
+        first: Folder of a finished run.
+        second: Folder of another finished run.
+    """
+    runs = [RunFolder(first), RunFolder(second)]
+    losses, other_losses = (run.step_losses for run in runs)
+    common = min(len(losses), len(other_losses))
+    differs = np.flatnonzero(losses[:common].view(np.uint32) != other_losses[:common].view(np.uint32))
+    if len(differs):
+        step = int(differs[0])
+        return f"the loss of step {step + 1} is {losses[step]:.9g} in {first} and {other_losses[step]:.9g} in {second}"
+    if len(losses) != len(other_losses):
+        return f"{first} has {len(losses)} steps and {second} has {len(other_losses)}"
+    if runs[0].metrics_path.read_bytes() != runs[1].metrics_path.read_bytes():
         return "all losses of the steps are the same, but metrics.csv differs"
-    if reports[0]["weights_digest"] != reports[1]["weights_digest"]:
+    if runs[0].metadata.get("weights_digest") != runs[1].metadata.get("weights_digest"):
         return "all losses and metrics are the same, but the weights differ"
     return None
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings by dotted names; lists are written out, so that they compare and print as one."""
-    leaves: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            leaves |= flat(value, f"{prefix}{key}.")
-        else:
-            leaves[prefix + key] = value if isinstance(value, bool | int | float | str | None) else str(value)
-    return leaves
-
-
 def _table(title: str, rows: Sequence[tuple[str, Any, Any]]) -> Iterator[str]:
-    differing = [(name, was, now) for name, was, now in rows if was != now]
+    differing = [(name, before, after) for name, before, after in rows if before != after]
     yield title if differing else f"{title:<13} the same"
     width = max((len(name) for name, _, _ in differing), default=0)
-    for name, was, now in differing:
-        yield f"  {name:<{width}}  {_short(was)} | {_short(now)}"
+    for name, before, after in differing:
+        yield f"  {name:<{width}}  {_short(before)} | {_short(after)}"
 
 
 def _short(value: Any) -> str:

@@ -1,74 +1,354 @@
-"""Run folders."""
+"""Run folders: what lies in one under which name, and how it is read and written."""
 
+import csv
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import yaml
 from filelock import FileLock, Timeout
 
 from visionbench.errors import UserError
+from visionbench.evaluation.predictions import Predictions, read_predictions
+from visionbench.files import write_json, write_whole
 from visionbench.text import one_line
 
+# Schema of input.json, and of run.json before it had a status.
 SCHEMA = 1
+# Schema of run.json.
+METADATA_SCHEMA = 2
+
+# Type of step-losses.bin: little-endian float32, one value for each batch.
+DTYPE = np.dtype("<f4")
+
+# Result of a run; only a finished run has a score. A run without run.json is unfinished.
+Status = Literal["finished", "diverged", "interrupted", "failed", "unfinished"]
+STATUSES: tuple[str, ...] = get_args(Status)
+
+
+class RunFolder:
+    """The folder of one run; each property reads its file again, since the run may be training.
+
+    Args:
+        path: Path of the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = Path(path)
+
+    def __repr__(self) -> str:
+        return f"RunFolder({str(self.path)!r})"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def claim(cls, parent: Path) -> "RunFolder":
+        """Makes the first free `version_N` in `parent`; two processes that ask at once get different folders.
+
+        Raises:
+            UserError: The folder cannot be made.
+        """
+        try:
+            parent.mkdir(parents=True, exist_ok=True)
+            used = [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdecimal()]
+            number = max(used, default=-1) + 1
+            while True:
+                try:
+                    (parent / f"version_{number}").mkdir()
+                    return cls(parent / f"version_{number}")
+                except FileExistsError:
+                    number += 1
+        except OSError as error:
+            raise UserError(
+                f"The run folder cannot be made in {parent} ({error.strerror}); give another folder with --log_dir."
+            ) from error
+
+    @staticmethod
+    def all_in(parent: Path) -> "list[RunFolder]":
+        """Every `version_N` in a folder, the newest first."""
+        folders = [path for path in parent.glob("version_*") if path.name[8:].isdecimal()]
+        return [RunFolder(path) for path in sorted(folders, key=lambda path: int(path.name[8:]), reverse=True)]
+
+    def lock(self) -> FileLock:
+        """Locks the run, so that no other process can train it; the lock ends with the process at the latest.
+
+        Raises:
+            UserError: Another process holds the lock.
+        """
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"{self.path} is being trained by another process; wait for it, or start a new run."
+            ) from None
+        return lock
+
+    @property
+    def config_path(self) -> Path:
+        """Path of the complete configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def metadata_path(self) -> Path:
+        """Path of the file that says what was run, on what and how it went; absent before the run's end."""
+        return self.path / "run.json"
+
+    @property
+    def input_path(self) -> Path:
+        """Path of the file that says what the model takes and what its outputs mean."""
+        return self.path / "input.json"
+
+    @property
+    def metrics_path(self) -> Path:
+        """Path of the table of metrics, a row for each epoch."""
+        return self.path / "metrics.csv"
+
+    @property
+    def losses_path(self) -> Path:
+        """Path of the loss of each batch."""
+        return self.path / "step-losses.bin"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Folder of the checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def figures(self) -> Path:
+        """Folder of the figures."""
+        return self.path / "figures"
+
+    @property
+    def untrained_path(self) -> Path:
+        """Path of the metrics before training."""
+        return self.figures / "before-training.json"
+
+    @property
+    def predictions_folder(self) -> Path:
+        """Folder of the predictions."""
+        return self.path / "predictions"
+
+    @property
+    def events(self) -> list[Path]:
+        """TensorBoard's event files, in the order of their names."""
+        return sorted(self.path.glob("events.out.tfevents.*"))
+
+    def require_run(self) -> None:
+        """Checks that this is a run folder.
+
+        Raises:
+            UserError: It has no config.yaml.
+        """
+        if not self.config_path.is_file():
+            raise UserError(
+                f"{self.path} is not a run folder (it has no config.yaml); give one like lightning_logs/cnn/version_0."
+            )
+
+    @property
+    def has_results(self) -> bool:
+        """Whether the run has trained so far that there are metrics or checkpoints."""
+        return self.metrics_path.exists() or self.checkpoints.exists()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The complete configuration, in plain types.
+
+        Raises:
+            UserError: This is not a run folder, or its config.yaml is damaged.
+        """
+        self.require_run()
+        path = self.config_path
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise _unreadable(path, error) from error
+        parts = ("trainer", "model", "data")
+        if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in parts):
+            raise UserError(f"{path} has no trainer, model and data; restore the file as the run wrote it.")
+        return content
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The content of run.json; empty where the file is absent.
+
+        Raises:
+            UserError: The file is damaged, or of a newer version of visionbench.
+        """
+        content = _read_json(self.metadata_path)
+        if content.get("schema", SCHEMA) not in (SCHEMA, METADATA_SCHEMA):
+            raise UserError(
+                f"{self.metadata_path} has schema {content['schema']}, expected {SCHEMA} or {METADATA_SCHEMA}; use the "
+                "version of visionbench that wrote it."
+            )
+        return content
+
+    @property
+    def status(self) -> Status:
+        """How the run ended; "unfinished" where run.json is absent.
+
+        Raises:
+            UserError: run.json is damaged, or of a newer version of visionbench.
+        """
+        metadata = self.metadata
+        if not metadata:
+            return "unfinished"
+        # Before runs had a status, run.json was written by finished runs only.
+        status = metadata.get("status", "finished" if metadata.get("schema", SCHEMA) == SCHEMA else None)
+        if status not in STATUSES:
+            raise UserError(
+                f"{self.metadata_path} has status {status}, expected one of {', '.join(STATUSES)}; restore the file as "
+                "the run wrote it."
+            )
+        known: Status = status
+        return known
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has a result; a diverged, interrupted or failed run has none."""
+        return self.status == "finished"
+
+    @property
+    def input(self) -> dict[str, Any]:
+        """The content of input.json; empty where the file is absent.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        return _read_json(self.input_path)
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The complete rows of metrics.csv: numbers by name, `epoch` an integer; a torn last row is left out.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        path = self.metrics_path
+        try:
+            text = path.read_text(encoding="utf-8")
+        except FileNotFoundError:
+            return []
+        except (OSError, ValueError) as error:
+            raise _unreadable(path, error) from error
+        complete = text[: text.rfind("\n") + 1]
+        rows = []
+        try:
+            for row in csv.DictReader(StringIO(complete)):
+                numbers: dict[str, Any] = {name: float(value) for name, value in row.items() if value}
+                rows.append(numbers | {"epoch": int(row["epoch"])})
+        except (ValueError, KeyError, TypeError, csv.Error) as error:
+            raise UserError(
+                f"{path} is not a table of numbers ({one_line(error).rstrip('.')}); restore the file as the run wrote "
+                "it."
+            ) from error
+        return rows
+
+    @property
+    def step_losses(self) -> np.ndarray:
+        """The loss of each batch, shape (batches,), float32; empty where the file is absent."""
+        path = self.losses_path
+        return np.fromfile(path, dtype=DTYPE) if path.is_file() else np.zeros(0, dtype=DTYPE)
+
+    @property
+    def figure_contents(self) -> dict[str, Any]:
+        """The content of figures.json, the numbers behind the figures; empty where the file is absent.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        return _read_json(self.figures / "figures.json")
+
+    @property
+    def untrained_metrics(self) -> dict[str, Any]:
+        """The metrics of the model before training; empty where they were not computed.
+
+        Raises:
+            UserError: The file is damaged.
+        """
+        return _read_json(self.untrained_path)
+
+    def predictions(self, stage: str) -> Predictions | None:
+        """The predictions on a split; `None` where the run kept none.
+
+        Args:
+            stage: Name of the split, `val` or `test`.
+
+        Raises:
+            UserError: A file is damaged.
+        """
+        folder = self.predictions_folder
+        try:
+            return read_predictions(folder, stage, tuple(self.input.get("class_names", ())))
+        except (OSError, ValueError, KeyError, EOFError) as error:
+            reason = f"there is no class {error}" if isinstance(error, KeyError) else one_line(error).rstrip(".")
+            raise UserError(
+                f"{folder / stage}.csv or its probabilities cannot be read ({reason}); restore both files as the run "
+                "wrote them."
+            ) from error
+
+    def result_checkpoint(self) -> Path:
+        """The checkpoint that is the result of the run: the best one, or the last where there was no objective.
+
+        Raises:
+            UserError: This is not a run folder, or there is no checkpoint.
+        """
+        self.require_run()
+        for name in ("best", "last"):
+            if (path := self.checkpoints / f"{name}.ckpt").is_file():
+                return path
+        raise UserError(
+            f"{self.path} has no checkpoint yet, so there is nothing to evaluate; wait until its first epoch is "
+            "finished."
+        )
+
+    def write_config(self, text: str) -> None:
+        """Writes config.yaml.
+
+        Args:
+            text: Complete configuration as YAML.
+        """
+        write_whole(self.config_path, text.encode())
+
+    def write_input(self, content: Mapping[str, Any]) -> None:
+        """Writes input.json.
+
+        Args:
+            content: Description of the model's inputs and outputs, in plain types.
+        """
+        write_json(self.input_path, {"schema": SCHEMA, **content})
+
+    def write_metadata(self, content: Mapping[str, Any]) -> None:
+        """Writes run.json.
+
+        Args:
+            content: Description of the run, in plain types, with its `status`.
+
+        Raises:
+            ValueError: The status is none of a run that has ended.
+        """
+        if content.get("status") not in STATUSES or content["status"] == "unfinished":
+            raise ValueError(f"status is {content.get('status')!r}, expected that of a run that has ended")
+        write_json(self.metadata_path, {"schema": METADATA_SCHEMA, **content})
 
 
 def claim(parent: Path) -> Path:
-    """Makes the first free `version_N` in `parent`; two processes that ask at once get different ones.
-
-    Raises:
-        UserError: The folder cannot be made.
-    """
-    try:
-        parent.mkdir(parents=True, exist_ok=True)
-        taken = [int(p.name[8:]) for p in parent.glob("version_*") if p.name[8:].isdecimal()]
-        number = max(taken, default=-1) + 1
-        while True:
-            try:
-                (parent / f"version_{number}").mkdir()
-                return parent / f"version_{number}"
-            except FileExistsError:
-                number += 1
-    except OSError as error:
-        raise UserError(
-            f"The run's folder cannot be made in {parent} ({error.strerror}); give another place with --log_dir."
-        ) from error
+    """Makes a new run folder; see `RunFolder.claim`."""
+    return RunFolder.claim(parent).path
 
 
 def result_checkpoint(run: Path) -> Path:
-    """The checkpoint that stands for a run: the best one, or the last where nothing was watched.
-
-    Raises:
-        UserError: There is none.
-    """
-    if not (run / "config.yaml").is_file():
-        raise UserError(
-            f"{run} is not a run folder (it has no config.yaml); give one like lightning_logs/cnn/version_0."
-        )
-    for name in ("best", "last"):
-        if (path := run / "checkpoints" / f"{name}.ckpt").is_file():
-            return path
-    raise UserError(f"{run} has no checkpoint yet, so there is nothing to evaluate; let its first epoch finish.")
+    """The checkpoint that is the result of a run; see `RunFolder.result_checkpoint`."""
+    return RunFolder(run).result_checkpoint()
 
 
 def read_metadata(folder: Path) -> dict[str, Any]:
-    """What a run's run.json says; empty where the run has none.
-
-    Raises:
-        UserError: The file is not as the run wrote it.
-    """
-    path = folder / "run.json"
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read ({one_line(error)}); restore it as the run wrote it.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} holds no names with values; restore it as the run wrote it.")
-    return content
+    """The content of a run's run.json; see `RunFolder.metadata`."""
+    return RunFolder(folder).metadata
 
 
 def folder_argument(command: str, args: Sequence[str]) -> tuple[Path, list[str]]:
@@ -85,45 +365,31 @@ def folder_argument(command: str, args: Sequence[str]) -> tuple[Path, list[str]]
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What a run's config.yaml says.
-
-    Raises:
-        UserError: The folder is no run's, or its config.yaml is not as the run wrote it.
-    """
-    path = folder / "config.yaml"
-    if not path.is_file():
-        raise UserError(
-            f"{folder} is not a run folder (it has no config.yaml); give one like lightning_logs/cnn/version_0."
-        )
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split()).rstrip(".")
-        raise UserError(f"{path} cannot be read ({reason}); put it back as the run wrote it.") from error
-    parts = ("trainer", "model", "data")
-    if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in parts):
-        raise UserError(f"{path} has no trainer, model and data; put it back as the run wrote it.")
-    return content
-
-
-# Little-endian float32, one a batch.
-DTYPE = np.dtype("<f4")
+    """The configuration of a run; see `RunFolder.config`."""
+    return RunFolder(folder).config
 
 
 def read_losses(path: Path) -> np.ndarray:
-    """The losses of a run, shape (batches,), float32; empty where there is no file."""
-    return np.fromfile(path, dtype=DTYPE) if path.is_file() else np.zeros(0, dtype=DTYPE)
+    """The losses of a run, by the path of their file; see `RunFolder.step_losses`."""
+    return RunFolder(path.parent).step_losses
 
 
 def lock(folder: Path) -> FileLock:
-    """Keeps other processes from going on with a run while this one trains it; ends with the process.
+    """Locks a run; see `RunFolder.lock`."""
+    return RunFolder(folder).lock()
 
-    Raises:
-        UserError: Another process has it.
-    """
-    held = FileLock(folder / ".lock", timeout=0)
+
+def _read_json(path: Path) -> dict[str, Any]:
     try:
-        held.acquire()
-    except Timeout:
-        raise UserError(f"{folder} is being trained by another process; wait for it, or start a new run.") from None
-    return held
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds no names with values; restore the file as the run wrote it.")
+    return content
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    return UserError(f"{path} cannot be read ({one_line(error).rstrip('.')}); restore the file as the run wrote it.")

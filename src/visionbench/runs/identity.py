@@ -1,5 +1,7 @@
-"""Run folders: claimed before anything is written, and a `run.json` that says what was run, on what and how it went."""
+"""The identity of a run: what determines its numbers, as one record with a digest."""
 
+import ast
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -7,18 +9,41 @@ import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from visionbench.classes import file_of, is_ours
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 PACKAGES = ("visionbench", "torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "scikit-learn")
 
+# Settings that do not change the numbers of a run: its place, its figures, what is evaluated and kept beside training.
+# Threads and precision are recorded beside the identity. What `allow` permits shows in the data digest.
+NOT_IDENTITY = {
+    *("config", "name", "log_dir", "run_dir", "test_after_fit", "resume", "resume_changed", "checkpoint", "threads"),
+    *("figures", "figure_layers", "figure_channels", "predictions", "metrics", "allow"),
+}
+# The number of processes stands for devices, nodes and strategy.
+TRAINER_NOT_IDENTITY = {
+    *("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"),
+    *("log_every_n_steps", "profiler", "devices", "num_nodes", "strategy"),
+}
+# Settings of the data that concern the machine only.
+DATA_ASIDE = {"root", "offline", "memory_budget", "workers"}
+# The data digest stands for the source.
+DATA_NOT_IDENTITY = DATA_ASIDE | {"source", "allow"}
+# The digest of the starting weights stands for these; `weights` only where it is the path of a file.
+STARTING_WEIGHTS = ("start_from", "weights")
 
-def weights_digest(state: Mapping[str, Tensor]) -> str:
+# The package's code that makes numbers.
+NUMBER_CODE = ("data/", "models/", "training/", "decoding.py")
+
+
+def weights_digest(state: Mapping[str, "Tensor"]) -> str:
     """The sha256 of parameters and buffers: names, types, shapes and every byte."""
+    import torch
+
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name].detach().cpu().contiguous()
@@ -27,52 +52,158 @@ def weights_digest(state: Mapping[str, Tensor]) -> str:
     return digest.hexdigest()
 
 
-# What does not change which numbers come out: where a run is kept, how it is shown, on how many devices it runs, how
-# images are read.
-ASIDE = {
-    *("config", "name", "log_dir", "test_after_fit", "resume", "resume_changed", "checkpoint"),
-    *("figures", "figure_layers", "figure_channels"),
-}
-TRAINER_ASIDE = {
-    *("default_root_dir", "logger", "enable_progress_bar", "enable_model_summary", "enable_checkpointing"),
-    *("log_every_n_steps", "profiler", "devices", "num_nodes", "strategy"),
-}
-DATA_ASIDE = {"root", "offline", "memory_budget", "workers"}
-
-
 def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
-    """What a configuration says about a run's numbers."""
-    kept = {key: value for key, value in config.items() if key not in ASIDE}
-    kept["trainer"] = {key: value for key, value in config["trainer"].items() if key not in TRAINER_ASIDE}
-    data = dict(config["data"])
-    data["init_args"] = {k: v for k, v in (data.get("init_args") or {}).items() if k not in DATA_ASIDE}
-    kept["data"] = data
-    return kept
+    """The settings that determine a run's numbers, without absolute paths.
+
+    Args:
+        config: Complete configuration, in plain types.
+    """
+    kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
+    if metrics := _objective_metrics(config):
+        kept["metrics"] = metrics
+    trainer = config.get("trainer") or {}
+    kept["trainer"] = {key: value for key, value in trainer.items() if key not in TRAINER_NOT_IDENTITY}
+    if trainer.get("enable_checkpointing") is False:
+        kept["trainer"]["enable_checkpointing"] = False  # the result is then the last epoch, not the best one
+    data, model = dict(config.get("data") or {}), dict(config.get("model") or {})
+    data["init_args"] = {k: v for k, v in (data.get("init_args") or {}).items() if k not in DATA_NOT_IDENTITY}
+    paths = starting_paths(config)
+    model["init_args"] = {k: v for k, v in (model.get("init_args") or {}).items() if k not in paths}
+    model["init_args"].pop("start_from", None)
+    kept |= {"data": data, "model": model}
+    plain: dict[str, Any] = _without_absolute_paths(kept)
+    return plain
 
 
-def config_digest(config: Mapping[str, Any]) -> str:
-    """The sha256 of what a configuration says about a run's numbers."""
-    return hashlib.sha256(json.dumps(comparable(config), sort_keys=True, default=str).encode()).hexdigest()
+def starting_paths(config: Mapping[str, Any]) -> dict[str, str]:
+    """The arguments of the model that are paths of starting weights, by name."""
+    arguments = (config.get("model") or {}).get("init_args") or {}
+    values = {name: arguments.get(name) for name in STARTING_WEIGHTS}
+    # A word such as imagenet names weights that are the same everywhere.
+    return {
+        name: str(value)
+        for name, value in values.items()
+        if value is not None and (name == "start_from" or not str(value).replace("-", "_").isidentifier())
+    }
 
 
-def code_digest(kinds: Iterable[type]) -> str:
-    """The sha256 of the package's source and of the files that define `kinds`, a user's own classes among them."""
-    package = Path(__file__).parents[1]
+def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted names; a list is one value, as text, so that lists can be compared and printed."""
+    leaves: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping):
+            leaves |= flat(value, f"{prefix}{key}.")
+        else:
+            leaves[prefix + key] = value if isinstance(value, bool | int | float | str | None) else str(value)
+    return leaves
+
+
+def config_digest(config: Mapping[str, Any], processes: int = 1, start: str | None = None) -> str:
+    """The sha256 of the settings that determine a run's numbers.
+
+    Args:
+        config: Complete configuration, in plain types.
+        processes: Number of processes.
+        start: Digest of the starting weights; `None` where training starts from random weights.
+    """
+    return _sha256({"config": comparable(config), "processes": processes, "start": start})
+
+
+def identity(
+    config: Mapping[str, Any],
+    *,
+    data_digest: str,
+    kinds: Iterable[type],
+    processes: int = 1,
+    start: str | None = None,
+) -> dict[str, Any]:
+    """What determines the numbers of a run, in plain types, with the sha256 of it all as `digest`.
+
+    Two runs of one identity have the same weights on one machine with the same versions, threads and precision.
+
+    Args:
+        config: Complete configuration, in plain types.
+        data_digest: Digest of the data, the split and the normalization.
+        kinds: Classes of the model and the data set.
+        processes: Number of processes.
+        start: Digest of the starting weights; `None` where training starts from random weights.
+    """
+    content = {
+        "config": flat(comparable(config)),
+        "data": data_digest,
+        "start": start,
+        "processes": processes,
+        "code": code_digest(kinds),
+    }
+    return {**content, "digest": _sha256(content)}
+
+
+def process_count(trainer: Mapping[str, Any]) -> int:
+    """The number of processes that train a run.
+
+    Args:
+        trainer: Arguments of the Trainer, by name.
+    """
+    devices = trainer.get("devices", "auto")
+    if isinstance(devices, list | tuple):
+        count = len(devices)
+    elif isinstance(devices, str) and "," in devices:
+        count = len([device for device in devices.split(",") if device.strip()])
+    elif devices in (None, "auto", -1, "-1"):
+        import torch
+
+        on_gpu = trainer.get("accelerator", "auto") in ("auto", "gpu", "cuda") and torch.cuda.is_available()
+        count = torch.cuda.device_count() if on_gpu else 1
+    else:
+        count = int(devices)
+    return count * int(trainer.get("num_nodes") or 1)
+
+
+def package_sources(package: Path) -> dict[str, bytes]:
+    """The sources of the package's code that makes numbers, by their names in the package.
+
+    Args:
+        package: Folder of the package.
+    """
     files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
-    for base in {base for kind in kinds for base in kind.__mro__}:
-        source = file_of(base)
-        if source is None or is_ours(base) or base.__module__.partition(".")[0] in sys.stdlib_module_names:
-            continue
-        if "site-packages" not in source.parts:  # what is installed is told by its version
-            files[base.__module__] = source
+    return {name: path.read_bytes() for name, path in files.items() if name.startswith(NUMBER_CODE)}
+
+
+# Read now, since a run is made by the code that was imported, whatever is edited while it trains.
+_PACKAGE_SOURCES = package_sources(Path(__file__).parents[1])
+# Sources of users' modules by their files, with the modules' specs, which a reload replaces.
+_USER_SOURCES: dict[Path, tuple[Any, bytes]] = {}
+
+
+def remember_source(kind: type) -> None:
+    """Reads the files that define a class and its bases; to be called right after the class was imported.
+
+    A file that is edited afterwards keeps its digest until its module is imported again.
+
+    Args:
+        kind: Class of a model, a data set or another part of a run.
+    """
+    _user_sources(kind)
+
+
+def code_digest(kinds: Iterable[type], package: Mapping[str, bytes] | None = None) -> str:
+    """The sha256 of the code that makes numbers, as it was imported; comments and docstrings do not count.
+
+    Args:
+        kinds: Classes whose files count too, where they are a user's own.
+        package: Sources of the package, as of `package_sources`; by default those that were imported.
+    """
+    sources = dict(_PACKAGE_SOURCES if package is None else package)
+    for kind in kinds:
+        sources |= _user_sources(kind)
     digest = hashlib.sha256()
-    for name in sorted(files):
-        digest.update(name.encode() + b"\0" + files[name].read_bytes() + b"\0")
+    for name in sorted(sources):
+        digest.update(name.encode() + b"\0" + _code_alone(sources[name]) + b"\0")
     return digest.hexdigest()
 
 
 def git_state() -> dict[str, Any] | None:
-    """The commit that the package lies in, and whether tracked files differ from it; `None` outside a checkout."""
+    """The commit of the package, and whether tracked files differ from it; `None` outside a checkout."""
     folder = Path(__file__).parent
 
     def git(*arguments: str) -> str:
@@ -80,7 +211,7 @@ def git_state() -> dict[str, Any] | None:
         return done.stdout.strip()
 
     try:
-        # A checkout around a site-packages folder says nothing of the package in it.
+        # A checkout around a site-packages folder says nothing about the package in it.
         git("ls-files", "--error-unmatch", Path(__file__).name)
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.CalledProcessError):
@@ -88,5 +219,67 @@ def git_state() -> dict[str, Any] | None:
 
 
 def versions() -> dict[str, str]:
-    """Python and the packages that results depend on."""
+    """The versions of Python and of the packages that results depend on."""
     return {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in PACKAGES}
+
+
+def _objective_metrics(config: Mapping[str, Any]) -> list[str]:
+    """Those of the additional metrics that choose the best epoch."""
+    watched = str((config.get("objective") or {}).get("metric", "")).rpartition("/")[2]
+    return [str(metric) for metric in config.get("metrics") or () if str(metric).rpartition("/")[2] == watched]
+
+
+def _without_absolute_paths(value: Any) -> Any:
+    """The content stands for a file, its last name for a folder or a file that is absent."""
+    if isinstance(value, Mapping):
+        return {key: _without_absolute_paths(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_without_absolute_paths(entry) for entry in value]
+    if isinstance(value, str) and (path := Path(value)).is_absolute() and path.name:
+        return f"sha256:{hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else path.name
+    return value
+
+
+def _user_sources(kind: type) -> dict[str, bytes]:
+    """The sources of the user's own modules that define a class and its bases, by the modules' names."""
+    sources = {}
+    for base in kind.__mro__:
+        path = file_of(base)
+        if path is None or is_ours(base) or base.__module__.partition(".")[0] in sys.stdlib_module_names:
+            continue
+        if "site-packages" in path.parts:  # an installed package is known by its version
+            continue
+        spec = getattr(sys.modules[base.__module__], "__spec__", None)
+        if path not in _USER_SOURCES or _USER_SOURCES[path][0] is not spec:
+            _USER_SOURCES[path] = (spec, path.read_bytes())
+        sources[base.__module__] = _USER_SOURCES[path][1]
+    return sources
+
+
+@functools.cache
+def _code_alone(source: bytes) -> bytes:
+    """A source without comments, docstrings and layout; what is not Python stays as it is."""
+    try:
+        tree = ast.parse(source)
+    except (SyntaxError, ValueError):
+        return source
+    return hashlib.sha256(repr(_plain(tree)).encode("utf-8", "backslashreplace")).digest()
+
+
+def _plain(node: Any) -> Any:
+    """A syntax tree in plain types; empty fields are left out, since other versions of Python add some."""
+    if isinstance(node, list):
+        return [_plain(entry) for entry in node if not _is_text_alone(entry)]
+    if isinstance(node, ast.AST):
+        fields = ((name, value) for name, value in ast.iter_fields(node) if value is not None and value != [])
+        return (type(node).__name__, *((name, _plain(value)) for name, value in fields))
+    return node
+
+
+def _is_text_alone(node: Any) -> bool:
+    """Whether a statement is a docstring, or one of an attribute."""
+    return isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+
+
+def _sha256(content: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

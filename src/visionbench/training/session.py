@@ -25,13 +25,12 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from visionbench.errors import RunFailed, Stopped, UserError
 from visionbench.evaluation.predictions import Predictions, read_predictions
-from visionbench.files import write_json, write_whole
 from visionbench.models.schedulers import LONG_RUN, wants_total_steps
 from visionbench.processes import RUN_FOLDER_VARIABLE, World
 from visionbench.runs import resume
 from visionbench.runs.checkpoints import AtomicCheckpointIO
-from visionbench.runs.folder import SCHEMA, claim, lock, result_checkpoint
-from visionbench.runs.identity import code_digest, config_digest, git_state, versions, weights_digest
+from visionbench.runs.folder import RunFolder, claim, lock, result_checkpoint
+from visionbench.runs.identity import config_digest, git_state, identity, process_count, versions, weights_digest
 from visionbench.text import one_line
 from visionbench.training.callbacks import (
     BeforeTraining,
@@ -107,7 +106,7 @@ class Session:
         self.figures = figures if settings.figures != "none" else None
         self.trainer: Trainer
         self.run_folder: Path | None = None
-        self.resumption: resume.GoingOn | None = None
+        self.resumption: resume.Resumption | None = None
         self.rows: list[dict[str, Any]] = []
         self.checkpoints: RunCheckpoints | None = None
         self.predictions: KeptPredictions | None = None
@@ -178,21 +177,36 @@ class Session:
             self._make_trainer({"logger": False, "enable_checkpointing": False}, [])
             return
         self._make_paths_absolute()
-        description = resume.describe(settings.config, self.data, (type(self.model), type(self.data)))
-        self.run_folder = self._claim(description)
+        self.run_folder = self._claim(self._record())
         overrides: dict[str, Any] = {
             "default_root_dir": str(self.run_folder),
             "enable_checkpointing": True,  # MetricsFile is of the type that Lightning asks this for
             "logger": self._logger(self.run_folder),
             "plugins": [*_as_list(settings.trainer.get("plugins")), AtomicCheckpointIO()],
         }
-        self._make_trainer(overrides, self._run_callbacks(self.run_folder, description))
+        self._make_trainer(overrides, self._run_callbacks(self.run_folder, self._record()))
         if self.world.is_first:
-            write_json(self.run_folder / "input.json", {"schema": SCHEMA, **self.data.describe_input()})
+            run = RunFolder(self.run_folder)
+            run.write_input(self.data.describe_input())
             config = {**settings.config, "resume": None, "resume_changed": False}
-            text = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
-            write_whole(self.run_folder / "config.yaml", text.encode())
-            (self.run_folder / "run.json").unlink(missing_ok=True)  # of a run that is extended: it spoke of less
+            run.write_config(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+            run.metadata_path.unlink(missing_ok=True)  # of a run that is extended: it spoke of less
+
+    def _identity(self) -> dict[str, Any]:
+        """The identity of the run; a run to be resumed gets its starting weights' digest from its checkpoint."""
+        start = self.model.start.record()
+        if self.resumption is not None and self.resumption.state is not None:
+            start = self.resumption.state["start"]
+        return identity(
+            self.settings.config,
+            data_digest=self.data.data_digest(),
+            kinds=(type(self.model), type(self.data)),
+            processes=process_count(self.settings.trainer),
+            start=start["weights_digest"] if start is not None else None,
+        )
+
+    def _record(self) -> dict[str, Any]:
+        return resume.record(self._identity(), self.settings.config, torch.get_num_threads())
 
     def prepare_data(self) -> None:
         """Prepares and splits the data, and tells model and data what the settings say of both."""
@@ -318,7 +332,7 @@ class Session:
         if self.world.run_folder is not None:
             folder = self.world.run_folder
             if settings.resume is not None and (folder / "config.yaml").exists():
-                self.resumption = resume.find(folder, description, allow_changes=True)
+                self.resumption = resume.open_for_resume(folder, description, allow_changes=True)
             return folder
         parent = Path(settings.log_dir).expanduser() / settings.name
         place: Path | None = None
@@ -329,15 +343,15 @@ class Session:
         if place is not None:
             folder = place
             self._lock = lock(folder)  # before it is read, so that nobody writes in between
-            self.resumption = resume.find(folder, description, settings.resume_changed)
-            if self.resumption.train_on and self._counts_on_length():
+            self.resumption = resume.open_for_resume(folder, description, settings.resume_changed)
+            if self.resumption.extends and self._counts_on_length():
                 raise UserError(
                     "The learning-rate scheduler was made for the run's length, so that more epochs would be another "
                     "run from the first step on; start a new run, with --model.start_from if need be."
                 )
             for line in self.resumption.notes:
                 self.say(line)
-            resume.tidy(self.resumption)
+            resume.finish_interrupted_writes(self.resumption)
         else:
             folder = claim(parent) if settings.run_dir is None else _claim_exactly(Path(settings.run_dir))
             self._lock = lock(folder)
@@ -355,7 +369,7 @@ class Session:
         if self.run_folder is None or self.resumption is not None or not self.world.is_first:
             return
         self._close()
-        if not any((self.run_folder / name).exists() for name in ("metrics.csv", "checkpoints")):
+        if not RunFolder(self.run_folder).has_results:
             shutil.rmtree(self.run_folder)
             with contextlib.suppress(OSError):  # other runs are in it
                 self.run_folder.parent.rmdir()
@@ -378,7 +392,7 @@ class Session:
             self.say(line)
         started, cpu_started = time.monotonic(), time.process_time()
         resumption = self.resumption
-        if resumption is not None and resumption.finished and not resumption.train_on:
+        if resumption is not None and resumption.finished and not resumption.extends:
             trainer.fit_loop.max_epochs = resumption.epochs  # also where it was stopped early
         file = resumption.file if resumption is not None else None
         with nondeterministic_kernels() as kernels:
@@ -515,12 +529,13 @@ class Session:
                 logger.log_config((folder / "config.yaml").read_text(encoding="utf-8"))
                 logger.log_hyperparams(hyperparameters(config), final, trainer.global_step)
                 logger.save()
+        parts = self._identity()
         content: Mapping[str, Any] = {
-            "schema": SCHEMA,
             "status": result.status,
             "command": settings.command,
-            "config_digest": config_digest(config),
-            "code": code_digest([type(model), type(self.data)]),
+            "identity": parts["digest"],
+            "config_digest": config_digest(config, parts["processes"], parts["start"]),
+            "code": parts["code"],
             "git": git_state(),
             "versions": versions(),
             "device": device_name(trainer),
@@ -547,7 +562,7 @@ class Session:
             "nondeterministic": nondeterministic(trainer, kernels),
             "resumed": self.checkpoints.resumptions if self.checkpoints is not None else [],
         }
-        write_json(folder / "run.json", content)
+        RunFolder(folder).write_metadata(content)
 
     # Endings
 

@@ -13,7 +13,7 @@ from visionbench.data.base import VisionDataModule
 from visionbench.evaluation.intervals import wilson_interval
 from visionbench.models.base import Classifier
 from visionbench.models.schedulers import wants_total_steps
-from visionbench.runs.resume import GoingOn
+from visionbench.runs.resume import Resumption
 from visionbench.text import duration
 from visionbench.training.device import device_name
 from visionbench.training.result import RunResult
@@ -21,7 +21,7 @@ from visionbench.training.settings import Settings
 
 
 def opening_lines(
-    settings: Settings, trainer: Trainer, run_folder: Path | None = None, resumption: GoingOn | None = None
+    settings: Settings, trainer: Trainer, run_folder: Path | None = None, resumption: Resumption | None = None
 ) -> Iterator[str]:
     """What will be run, on what and where, a line each."""
     model, data, sizes = settings.model, settings.data, settings.data.sizes()

@@ -16,7 +16,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from visionbench.errors import Stopped
 from visionbench.models.base import Classifier, Totals
-from visionbench.runs.checkpoints import OURS, give_names
+from visionbench.runs.checkpoints import CHECKPOINT_KEY, promote
 from visionbench.training.callbacks.after_epoch import AfterEpoch
 from visionbench.training.lightning_private import (
     end_fit_restart,
@@ -184,7 +184,7 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
             progress = checkpoint["loops"]["fit_loop"]["epoch_progress"]
             for part in progress.values():
                 part["ready"] = part["started"] = part["completed"] = part["processed"]
-        checkpoint[OURS] = ours
+        checkpoint[CHECKPOINT_KEY] = ours
 
     def _save(self, trainer: Trainer) -> None:
         for write in (*self.before, *(logger.save for logger in trainer.loggers)):
@@ -193,7 +193,7 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
         following = self.folder / "next.ckpt"
         trainer.save_checkpoint(following)
         if trainer.is_global_zero:
-            give_names(following, best=self.improved)
+            promote(following, best=self.improved)
         self.improved = False
 
     def _catch_signals(self, trainer: Trainer) -> None:

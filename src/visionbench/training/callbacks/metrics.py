@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 
 from visionbench.errors import UserError
+from visionbench.files import replacing
 from visionbench.models.base import Classifier
 from visionbench.training.callbacks.after_epoch import AfterEpoch
 
@@ -53,14 +54,10 @@ class MetricsFile(AfterEpoch):
                 f"{self.path} has {len(self.rows)} rows, but {epochs} epochs are finished; put the file back, or start "
                 "the run anew."
             )
-        temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with temporary.open("w", newline="", encoding="utf-8") as file:
+        with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, restval="")
             writer.writeheader()
             writer.writerows(self.rows)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(self.path)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **self.epoch_metrics(trainer)}

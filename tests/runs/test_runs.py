@@ -2,17 +2,17 @@
 
 import json
 import math
+import os
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 
-from visionbench.data import Digits
 from visionbench.errors import UserError
 from visionbench.evaluation.intervals import wilson_interval
-from visionbench.files import write_json
+from visionbench.files import replacing, write_json
 from visionbench.runs.folder import claim, result_checkpoint
-from visionbench.runs.identity import code_digest, config_digest, weights_digest
+from visionbench.runs.identity import config_digest, weights_digest
 
 
 @pytest.mark.parametrize(
@@ -84,15 +84,30 @@ def test_a_file_that_cannot_be_written_whole_leaves_the_old_one(tmp_path):
     assert json.loads(path.read_text()) == {"a": 1}
 
 
-def test_the_code_digest_changes_with_a_users_file(tmp_path, monkeypatch):
-    monkeypatch.syspath_prepend(tmp_path)
-    (tmp_path / "digested_net.py").write_text("class Net: pass\n")
-    import digested_net
+def test_a_file_is_replaced_only_after_its_block_and_is_on_the_disk_by_then(tmp_path, monkeypatch):
+    path, order = tmp_path / "table.csv", []
+    path.write_text("old")
+    monkeypatch.setattr(os, "fsync", lambda descriptor: order.append(path.read_text()))
+    with replacing(path) as temporary:
+        temporary.write_text("new")
+        assert path.read_text() == "old"
+    assert order == ["old"]
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
 
-    before, package = code_digest([digested_net.Net]), code_digest([Digits])
-    (tmp_path / "digested_net.py").write_text("class Net: x = 1\n")
-    assert code_digest([digested_net.Net]) != before
-    assert code_digest([Digits]) == package
+
+def test_a_file_whose_writing_fails_stays_and_leaves_no_temporary_file(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("old")
+
+    def write_half(temporary):
+        temporary.write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), replacing(path, tmp_path / ".part") as temporary:
+        write_half(temporary)
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_runs_that_begin_at_once_get_different_folders(tmp_path):

@@ -1,0 +1,194 @@
+"""The identity of a run: what is in it, what is not, and that it is of the code that was imported."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+import visionbench
+from visionbench.data import Digits
+from visionbench.models import MLP
+from visionbench.runs.identity import (
+    code_digest,
+    comparable,
+    config_digest,
+    identity,
+    package_sources,
+    process_count,
+    remember_source,
+    starting_paths,
+)
+
+PACKAGE = Path(visionbench.__file__).parent
+
+
+def config(top=None, trainer=None, model=None, data=None):
+    return {
+        "seed_everything": 0,
+        "name": None,
+        "log_dir": "lightning_logs",
+        "objective": {"metric": "val/loss", "mode": None},
+        "trainer": {"max_epochs": 3, "enable_checkpointing": None, **(trainer or {})},
+        "model": {"class_path": "MLP", "init_args": {"widths": [8], "start_from": None, **(model or {})}},
+        "data": {"class_path": "Digits", "init_args": {"root": None, "val_size": 1, **(data or {})}},
+        **(top or {}),
+    }
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"top": {"name": "x"}},
+        {"top": {"run_dir": "/x"}},
+        {"top": {"threads": 4, "predictions": False, "figures": "all"}},
+        {"top": {"metrics": ["f1"]}},
+        {"top": {"allow": ["double_softmax"]}},
+        {"trainer": {"devices": 2, "strategy": "ddp", "num_nodes": 1, "enable_checkpointing": True}},
+        {"model": {"start_from": "/runs/cnn/version_0"}},
+        {"model": {"weights": "/files/resnet18.pth"}},
+        {"model": {"weights": "resnet18.pth"}},
+        {"data": {"root": "/data", "source": "/images", "offline": True, "workers": 3}},
+        {"data": {"allow": ["test_as_validation"]}},
+    ],
+)
+def test_what_moves_no_number_is_not_in_the_identity(change):
+    assert config_digest(config(**change)) == config_digest(config())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"top": {"seed_everything": 1}},
+        {"top": {"metrics": ["f1"], "objective": {"metric": "val/f1", "mode": None}}},
+        {"trainer": {"max_epochs": 4}},
+        {"trainer": {"precision": "bf16-mixed"}},
+        {"trainer": {"enable_checkpointing": False}},
+        {"model": {"widths": [16]}},
+        {"model": {"weights": "imagenet"}},
+        {"data": {"val_size": 2}},
+    ],
+)
+def test_what_moves_a_number_is_in_the_identity(change):
+    assert config_digest(config(**change)) != config_digest(config())
+
+
+def test_processes_and_starting_weights_are_in_the_digest():
+    plain = config()
+    digests = [
+        config_digest(plain),
+        config_digest(plain, 2),
+        config_digest(plain, 1, "a"),
+        config_digest(plain, 1, "b"),
+    ]
+    assert len(set(digests)) == 4
+
+
+def test_a_file_counts_by_its_content_and_not_by_its_place(tmp_path):
+    digests = []
+    for folder, content in (("a", "cat dog"), ("b", "cat dog"), ("c", "cat cow")):
+        path = tmp_path / folder / "words.txt"
+        path.parent.mkdir()
+        path.write_text(content)
+        settings = config(model={"vocabulary": str(path), "folders": [str(tmp_path / "gone")]})
+        assert str(tmp_path) not in str(comparable(settings))
+        digests.append(config_digest(settings))
+    assert digests[0] == digests[1] != digests[2]
+
+
+def test_only_paths_of_weights_are_starting_paths():
+    assert starting_paths(config(model={"weights": "imagenet"})) == {}
+    assert starting_paths(config(model={"weights": "a/b.pth", "start_from": "run"})) == {
+        "weights": "a/b.pth",
+        "start_from": "run",
+    }
+
+
+def test_the_identity_has_a_digest_of_all_its_parts():
+    first = identity(config(), data_digest="d", kinds=[MLP, Digits], processes=1, start="s")
+    assert set(first) == {"config", "data", "start", "processes", "code", "digest"}
+    assert first == identity(config(), data_digest="d", kinds=[Digits, MLP], start="s")
+    others = [
+        identity(config(), data_digest="e", kinds=[MLP, Digits], start="s"),
+        identity(config(), data_digest="d", kinds=[MLP, Digits], start="t"),
+        identity(config(), data_digest="d", kinds=[MLP, Digits], start="s", processes=2),
+        identity(config(data={"val_size": 2}), data_digest="d", kinds=[MLP, Digits], start="s"),
+    ]
+    assert len({first["digest"], *(other["digest"] for other in others)}) == 5
+
+
+@pytest.mark.parametrize(
+    ("trainer", "count"),
+    [
+        ({"accelerator": "cpu"}, 1),
+        ({"accelerator": "cpu", "devices": "auto"}, 1),
+        ({"accelerator": "cpu", "devices": 2}, 2),
+        ({"accelerator": "cpu", "devices": "2", "num_nodes": 3}, 6),
+        ({"devices": [0, 3]}, 2),
+        ({"devices": "0,3,"}, 2),
+    ],
+)
+def test_processes_are_counted_by_the_trainers_arguments(trainer, count):
+    assert process_count(trainer) == count
+
+
+# Code
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A copy of the package, and a function that gives the digest of its code after a change of one file."""
+    for name in ("models/mlp.py", "report/page.py", "decoding.py", "data/loader.py", "training/callbacks/progress.py"):
+        target = tmp_path / name
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes((PACKAGE / name).read_bytes())
+
+    def digest_with(name, before, after):
+        path = tmp_path / name
+        content = path.read_text()
+        assert before in content
+        path.write_text(content.replace(before, after, 1))
+        digest = code_digest([], package_sources(tmp_path))
+        path.write_text(content)
+        return digest
+
+    return digest_with
+
+
+def test_comments_docstrings_and_layout_are_not_code_and_reports_make_no_numbers(copy):
+    same = copy("decoding.py", "import", "import")
+    assert copy("report/page.py", "import html", "import html  # a comment") == same
+    assert copy("report/page.py", "import html", "import html\n\nSIZE = 3") == same
+    assert copy("models/mlp.py", '"""', '# a comment\n"""Another text. ') == same
+    assert copy("models/mlp.py", "\n\n\n", "\n\n\n\n# A comment of several\n# lines.\n\n\n") == same
+    assert copy("data/loader.py", "    def ", "    # a comment\n    def ") == same
+
+
+@pytest.mark.parametrize("name", ["models/mlp.py", "data/loader.py", "training/callbacks/progress.py", "decoding.py"])
+def test_a_changed_constant_is_another_code(copy, name):
+    first = copy(name, "\n\n\n", "\n\n\nSIZE = 3\n\n\n")
+    assert first != copy(name, "import", "import")
+    assert first != copy(name, "\n\n\n", "\n\n\nSIZE = 4\n\n\n")
+
+
+def test_the_package_as_imported_is_what_counts_by_default():
+    assert code_digest([Digits]) == code_digest([MLP]) == code_digest([], package_sources(PACKAGE))
+
+
+def test_a_users_file_counts_as_it_was_imported(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    file = tmp_path / "remembered_net.py"
+    file.write_text("class Net:\n    width = 1\n")
+    import remembered_net
+
+    remember_source(remembered_net.Net)
+    file.write_text("class Net:\n    width = 22\n")
+    edited = code_digest([remembered_net.Net])
+    assert edited != code_digest([Digits])
+    importlib.reload(remembered_net)
+    assert remembered_net.Net.width == 22
+    assert code_digest([remembered_net.Net]) != edited
+    file.write_text("class Net:\n    width = 1  # as before\n")
+    importlib.reload(remembered_net)
+    assert code_digest([remembered_net.Net]) == edited
