@@ -342,7 +342,7 @@ def test_a_file_that_a_killed_process_left_is_in_nobody_s_way(photos):
 @pytest.mark.parametrize(
     ("line", "parts"),
     [
-        ("predict", ["needs the folder of a run first"]),
+        ("predict", ["needs a run folder first"]),
         (f"predict {RUN}", ["needs something to look at"]),
         (f"predict {RUN} nosuch", ["There is no file or folder nosuch", "train, val, test"]),
         ("predict nosuch test", ["nosuch is not a run folder"]),

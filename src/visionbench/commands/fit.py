@@ -6,12 +6,10 @@ import inspect
 import json
 import re
 import shlex
-import signal
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -29,11 +27,12 @@ from visionbench.errors import RunFailed, Stopped, UserError
 from visionbench.evaluation.intervals import wilson_interval
 from visionbench.evaluation.predictions import Predictions, read_predictions
 from visionbench.files import write_json
+from visionbench.interrupts import ended_by_sigterm
 from visionbench.launch import VisionCLI
 from visionbench.models.base import Classifier
 from visionbench.models.schedulers import wants_total_steps
 from visionbench.runs.compare import compare, first_difference
-from visionbench.runs.folder import SCHEMA, read_losses, result_checkpoint
+from visionbench.runs.folder import SCHEMA, folder_argument, read_losses, result_checkpoint
 from visionbench.runs.identity import DATA_ASIDE, code_digest, config_digest, git_state, versions, weights_digest
 from visionbench.text import duration, one_line
 from visionbench.training.callbacks import RunTensorBoardLogger
@@ -127,24 +126,6 @@ def _train_and_test(cli: VisionCLI) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def ended_by_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end what is done besides training, which answers it by itself, as Ctrl+C does."""
-
-    def end(number: int, frame: FrameType | None) -> None:
-        raise Stopped(128 + number)
-
-    try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # only the main thread may
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _with_run_config(args: Sequence[str]) -> list[str]:
     """`--resume RUN_DIR` alone means the run's own configuration, with the options beside it on top."""
     words = list(args)
@@ -196,7 +177,7 @@ def evaluate(command: str, args: Sequence[str]) -> int:
     if args and args[0] in ("-h", "--help"):
         print(f"usage: visionbench {command} RUN_DIR [options]\n\nThe options are those of visionbench fit --help.")
         return 0
-    run, options = run_folder(command, args)
+    run, options = folder_argument(command, args)
     checkpoint = result_checkpoint(run)
     console = plain_console()
     stage = "val" if command == "validate" else "test"
@@ -235,7 +216,7 @@ def repeat(args: Sequence[str]) -> int:
     Raises:
         UserError: There is no such run, or it is not finished.
     """
-    first, options = run_folder("repeat", args)
+    first, options = folder_argument("repeat", args)
     if not (first / "run.json").is_file():
         raise UserError(f"{first} is not finished; visionbench fit --resume {shlex.quote(str(first))} goes on with it.")
     place = ["--log_dir", str(first.parent.parent), "--name", first.parent.name]
@@ -257,42 +238,6 @@ def repeat(args: Sequence[str]) -> int:
     for line in compare(first, cli.run_folder):
         cli.say(f"            {line}")
     return 1
-
-
-def compare_runs(args: Sequence[str]) -> int:
-    """Says in what two runs differ.
-
-    Args:
-        args: Two runs' folders.
-
-    Returns:
-        The exit status.
-
-    Raises:
-        UserError: They are not two runs.
-    """
-    if args and args[0] in ("-h", "--help"):
-        print("usage: visionbench compare RUN_DIR RUN_DIR")
-        return 0
-    if len(args) != 2:
-        raise UserError(f"compare needs the folders of two runs, found {len(args)} words; give two.")
-    console = plain_console()
-    for line in compare(Path(args[0]), Path(args[1])):
-        console.print(line)
-    return 0
-
-
-def run_folder(command: str, args: Sequence[str]) -> tuple[Path, list[str]]:
-    """The run that a command begins with, and the options after it.
-
-    Raises:
-        UserError: It does not begin with one.
-    """
-    if not args or args[0].startswith("-"):
-        raise UserError(
-            f"{command} needs the folder of a run first: visionbench {command} lightning_logs/cnn/version_0 [options]."
-        )
-    return Path(args[0]), list(args[1:])
 
 
 def _run(action: Callable[[], object], cli: VisionCLI) -> int:

@@ -17,7 +17,6 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from visionbench.commands.fit import run_folder
 from visionbench.config.parser import Parser, watched_parsing
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.store import SPLITS
@@ -25,7 +24,7 @@ from visionbench.errors import RunFailed, UserError
 from visionbench.inference.inputs import add_data_options, check_words, make_data, samples
 from visionbench.inference.trained import Normalise, Predictor, TrainedRun, open_run
 from visionbench.models.base import Classifier
-from visionbench.runs.folder import result_checkpoint
+from visionbench.runs.folder import folder_argument, result_checkpoint
 from visionbench.runs.identity import versions, weights_digest
 from visionbench.text import one_line
 
@@ -92,7 +91,7 @@ def export(args: Sequence[str]) -> int:
     if args and args[0] in ("-h", "--help"):
         parser.print_help()
         return 0
-    folder, options = run_folder("export", args)
+    folder, options = folder_argument("export", args)
     console = plain_console()
     with quiet_libraries():
         result_checkpoint(folder)

@@ -19,7 +19,6 @@ from filelock import FileLock, Timeout
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from visionbench.commands.fit import ended_by_sigterm, run_folder
 from visionbench.config.parser import Parser, watched_parsing
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.store import SPLITS
@@ -35,7 +34,8 @@ from visionbench.inference.inputs import (
     samples,
 )
 from visionbench.inference.trained import Predictor, TrainedRun, open_run
-from visionbench.runs.folder import result_checkpoint
+from visionbench.interrupts import ended_by_sigterm
+from visionbench.runs.folder import folder_argument, result_checkpoint
 
 USAGE = """\
 visionbench predict RUN_DIR INPUT... [options]
@@ -80,7 +80,7 @@ def predict(args: Sequence[str]) -> int:
     if args and args[0] in ("-h", "--help"):
         parser.print_help()
         return 0
-    folder, rest = run_folder("predict", args)
+    folder, rest = folder_argument("predict", args)
     words, options = split_words(rest)
     if not words and not {"-h", "--help"} & set(options):
         raise UserError(

@@ -1,5 +1,6 @@
 """Run folders."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,23 @@ def claim(parent: Path) -> Path:
         raise UserError(
             f"The run's folder cannot be made in {parent} ({error.strerror}); give another place with --log_dir."
         ) from error
+
+
+def folder_argument(command: str, args: Sequence[str]) -> tuple[Path, list[str]]:
+    """The run folder that a command's arguments start with, and the arguments after it.
+
+    Args:
+        command: Name of the command, for the message.
+        args: Arguments of the command.
+
+    Raises:
+        UserError: The arguments do not start with a folder.
+    """
+    if not args or args[0].startswith("-"):
+        raise UserError(
+            f"{command} needs a run folder first: visionbench {command} lightning_logs/cnn/version_0 [options]."
+        )
+    return Path(args[0]), list(args[1:])
 
 
 def result_checkpoint(run: Path) -> Path:

@@ -22,7 +22,7 @@ each of the others."""
 NAME = "report.html"
 
 
-def report(args: Sequence[str]) -> int:
+def run(args: Sequence[str]) -> int:
     """Writes the report of one run, or of several side by side.
 
     Args:
