@@ -52,12 +52,12 @@ COMMANDS = (
     Command(
         "predict",
         [("RUN_DIR INPUT...", "write classes and probabilities of a split, files, folders or a list (-) as CSV")],
-        "visionbench.inference.predict:predict",
+        "visionbench.commands.predict",
     ),
     Command(
         "export",
         [("RUN_DIR --format FORMAT", "write the model as onnx, torch_export or safetensors, and check the file")],
-        "visionbench.inference.export:export",
+        "visionbench.commands.export",
     ),
     Command(
         "repeat",

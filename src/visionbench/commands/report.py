@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from visionbench.arguments import split_inputs
 from visionbench.config.parser import Parser
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
 from visionbench.figures.comparison import COLOURS
 from visionbench.files import write_whole
-from visionbench.inference.predict import split_words
 from visionbench.report.comparison_page import page_of_several
 from visionbench.report.page import GENERATOR
 from visionbench.report.reading import read_run
@@ -35,7 +35,7 @@ def run(args: Sequence[str]) -> int:
         UserError: There is no such run, or the file cannot be written.
     """
     parser = _parser()
-    words, options = split_words(args)
+    words, options = split_inputs(args)
     config = parser.parse_args(options)
     if not words:
         raise UserError(
