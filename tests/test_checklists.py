@@ -80,6 +80,11 @@ def test_every_model_and_every_data_set_has_a_docstring_for_its_help():
         assert kind.__doc__ != kind.__mro__[1].__doc__
 
 
+@pytest.mark.parametrize("path", sorted((ROOT / "src/visionbench/commands").glob("*.py")), ids=lambda path: path.stem)
+def test_no_command_imports_another(path):
+    assert "visionbench.commands" not in path.read_text(encoding="utf-8")
+
+
 # What a contributor writes, by the file that the list names; a list that names another one needs a word here.
 NEW_MODEL = {
     "src/visionbench/models/foo.py": '''

@@ -1,6 +1,7 @@
 """Every mistake is one sentence with exit status 2, and leaves nothing behind."""
 
 import dataclasses
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from visionbench.cli import COMMANDS
 from visionbench.data import fashion_mnist
 
 DIGITS = "fit --model MLP --data Digits"
@@ -88,9 +90,10 @@ MISTAKES = {
     "upwards as a name": (f"{DIGITS} --name ..", "'..'", "--log_dir"),
     "impossible batch size": (f"{DIGITS} --data.batch_size 0", "data.batch_size is 0, expected 1 or more"),
     "impossible log folder": (f"{DIGITS} --log_dir file.txt", "file.txt", "--log_dir"),
-    "unknown command": ("fti --config x", "no command fti", "fit, validate, test"),
-    "test of nothing": ("test", "test needs the folder of a run first"),
-    "test with only options": ("test --model MLP", "test needs the folder of a run first"),
+    "misspelled command": ("fti --config x", "There is no command fti; did you mean fit?"),
+    "unknown command": ("zzz --config x", "There is no command zzz; the commands are fit, validate, test"),
+    "test of nothing": ("test", "test needs a run folder first"),
+    "test with only options": ("test --model MLP", "test needs a run folder first"),
     "test of no folder": ("test nowhere", "nowhere is not a run folder"),
     "test of another folder": ("test empty", "empty is not a run folder", "config.yaml"),
 }
@@ -161,6 +164,20 @@ def test_without_a_command_the_usage_is_shown(cli):
     assert (bare.status, asked.status) == (2, 0)
     assert "usage: visionbench COMMAND" in asked.out
     assert bare.out == asked.out
+    for command in COMMANDS:
+        assert f"\n  {command.name} {command.usage[0][0]} " in asked.out
+
+
+@pytest.mark.parametrize("command", COMMANDS, ids=lambda command: command.name)
+def test_each_command_of_the_table_has_its_function(command):
+    module, _, function = command.module.partition(":")
+    assert callable(getattr(importlib.import_module(module), function or "run"))
+
+
+def test_a_misspelled_command_imports_nothing_heavy():
+    code = "import sys; from visionbench.cli import main; main(['fti']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
 
 
 def test_help_lists_the_options(cli):

@@ -159,18 +159,21 @@ def test_it_is_checked_on_files_where_the_data_are_not_there(exported, tmp_path,
 
 def test_a_precision_that_is_not_32_bits_is_said(cli_in, tmp_path):
     run = Exported(cli_in, tmp_path, f"{SMALL['MLP']} --trainer.precision bf16-mixed")
-    assert "precision  32 bits; in bf16-mixed, which the run was trained in, " in run.export("--format onnx").out
+    assert (
+        "precision  32 bits; in bf16-mixed, the precision of the run, the class differs for "
+        in run.export("--format onnx").out
+    )
 
 
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [
         (lambda probabilities, classes: (probabilities + 0.01, classes), "is 0.01 "),
-        (lambda probabilities, classes: (probabilities, (classes + 1) % 10), "20 samples 21 are given another class"),
+        (lambda probabilities, classes: (probabilities, (classes + 1) % 10), "differs in 21 of 21 predictions"),
         (lambda probabilities, classes: (probabilities * np.nan, classes), "is nan "),
     ],
 )
-def test_a_file_that_answers_otherwise_is_not_kept(exported, monkeypatch, wrong, said):
+def test_a_file_with_other_predictions_is_not_kept(exported, monkeypatch, wrong, said):
     file = exported.run / "exports" / "kept.pt2"
     file.parent.mkdir(exist_ok=True)
     file.write_text("before")
@@ -183,7 +186,7 @@ def test_a_file_that_answers_otherwise_is_not_kept(exported, monkeypatch, wrong,
     monkeypatch.setattr(export, "_reopened_program", answers_otherwise)
     result = exported.export(f"--format torch_export --samples 20 --output {file}")
     assert result.status == 1
-    assert "The torch_export file answers otherwise than the checkpoint" in result.err
+    assert "The predictions of the torch_export file differ from those of the checkpoint" in result.err
     assert said in result.err
     assert result.err.count("\n") == 1
     assert file.read_text() == "before"
@@ -195,7 +198,7 @@ def test_lost_metadata_are_noticed(exported, monkeypatch):
     monkeypatch.setattr(torch.export, "save", lambda program, file, extra_files: save(program, file))
     result = exported.export("--format torch_export --samples 2")
     assert result.status == 1
-    assert "has lost what it is to say of class_names" in result.err
+    assert "has lost its metadata class_names" in result.err
 
 
 def test_a_network_that_cannot_be_exported_is_one_sentence(cli_in, tmp_path):
@@ -235,7 +238,7 @@ def test_a_package_that_is_not_there_is_named(exported, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxruntime" else find(name))
     sentence = exported.export("--format onnx").refusal()
-    assert "needs onnxruntime, not installed here" in sentence
+    assert "needs onnxruntime, which is not installed" in sentence
     assert "pip install 'visionbench[export]'" in sentence
 
 

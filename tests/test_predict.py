@@ -23,7 +23,9 @@ from tests.fakes import write_images
 from tests.test_cli import write_own_net
 from visionbench.data import Digits, ImageFolder, image_folder
 from visionbench.decoding import Recipe
+from visionbench.errors import UserError
 from visionbench.inference import inputs, predict
+from visionbench.inference.trained import open_run
 from visionbench.models import MLP
 
 SMALL = "fit --model MLP --model.widths [16] --trainer.max_epochs 1"
@@ -54,6 +56,15 @@ def digits(cli_in, tmp_path_factory):
     cli = cli_in(folder)
     assert cli(f"{SMALL} --data Digits --trainer.precision 32-true").status == 0
     return folder, cli
+
+
+@pytest.fixture(scope="module")
+def digits_with_predictions(cli_in, tmp_path_factory):
+    """A run on Digits that records its predictions, and the table of its test images."""
+    folder = tmp_path_factory.mktemp("recorded")
+    cli = cli_in(folder)
+    assert cli(f"{SMALL} --data Digits --trainer.precision 32-true --figures final").status == 0
+    return folder / RUN, wrote(cli(f"predict {RUN} test"))
 
 
 @pytest.fixture(scope="module")
@@ -235,7 +246,7 @@ def test_the_accuracy_is_of_the_images_whose_class_is_known(photos, tmp_path):
     known = [row for row in wrote(result) if row["true"]]
     assert len(known) == 18
     assert f"accuracy   {100 * accuracy(known):.2f} %  (95 % interval" in result.err
-    assert "18 images whose class is known" in result.err
+    assert "18 images with a known class" in result.err
     assert "accuracy" not in cli(f"predict {RUN} {tmp_path}/horse").err
 
 
@@ -342,8 +353,8 @@ def test_a_file_that_a_killed_process_left_is_in_nobody_s_way(photos):
 @pytest.mark.parametrize(
     ("line", "parts"),
     [
-        ("predict", ["needs the folder of a run first"]),
-        (f"predict {RUN}", ["needs something to look at"]),
+        ("predict", ["needs a run folder first"]),
+        (f"predict {RUN}", ["needs an input"]),
         (f"predict {RUN} nosuch", ["There is no file or folder nosuch", "train, val, test"]),
         ("predict nosuch test", ["nosuch is not a run folder"]),
         (f"predict {RUN} source/test --top_k 0", ["top_k is 0"]),
@@ -408,7 +419,7 @@ def test_a_model_of_the_user_s_own_is_found_in_its_folder(cli, tmp_path):
     (run / "config.yaml").write_text(config.replace("own_predicting", "own_elsewhere"))
     sentence = cli(f"predict {run} {run}").refusal()
     assert "own_elsewhere.nets.MyNet cannot be imported" in sentence
-    assert "in the folder that it was trained in" in sentence
+    assert "in the folder where it was trained" in sentence
 
 
 def test_the_weights_that_training_started_from_are_not_needed(cli, tmp_path):
@@ -427,6 +438,90 @@ def test_what_a_run_says_of_its_inputs_is_enough_for_a_recipe():
     data.recipe = Recipe((5, 4), 1, "none", 0.5, True)
     assert data.file_recipe() == data.recipe
     assert Digits().file_recipe() == Recipe((28, 28), 1, "crop", 1.0, False)
+
+
+# A run in a notebook
+
+
+def test_an_opened_run_has_its_metrics_and_its_recorded_predictions(digits_with_predictions):
+    folder, table = digits_with_predictions
+    run = open_run(folder)
+    assert run.metrics == read_report(folder)["metrics"]
+    predictions = run.predictions("test")
+    assert predictions.names == [row["path"] for row in table]
+    assert [run.class_names[label] for label in predictions.predicted] == [row["predicted"] for row in table]
+    assert run.metrics["test/acc"] == (predictions.predicted == predictions.labels).mean()
+    with pytest.raises(UserError, match=r"no recorded predictions for train \(recorded: val, test\)"):
+        run.predictions("train")
+    with pytest.raises(UserError, match="There is no split tset; expected one of train, val, test"):
+        run.predictions("tset")
+
+
+def test_a_run_that_is_not_finished_has_no_metrics(photos, tmp_path):
+    folder, _ = photos
+    shutil.copytree(folder / RUN, tmp_path / "open")
+    (tmp_path / "open" / "run.json").unlink()
+    run = open_run(tmp_path / "open")
+    assert run.data_digest is None
+    with pytest.raises(UserError, match="is not finished, so that it has no metrics"):
+        run.metrics  # noqa: B018 - a property that raises
+
+
+def test_an_opened_run_predicts_arrays_as_the_command_does(digits, digits_root):
+    folder, cli = digits
+    table = wrote(cli(f"predict {RUN} test --top_k 1"))
+    data = Digits(root=str(digits_root))
+    data.setup()
+    images = np.array(data.store.arrays["test-images"])
+    run = open_run(folder / RUN)
+    for array in (images, images[..., 0], images[::-1][::-1]):
+        probabilities, names = run.predict(array)
+        assert (probabilities.shape, probabilities.dtype) == ((360, 10), np.float32)
+        assert names == [row["predicted"] for row in table]
+        assert [str(confidence) for confidence in probabilities.max(axis=1)] == [row["confidence"] for row in table]
+    probabilities, names = run.predict(images[:0])
+    assert (probabilities.shape, names) == ((0, 10), [])
+
+
+def test_an_opened_run_predicts_files_as_the_command_does(photos):
+    folder, cli = photos
+    table = wrote(cli(f"predict {RUN} source/test --top_k 1"))
+    paths = [folder / row["path"] for row in table]
+    run = open_run(str(folder / RUN))
+    for listed in (paths, [str(path) for path in paths], tuple(paths)):
+        probabilities, names = run.predict(listed)
+        assert names == [row["predicted"] for row in table]
+        assert [str(confidence) for confidence in probabilities.max(axis=1)] == [row["confidence"] for row in table]
+    probabilities, names = run.predict([])
+    assert (probabilities.shape, names) == ((0, 2), [])
+
+
+@pytest.mark.parametrize(
+    ("images", "parts"),
+    [
+        (np.zeros((2, 6, 7), np.uint8), ["shape (2, 6, 7)", "expected type uint8 and shape (N, 6, 7, 3), or"]),
+        (np.zeros((2, 7, 6, 3), np.uint8), ["shape (2, 7, 6, 3)", "(N, 6, 7, 3)"]),
+        (np.zeros((2, 3, 6, 7), np.uint8), ["shape (2, 3, 6, 7)", "(N, 6, 7, 3)"]),
+        (np.zeros((6, 7, 3), np.uint8), ["shape (6, 7, 3)", "(N, 6, 7, 3)"]),
+        (np.zeros((2, 6, 7, 3)), ["type float64 and shape (2, 6, 7, 3)", "expected type uint8"]),
+        (torch.zeros((2, 6, 7, 3)), ["images is of type Tensor", "or a list of paths"]),
+        ("photo.png", ["images is of type str", "or a list of paths"]),
+        ([np.zeros((6, 7, 3), np.uint8)], ["images is a list with an element of type ndarray", "list of paths"]),
+        (["nosuch.png"], ["nosuch.png cannot be used as an image (cannot be read", "leave it out"]),
+    ],
+)
+def test_other_images_are_refused_in_one_sentence(photos, images, parts):
+    folder, _ = photos
+    with pytest.raises(UserError) as refusal:
+        open_run(folder / RUN).predict(images)
+    for part in parts:
+        assert part in str(refusal.value)
+
+
+def test_a_grayscale_run_names_both_shapes(digits):
+    folder, _ = digits
+    with pytest.raises(UserError, match=r"expected type uint8 and shape \(N, 28, 28, 1\) or \(N, 28, 28\), or"):
+        open_run(folder / RUN).predict(np.zeros((2, 8, 8), np.uint8))
 
 
 # Real processes

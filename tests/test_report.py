@@ -376,9 +376,7 @@ def test_a_figure_of_ones_own_and_one_that_is_gone(cli, tmp_path):
 def test_nothing_but_a_report_is_written_over(cli, tmp_path):
     run_folder(tmp_path / "one")
     (tmp_path / "notes.html").write_text("<p>mine</p>")
-    assert (
-        "notes.html is there already and is no report of visionbench" in cli("report one --output notes.html").refusal()
-    )
+    assert "notes.html exists and is not a report of visionbench" in cli("report one --output notes.html").refusal()
     assert (tmp_path / "notes.html").read_text() == "<p>mine</p>"
     assert cli("report one --output=new.html").status == 0
     assert cli("report one --output new.html").status == 0
@@ -389,7 +387,7 @@ def test_nothing_but_a_report_is_written_over(cli, tmp_path):
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ("report", "report needs the folder of a run"),
+        ("report", "report needs at least one run folder"),
         ("report nowhere", "nowhere is not a run folder (it has no config.yaml)"),
         ("report one one", "one is given twice"),
         ("report one ./one", "one is given twice"),

@@ -1,43 +1,103 @@
 """The command line: `visionbench COMMAND ...`."""
 
+import difflib
+import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 from visionbench.errors import UserError
 
-USAGE = """\
-usage: visionbench COMMAND [options]
 
-  fit --config FILE [options]    train, then test the best epoch once
-  fit --resume RUN_DIR           go on with a run that was ended
-  validate RUN_DIR [options]     evaluate a run's result on its validation images
-  test RUN_DIR [options]         evaluate a run's result on the test images
-  predict RUN_DIR INPUT...       classes and probabilities of a split, files, folders or a list (-), as CSV
-  export RUN_DIR --format FORMAT write the model for use elsewhere (onnx, torch_export, safetensors), checked
-  repeat RUN_DIR [options]       run it again, and say whether it is the same
-  compare RUN_DIR RUN_DIR        what two runs differ in, and what came out
-  report RUN_DIR... [options]    a run, or several side by side, as one HTML file
-  data list|prepare|verify|show  the data sets: what is here, whether it is whole, what it looks like
+class Command(NamedTuple):
+    """A row of the table of commands.
 
+    Attributes:
+        name: First argument of the command line.
+        usage: One or more pairs of the arguments and what the command does with them.
+        module: Module with the function `run(args) -> int`; after a colon, the name of another function. The module is
+            imported only when its command runs, so that a misspelled command does not wait for torch.
+        passes_name: Whether the function takes the command's name before its arguments.
+    """
+
+    name: str
+    usage: Sequence[tuple[str, str]]
+    module: str
+    passes_name: bool = False
+
+
+COMMANDS = (
+    Command(
+        "fit",
+        [
+            ("--config FILE [options]", "train, then test the best epoch once"),
+            ("--resume RUN_DIR", "resume an interrupted run"),
+        ],
+        "visionbench.commands.fit",
+    ),
+    Command(
+        "validate",
+        [("RUN_DIR [options]", "evaluate a run's checkpoint on the validation images")],
+        "visionbench.commands.evaluate:evaluate",
+        passes_name=True,
+    ),
+    Command(
+        "test",
+        [("RUN_DIR [options]", "evaluate a run's checkpoint on the test images")],
+        "visionbench.commands.evaluate:evaluate",
+        passes_name=True,
+    ),
+    Command(
+        "predict",
+        [("RUN_DIR INPUT...", "write classes and probabilities of a split, files, folders or a list (-) as CSV")],
+        "visionbench.commands.predict",
+    ),
+    Command(
+        "export",
+        [("RUN_DIR --format FORMAT", "write the model as onnx, torch_export or safetensors, and check the file")],
+        "visionbench.commands.export",
+    ),
+    Command(
+        "repeat",
+        [("RUN_DIR [options]", "train a finished run a second time, and compare the two results")],
+        "visionbench.commands.repeat",
+    ),
+    Command(
+        "compare",
+        [("RUN_DIR RUN_DIR", "list the differences between two runs' settings and results")],
+        "visionbench.commands.compare",
+    ),
+    Command(
+        "report",
+        [("RUN_DIR... [options]", "write one run, or several side by side, as one HTML file")],
+        "visionbench.commands.report",
+    ),
+    Command(
+        "data",
+        [("list|prepare|verify|show", "list, prepare, check or draw data sets")],
+        "visionbench.commands.data",
+    ),
+)
+
+NOTES = """\
 `visionbench fit --help` lists the options, `--model.help NAME` and `--data.help NAME` those of a
-model or a data set; `--print_config` shows them all with the values they have."""
+model or a data set; `--print_config` prints every option with its value."""
 
-COMMANDS = ("fit", "validate", "test", "predict", "export", "repeat", "compare", "report", "data")
-# What a process ends with that the shell has told, by SIGPIPE, that nobody reads on.
+# Exit status of a process whose output has no reader; shells give it to a process that SIGPIPE ended.
 NO_READER = 141
 
 
 def main(args: Sequence[str] | None = None) -> int:
-    """Runs one command; the console script, `python -m visionbench` and the tests all come in here.
+    """Runs one command; the console script, `python -m visionbench` and the tests all call it.
 
     Args:
-        args: The command and its options; by default those that the process was started with.
+        args: The command and its options; by default the arguments of the process.
 
     Returns:
         The exit status: 0, 2 for a mistake in the command or configuration, 130 or 143 when interrupted,
-        141 when nobody reads on what it prints.
+        141 when the reader of the output has gone.
     """
     try:
         status = _run(list(sys.argv[1:] if args is None else args))
@@ -50,49 +110,36 @@ def main(args: Sequence[str] | None = None) -> int:
         print("visionbench: interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # as of `visionbench ... | head`
-        # What is still to be written goes nowhere, or Python would complain of it when it ends.
+        # The rest of the output is discarded, or Python would print an error when the process ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return NO_READER
 
 
+def usage() -> str:
+    """The usage text: one line for each form of each command."""
+    forms = [(f"{command.name} {form}", summary) for command in COMMANDS for form, summary in command.usage]
+    width = max(len(form) for form, _ in forms)
+    lines = [f"  {form:<{width}} {summary}" for form, summary in forms]
+    return "\n".join(["usage: visionbench COMMAND [options]", "", *lines, "", NOTES])
+
+
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
-        print(USAGE)
+        print(usage())
         return 0 if words else 2
-    command, *rest = words
-    if str(Path.cwd()) not in sys.path:  # `python -m` puts it there, the console script does not
+    name, *args = words
+    if str(Path.cwd()) not in sys.path:  # `python -m` puts the working directory there, the console script does not
         sys.path.insert(0, str(Path.cwd()))
-    if command not in COMMANDS:
-        raise UserError(f"There is no command {command}; the commands are {', '.join(COMMANDS)}.")
-    # Imported here, so that a mistyped command does not wait for torch.
-    if command == "data":
-        from visionbench.data_commands import data
+    command = _find(name)
+    module, _, function = command.module.partition(":")
+    run: Callable[..., int] = getattr(importlib.import_module(module), function or "run")
+    return run(name, args) if command.passes_name else run(args)
 
-        return data(rest)
-    if command == "predict":
-        from visionbench.inference.predict import predict
 
-        return predict(rest)
-    if command == "export":
-        from visionbench.inference.export import export
-
-        return export(rest)
-    if command == "report":
-        from visionbench.report.command import report
-
-        return report(rest)
-    if command == "fit":
-        from visionbench.commands.fit import run
-
-        return run(rest)
-    if command == "repeat":
-        from visionbench.commands import repeat
-
-        return repeat.run(rest)
-    if command == "compare":
-        from visionbench.commands import compare
-
-        return compare.run(rest)
-    from visionbench.commands import evaluate
-
-    return evaluate.validate(rest) if command == "validate" else evaluate.test(rest)
+def _find(name: str) -> Command:
+    by_name = {command.name: command for command in COMMANDS}
+    if name in by_name:
+        return by_name[name]
+    close = difflib.get_close_matches(name, by_name, n=1)
+    hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(by_name)}."
+    raise UserError(f"There is no command {name}; {hint}")

@@ -1,4 +1,4 @@
-"""SIGTERM as an exception, for what is done besides training."""
+"""SIGTERM as an exception."""
 
 import contextlib
 import signal
@@ -10,17 +10,21 @@ from visionbench.errors import Stopped
 
 @contextlib.contextmanager
 def ended_by_sigterm() -> Iterator[None]:
-    """Lets SIGTERM end what is done besides training, which answers SIGTERM by itself, as Ctrl+C does."""
+    """Lets SIGTERM end a block of code as Ctrl+C does; Lightning's Trainer answers the signal itself while it trains.
 
-    def end(number: int, frame: FrameType | None) -> None:
+    Raises:
+        Stopped: The process receives SIGTERM within the block.
+    """
+
+    def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(128 + number)
 
     try:
-        before = signal.signal(signal.SIGTERM, end)
-    except ValueError:  # only the main thread may
+        previous_handler = signal.signal(signal.SIGTERM, stop)
+    except ValueError:  # only the main thread may set a handler
         yield
         return
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)

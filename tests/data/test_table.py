@@ -15,7 +15,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 from tests.exactness.same import differences, first_event_file, report
 from tests.exactness.test_resume import go_on, stop
 from tests.fakes import write_table
-from visionbench import data_commands
+from visionbench.commands import data as data_commands
 from visionbench.data import Table
 from visionbench.errors import UserError
 from visionbench.models import CNN, MLP

@@ -124,7 +124,7 @@ def test_only_finished_runs_are_repeated(cli, tmp_path):
     fit(cli, f"{SMALL} --trainer.max_epochs 1")
     (tmp_path / FIRST / "run.json").unlink()
     assert f"visionbench fit --resume {FIRST}" in cli(f"repeat {FIRST}").refusal()
-    assert "needs the folder of a run first" in cli("repeat").refusal()
+    assert "needs a run folder first" in cli("repeat").refusal()
 
 
 def test_compare_says_what_differs_and_what_came_out(cli, tmp_path):
@@ -158,7 +158,7 @@ def test_compare_of_equal_runs_finds_nothing(cli):
 
 def test_compare_takes_two_runs(cli, tmp_path):
     fit(cli, f"{SMALL} --trainer.max_epochs 1")
-    assert "found 1 words; give two" in cli(f"compare {FIRST}").refusal()
+    assert "found 1; give two" in cli(f"compare {FIRST}").refusal()
     assert "nowhere is not a run folder" in cli(f"compare {FIRST} nowhere").refusal()
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "config.yaml").write_bytes((tmp_path / FIRST / "config.yaml").read_bytes())

@@ -1,4 +1,4 @@
-"""`visionbench compare`: what two runs differ in, and what came out."""
+"""`visionbench compare`: the differences between two runs."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,24 +7,26 @@ from visionbench.console import plain_console
 from visionbench.errors import UserError
 from visionbench.runs.compare import compare
 
+USAGE = "usage: visionbench compare RUN_DIR RUN_DIR"
+
 
 def run(args: Sequence[str]) -> int:
-    """Says in what two runs differ.
+    """Prints the differences between the settings and the results of two runs.
 
     Args:
-        args: Two run folders.
+        args: Folders of the two runs.
 
     Returns:
         The exit status.
 
     Raises:
-        UserError: They are not two runs.
+        UserError: There are not two arguments, or one of them is not a run folder.
     """
     if args and args[0] in ("-h", "--help"):
-        print("usage: visionbench compare RUN_DIR RUN_DIR")
+        print(USAGE)
         return 0
     if len(args) != 2:
-        raise UserError(f"compare needs the folders of two runs, found {len(args)} words; give two.")
+        raise UserError(f"compare needs two run folders, found {len(args)}; give two.")
     console = plain_console()
     for line in compare(Path(args[0]), Path(args[1])):
         console.print(line)

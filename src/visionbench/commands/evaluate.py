@@ -12,16 +12,6 @@ from visionbench.training.session import Session
 from visionbench.training.summary import metric_lines
 
 
-def validate(args: Sequence[str]) -> int:
-    """Evaluates the result of a run on its validation samples; writes nothing."""
-    return evaluate("validate", args)
-
-
-def test(args: Sequence[str]) -> int:
-    """Evaluates the result of a run on its test samples; writes nothing."""
-    return evaluate("test", args)
-
-
 def evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
     """Evaluates the result of a run on a split; writes nothing.
 

@@ -1,44 +1,53 @@
-"""A run as something to use: its model, the names of its classes, and how an image file becomes its input.
+"""A trained run as a function: its model, its class names, and the recipe that turns an image file into an input.
 
-Nothing but the run's folder is needed for it: neither the data set nor the weights that training started from.
+Only the run folder is needed: neither the data set nor the weights that training started from.
 """
 
+import json
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import yaml
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from visionbench.classes import class_of
+from visionbench.data.base import VisionDataModule
 from visionbench.data.loader import scale_and_shift
+from visionbench.data.store import SPLITS
 from visionbench.decoding import Recipe
 from visionbench.errors import UserError, root_cause
+from visionbench.evaluation.predictions import Predictions, read_predictions
+from visionbench.inference.inputs import batches, decoded_files
 from visionbench.models.base import Classifier
-from visionbench.runs.folder import RunFolder
-from visionbench.text import one_line
+from visionbench.runs.folder import result_checkpoint
+from visionbench.text import one_line, shown
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A run's result.
+    """A run with its trained model.
+
+    `run.metrics` and `run.predictions("test")` are the recorded results; `run.predict(images)` predicts other images.
 
     Attributes:
-        folder: The run's.
-        checkpoint: The file of its weights: the best epoch's, or the last's where nothing was watched.
-        config: What config.yaml says.
-        model: With these weights, on the processor, in evaluation mode.
-        class_names: One a label, in the order of the labels.
-        input_shape: Channels, height and width.
-        mean: Subtracted from pixels in [0, 1], one a channel.
-        std: Then divided by, one a channel.
-        recipe: How an image file becomes an array.
-        described: All that input.json says.
+        folder: Run folder.
+        checkpoint: File of the weights: the best epoch's, or the last epoch's for a run without an objective.
+        config: Content of config.yaml.
+        model: Model with these weights, in evaluation mode.
+        class_names: Names of the classes, in the order of the labels.
+        input_shape: Channels, height and width of an image.
+        mean: Mean per channel, subtracted from pixels in [0, 1].
+        std: Divisor per channel, applied after the mean.
+        recipe: Recipe that turns an image file into an array.
+        described: Content of input.json.
     """
 
     folder: Path
@@ -54,34 +63,179 @@ class TrainedRun:
 
     @property
     def precision(self) -> str:
-        """What the run computes in, in Lightning's words."""
+        """Precision of the run, by Lightning's name."""
         return str(self.config["trainer"]["precision"])
 
     @property
     def batch_size(self) -> int:
-        """Images in a batch of the run; a data set that takes no such option has a number of its own."""
+        """Number of images in a batch of the run; 64 for a data set without this option."""
         return int((self.config["data"].get("init_args") or {}).get("batch_size", 64))
 
+    @property
+    def metrics(self) -> dict[str, float | None]:
+        """Metrics of the run, such as `test/acc`; `None` for a metric that is not finite.
 
-def open_run(folder: Path) -> TrainedRun:
-    """Opens a run, with the weights of its best epoch.
+        Raises:
+            UserError: The run is not finished.
+        """
+        if (report := self._report()) is None:
+            raise UserError(
+                f"{self.folder} is not finished, so that it has no metrics (it has no run.json); resume it with "
+                f"visionbench fit --resume {self.folder}."
+            )
+        return dict(report["metrics"])
+
+    @property
+    def data_digest(self) -> str | None:
+        """Digest of the data that the run was trained on; `None` for a run that is not finished."""
+        report = self._report()
+        return str(report["data_digest"]) if report is not None else None
+
+    def predictions(self, stage: str) -> Predictions:
+        """The predictions that the run recorded for a split.
+
+        Args:
+            stage: Split: `train`, `val` or `test`.
+
+        Raises:
+            UserError: There is no such split, or the run recorded no predictions for it.
+        """
+        if stage not in SPLITS:
+            raise UserError(f"There is no split {stage}; expected one of {', '.join(SPLITS)}.")
+        folder = self.folder / "predictions"
+        predictions = read_predictions(folder, stage, self.class_names)
+        if predictions is None:
+            recorded = [split for split in SPLITS if (folder / f"{split}.csv").is_file()]
+            raise UserError(
+                f"{self.folder} has no recorded predictions for {stage} (recorded: {', '.join(recorded) or 'none'}); "
+                f"write them with visionbench predict {self.folder} {stage}."
+            )
+        return predictions
+
+    def predict(self, images: np.ndarray | Sequence[str | Path]) -> tuple[np.ndarray, list[str]]:
+        """Predicts the classes of images, on the device and in the precision of the run.
+
+        Args:
+            images: Pixels, uint8, shape (N, H, W, C), or (N, H, W) for a run on grayscale images, with the height and
+                width of the run's images; or a list of paths of image files of any size.
+
+        Returns:
+            Probabilities, shape (N, classes), float32, and the names of the predicted classes.
+
+        Raises:
+            UserError: The array has another type or shape, or a file cannot be read as an image.
+        """
+        if isinstance(images, np.ndarray):
+            pixels = [self._checked(images)]
+        elif isinstance(images, list | tuple) and all(isinstance(image, str | Path) for image in images):
+            pixels = list(self._decoded([str(image) for image in images]))
+        else:
+            kind = f"of type {type(images).__name__}"
+            if isinstance(images, list | tuple):
+                other = next(image for image in images if not isinstance(image, str | Path))
+                kind = f"a {type(images).__name__} with an element of type {type(other).__name__}"
+            raise UserError(
+                f"images is {kind}; expected a uint8 array of shape {self._expected_shape()} or a list of paths."
+            )
+        size = self.batch_size
+        parts = [self._predictor(part[start : start + size]) for part in pixels for start in range(0, len(part), size)]
+        if not parts:
+            return np.zeros((0, len(self.class_names)), dtype=np.float32), []
+        probabilities = np.concatenate([part for part, _ in parts])
+        return probabilities, [self.class_names[label] for _, labels in parts for label in labels]
+
+    def set_up(self, data: VisionDataModule) -> None:
+        """Prepares a data set and checks that its images and classes are those of the run.
+
+        Args:
+            data: Data set before `setup`.
+
+        Raises:
+            UserError: The data cannot be read, or its images or classes differ from those of the run.
+        """
+        data.prepare_data()
+        data.setup()
+        if tuple(data.class_names) != self.class_names or tuple(data.input_shape) != self.input_shape:
+            raise UserError(
+                f"{data.title} has images of {data.input_shape} and the classes {', '.join(data.class_names)}, but "
+                f"{self.folder} was trained on images of {self.input_shape} and {', '.join(self.class_names)}; give "
+                "the data set of the run, or files."
+            )
+
+    @cached_property
+    def _predictor(self) -> "Predictor":
+        return Predictor(self)
+
+    def _report(self) -> dict[str, Any] | None:
+        path = self.folder / "run.json"
+        if not path.is_file():
+            return None
+        try:
+            report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise UserError(
+                f"{path} cannot be read ({one_line(error).rstrip('.')}); restore the file that the run wrote."
+            ) from error
+        return report
+
+    def _expected_shape(self) -> str:
+        channels, height, width = self.input_shape
+        with_channels = f"(N, {height}, {width}, {channels})"
+        return f"{with_channels} or (N, {height}, {width})" if channels == 1 else with_channels
+
+    def _checked(self, images: np.ndarray) -> np.ndarray:
+        channels, height, width = self.input_shape
+        pixels = images[..., np.newaxis] if images.ndim == 3 and channels == 1 else images
+        if images.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (height, width, channels):
+            raise UserError(
+                f"images is an array of type {images.dtype} and shape {images.shape}; expected type uint8 and shape "
+                f"{self._expected_shape()}, or give a list of paths."
+            )
+        return np.ascontiguousarray(pixels)
+
+    def _decoded(self, paths: list[str]) -> Iterator[np.ndarray]:
+        """Batches of pixels, (B, H, W, C), of image files."""
+        stream = decoded_files(((path, None) for path in paths), self.recipe, self.class_names)
+        for batch in batches(stream, self.batch_size):
+            for sample in batch:
+                if sample.pixels is None:
+                    raise UserError(
+                        f"{shown(sample.name)} cannot be used as an image ({sample.problem}); leave it out."
+                    )
+            yield np.stack([sample.pixels for sample in batch if sample.pixels is not None])
+
+
+def open_run(folder: str | Path) -> TrainedRun:
+    """Opens a run with the weights of its best epoch.
+
+    Args:
+        folder: Run folder.
 
     Raises:
-        UserError: It is no run, has no checkpoint, does not take images, or its model's class cannot be made.
+        UserError: The folder is not a run folder, it has no checkpoint, its model does not take images, or the class of
+            its model cannot be loaded.
     """
-    run = RunFolder(folder)
-    checkpoint, described, config = run.result_checkpoint(), run.input, run.config
-    if not described:
+    folder = Path(folder)
+    checkpoint = result_checkpoint(folder)
+    try:
+        described = json.loads((folder / "input.json").read_text(encoding="utf-8"))
+        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
         raise UserError(
-            f"{folder} has no input.json, which says what its classes are and how a file becomes an input: the run was "
-            f"made before visionbench wrote one; visionbench repeat {folder} makes it again."
-        )
+            f"{folder} has no input.json, which describes its classes and inputs: the run is from a version of "
+            f"visionbench that did not write this file; train it a second time with visionbench repeat {folder}."
+        ) from None
+    except ValueError as error:
+        raise UserError(
+            f"input.json or config.yaml of {folder} cannot be read ({one_line(error).rstrip('.')}); restore the file "
+            "that the run wrote."
+        ) from error
     file = described["file"]
     if file is None:
         shape = " x ".join(map(str, described["input_shape"]))
         raise UserError(
-            f"{folder} was trained on {described['title']}, with inputs of {shape}, which image files do not become; "
-            "predict and export take runs on grey or RGB images."
+            f"{folder} was trained on {described['title']}, with inputs of {shape}; predict and export need a run on "
+            "grayscale or RGB images."
         )
     channels, height, width = described["input_shape"]
     return TrainedRun(
@@ -99,35 +253,35 @@ def open_run(folder: Path) -> TrainedRun:
 
 
 def _load_model(checkpoint: Path, spec: dict[str, Any]) -> Classifier:
-    """The model with a checkpoint's weights; its arguments, the data set's among them, are in the checkpoint too."""
+    """The model with the weights of a checkpoint, which also holds the model's arguments."""
     name = spec["class_path"]
     try:
         kind = class_of(spec)
     except (ImportError, AttributeError) as error:
         raise UserError(
             f"The run's model {name} cannot be imported ({one_line(error).rstrip('.')}); run the command in the folder "
-            "that it was trained in."
+            "where it was trained."
         ) from error
     if not issubclass(kind, Classifier):
-        raise UserError(f"The run's model {name} is no Classifier any more; put back its class as it was.")
+        raise UserError(f"The run's model {name} is no longer a Classifier; restore its class.")
     try:
         model: Classifier = kind.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
-    except Exception as error:  # a torn file, or a class that is not what it was, fails in a dozen ways
+    except Exception as error:  # a damaged file or a changed class fails in many ways
         if isinstance(error, MemoryError):
             raise
         raise UserError(
-            f"{checkpoint} cannot be loaded into {name} ({one_line(root_cause(error)).rstrip('.')}); put back the file "
-            "and the class as they were when the run was made."
+            f"{checkpoint} cannot be loaded into {name} ({one_line(root_cause(error)).rstrip('.')}); restore the file "
+            "and the class of the time when the run was trained."
         ) from error
     return model.eval()
 
 
-class Normalise(nn.Module):
-    """Pixels as they are stored become what a model takes: (B, H, W, C) uint8 -> (B, C, H, W) float32.
+class Normalize(nn.Module):
+    """Turns stored pixels, (B, H, W, C) uint8, into inputs of a model, (B, C, H, W) float32.
 
     Args:
-        mean: Subtracted from pixels in [0, 1], one a channel.
-        std: Then divided by, one a channel.
+        mean: Mean per channel, subtracted from pixels in [0, 1].
+        std: Divisor per channel, applied after the mean.
     """
 
     scale: Tensor
@@ -140,49 +294,56 @@ class Normalise(nn.Module):
         self.register_buffer("shift", shift)
 
     def forward(self, pixels: Tensor) -> Tensor:  # noqa: D102
-        # In the layout that the loader's batches have: another one would take other kernels, with other last bits.
+        # In the memory layout of the loader's batches: another layout uses other kernels, which round differently.
         images = pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format)
         return images * self.scale + self.shift
 
 
 class Predictor:
-    """What a run's model says of images, computed as `visionbench test` computes it.
+    """Predicts with a run's model, with the same computation as `visionbench test`.
 
     Args:
-        run: The run; its model is moved to the device.
-        accelerator: Lightning's name of a kind of device; the run's, if not given.
-        precision: Lightning's name of a precision; the run's, if not given.
+        run: Trained run, whose model is moved to the device.
+        accelerator: Kind of device, by Lightning's name; by default the run's.
+        precision: Precision of the computation, by Lightning's name; by default the run's.
 
     Raises:
-        UserError: There is no such device, or it has no such precision.
+        UserError: The device is not available, or it does not support the precision.
     """
 
     def __init__(self, run: TrainedRun, accelerator: str | None = None, precision: str | None = None) -> None:
         self.model = run.model
         self.precision = precision if precision is not None else run.precision
-        wanted: Any = self.precision  # which Lightning checks
+        name: Any = self.precision  # Lightning checks the value
         try:
             fabric = Fabric(
                 accelerator=accelerator if accelerator is not None else run.config["trainer"]["accelerator"],
                 devices=1,
-                precision=wanted,
+                precision=name,
             )
         except (MisconfigurationException, ValueError, RuntimeError) as error:
             raise UserError(
-                f"The run's device or precision cannot be had here ({one_line(error).rstrip('.')}); give others with "
-                "--accelerator or --precision."
+                f"The run's device or precision is not available here ({one_line(error).rstrip('.')}); give others "
+                "with --accelerator or --precision."
             ) from error
         self.device = fabric.device
         if self.device.type == "cuda" and run.config["trainer"].get("deterministic") is not False:
-            # As the Trainer does for a run, so that the same comes out each time.
+            # As the Trainer sets it for a run, so that the results are reproducible.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
         self.module = fabric.setup_module(self.model).eval()
-        self.normalise = Normalise(run.mean, run.std).to(fabric.device)
+        self.normalize = Normalize(run.mean, run.std).to(fabric.device)
 
     @torch.inference_mode()
     def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities, (B, num_classes) float32, and classes, (B,) int64, of images (B, H, W, C) uint8."""
-        outputs = self.module(self.normalise(torch.from_numpy(pixels).to(self.device)))
+        """Predicts a batch.
+
+        Args:
+            pixels: Images, shape (B, H, W, C), uint8.
+
+        Returns:
+            Probabilities, shape (B, num_classes), float32, and predicted labels, shape (B,), int64.
+        """
+        outputs = self.module(self.normalize(torch.from_numpy(pixels).to(self.device)))
         probabilities, classes = self.model.probabilities(outputs), self.model.predict(outputs)
         return probabilities.cpu().numpy(), classes.cpu().numpy()

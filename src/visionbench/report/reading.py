@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from visionbench.arguments import add_data_options
 from visionbench.config.parser import Parser, watched_parsing
 from visionbench.console import quiet_libraries
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError, first_user_error, root_cause
 from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.images import Images
-from visionbench.inference.inputs import add_data_options
 from visionbench.runs.folder import RunFolder
 from visionbench.text import one_line
 

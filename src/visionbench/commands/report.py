@@ -1,14 +1,14 @@
-"""What `visionbench report` does: reads runs, writes the page and says where it is."""
+"""`visionbench report`: one run, or several side by side, as an HTML file."""
 
 from collections.abc import Sequence
 from pathlib import Path
 
+from visionbench.arguments import split_inputs
 from visionbench.config.parser import Parser
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
 from visionbench.figures.comparison import COLOURS
 from visionbench.files import write_whole
-from visionbench.inference.predict import split_words
 from visionbench.report.comparison_page import page_of_several
 from visionbench.report.page import GENERATOR
 from visionbench.report.reading import read_run
@@ -17,43 +17,45 @@ from visionbench.report.run_page import page_of_one
 USAGE = """\
 visionbench report RUN_DIR... [options]
 
-One run, or several side by side, as one HTML file that needs nothing beside it. Of several the first is compared with
-each of the others."""
-NAME = "report.html"
+Writes one run, or several side by side, as one self-contained HTML file. With several runs, the first run is compared
+with each other run."""
+FILE_NAME = "report.html"
 
 
-def report(args: Sequence[str]) -> int:
+def run(args: Sequence[str]) -> int:
     """Writes the report of one run, or of several side by side.
 
     Args:
-        args: The runs' folders and options.
+        args: Run folders and options.
 
     Returns:
         The exit status: 0.
 
     Raises:
-        UserError: There is no such run, or the file cannot be written.
+        UserError: A run does not exist, or the file cannot be written.
     """
     parser = _parser()
-    words, options = split_words(args)
+    inputs, options = split_inputs(args)
     config = parser.parse_args(options)
-    if not words:
+    if not inputs:
         raise UserError(
-            "report needs the folder of a run, or of several: visionbench report lightning_logs/cnn/version_0 "
-            "[RUN_DIR...]."
+            "report needs at least one run folder: visionbench report lightning_logs/cnn/version_0 [RUN_DIR...]."
         )
-    if len(words) > len(COLOURS):
+    if len(inputs) > len(COLOURS):
         raise UserError(
-            f"report found {len(words)} runs; give at most {len(COLOURS)}, or their curves cannot be told apart."
+            f"report found {len(inputs)} runs; give at most {len(COLOURS)}, "
+            "since there are no more distinct colors for their curves."
         )
-    folders = [Path(word) for word in words]
+    folders = [Path(name) for name in inputs]
     seen: set[Path] = set()
     for folder in folders:
         if folder.resolve() in seen:
             raise UserError(f"{folder} is given twice; give each run once.")
         seen.add(folder.resolve())
     output = (
-        Path(config.output) if config.output is not None else (folders[0] / NAME if len(folders) == 1 else Path(NAME))
+        Path(config.output)
+        if config.output is not None
+        else (folders[0] / FILE_NAME if len(folders) == 1 else Path(FILE_NAME))
     )
     with quiet_libraries():
         reported = [read_run(folder) for folder in folders]
@@ -62,56 +64,56 @@ def report(args: Sequence[str]) -> int:
     try:
         write_whole(output, content)
     except OSError as error:
-        raise UserError(
-            f"{output} cannot be written ({error.strerror or error}); give another place with --output."
-        ) from error
-    plain_console().print(f"report      {output} ({_in_words(len(content))})")
+        raise UserError(f"{output} cannot be written ({error.strerror or error}); give another --output.") from error
+    plain_console().print(f"report      {output} ({_file_size(len(content))})")
     return 0
 
 
 def check_output(path: Path) -> None:
-    """Makes sure that nothing but an older report is written over.
+    """Checks that the output is a new file or replaces an older report.
+
+    Args:
+        path: HTML file to write.
 
     Raises:
-        UserError: Something else is there, or there is no folder for it.
+        UserError: The path is a folder or another file, or its folder does not exist.
     """
     if path.is_dir():
         raise UserError(f"{path} is a folder; give the name of a file with --output.")
     if not path.parent.is_dir():
-        raise UserError(f"There is no folder {path.parent} to write {path.name} into; make it, or give another.")
+        raise UserError(f"There is no folder {path.parent} for {path.name}; make the folder, or give another --output.")
     try:
         with path.open("rb") as file:
             head = file.read(2048)
     except FileNotFoundError:
         return
     except OSError as error:
-        raise UserError(
-            f"{path} cannot be read ({error.strerror or error}); give another place with --output."
-        ) from error
+        raise UserError(f"{path} cannot be read ({error.strerror or error}); give another --output.") from error
     if f'<meta name="generator" content="{GENERATOR} '.encode() not in head:
-        raise UserError(
-            f"{path} is there already and is no report of visionbench; take it away, or give another with --output."
-        )
+        raise UserError(f"{path} exists and is not a report of visionbench; remove it, or give another --output.")
 
 
-def _in_words(size: int) -> str:
+def _file_size(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"
 
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="visionbench report", usage=USAGE, description="A run, or several, as one HTML file.", allow_abbrev=False
+        prog="visionbench report",
+        usage=USAGE,
+        description="Write one run, or several side by side, as one HTML file.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--output",
         type=str | None,
         default=None,
-        help="The HTML file; default: report.html in the run's folder, or here for several.",
+        help="HTML file; default: report.html in the run folder, or in the working directory for several runs.",
     )
     parser.add_argument(
         "--root",
         type=str | None,
         default=None,
-        help="Where prepared data sets lie, for the images on which runs part; default: where the first run had them.",
+        help="Folder of prepared data sets, for the images with different predictions; default: the first run's.",
     )
     return parser

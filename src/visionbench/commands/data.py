@@ -408,3 +408,8 @@ def _cut(name: str, length: int) -> str:
 
 def _class_counts(store: Store, split: Split, classes: int) -> np.ndarray:
     return np.bincount(store.arrays[f"{split.part}-labels"][split.index], minlength=classes)
+
+
+def run(args: Sequence[str]) -> int:
+    """Runs `visionbench data` with its arguments; gives the exit status."""
+    return data(args)

@@ -1,0 +1,65 @@
+"""Arguments that several commands share: inputs among options, and the options of a run's data set."""
+
+import json
+from collections.abc import Mapping, Sequence
+
+from visionbench.config.parser import Parser
+from visionbench.data.base import VisionDataModule
+from visionbench.errors import first_user_error
+
+
+def split_inputs(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separates inputs from options.
+
+    Args:
+        args: Inputs and options in any order. Each option but --help has a value; everything after -- is an input.
+
+    Returns:
+        The inputs and the options.
+    """
+    inputs: list[str] = []
+    options: list[str] = []
+    rest = iter(args)
+    for argument in rest:
+        if argument == "--":
+            inputs += rest
+        elif argument == "-" or not argument.startswith("-"):
+            inputs.append(argument)
+        else:
+            options.append(argument)
+            if "=" not in argument and argument not in ("-h", "--help"):
+                options += [value for value in [next(rest, None)] if value is not None]
+    return inputs, options
+
+
+def add_data_options(parser: Parser, run_config: Mapping[str, object]) -> list[str]:
+    """Adds the options of a data set to a parser, as `visionbench fit` has them.
+
+    Args:
+        parser: Parser of a command.
+        run_config: Content of a run's config.yaml.
+
+    Returns:
+        The arguments that select the run's own data set.
+    """
+    parser.add_lightning_class_args(VisionDataModule, "data", subclass_mode=True, required=True)
+    return ["--data", json.dumps(run_config["data"])]
+
+
+def make_data(parser: Parser, config: object) -> VisionDataModule:
+    """Makes the data set that the options describe, without preparing it.
+
+    Args:
+        parser: Parser with the options of `add_data_options`.
+        config: Options, parsed by it.
+
+    Raises:
+        UserError: The data set refuses an option.
+    """
+    try:
+        data: VisionDataModule = parser.instantiate_classes(config).data
+    except ValueError as error:  # the parser's, raised from the data set's own
+        if (refusal := first_user_error(error)) is not None:
+            raise refusal from None
+        raise
+    return data

@@ -1,0 +1,120 @@
+"""`visionbench export`: a run's model as a file that needs neither visionbench nor Lightning."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import get_args
+
+import numpy as np
+
+from visionbench.arguments import add_data_options, make_data
+from visionbench.config.parser import Parser, watched_parsing
+from visionbench.console import plain_console, quiet_libraries
+from visionbench.data.store import SPLITS
+from visionbench.errors import UserError
+from visionbench.inference.export import SUFFIXES, Export, Format, check_packages, export_model
+from visionbench.inference.inputs import check_inputs, samples
+from visionbench.inference.trained import TrainedRun, open_run
+from visionbench.runs.folder import folder_argument, read_config, result_checkpoint
+from visionbench.text import counted
+
+USAGE = """\
+visionbench export RUN_DIR --format onnx|torch_export|safetensors [options]
+
+Where the file is checked on a split of the run's data set, the options of the data set are also accepted, such as
+--data.root DIR."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Writes a run's model to a file, opens the file and compares its predictions with those of the checkpoint.
+
+    Args:
+        args: Run folder and options.
+
+    Returns:
+        The exit status: 0.
+
+    Raises:
+        UserError: The run does not exist, a package is missing, or there is no image for the check.
+        RunFailed: The model cannot be exported, or the predictions of the file differ from those of the checkpoint; no
+            file is kept.
+    """
+    parser = _parser()
+    if args and args[0] in ("-h", "--help"):
+        parser.print_help()
+        return 0
+    folder, options = folder_argument("export", args)
+    console = plain_console()
+    with quiet_libraries():
+        result_checkpoint(folder)
+        data_options = add_data_options(parser, read_config(folder))
+        with watched_parsing(console.print):
+            config = parser.parse_args([*data_options, *options])
+        if config.format is None:
+            raise UserError(f"No format is given; give one with --format {'|'.join(get_args(Format))}.")
+        if config.samples < 1:
+            raise UserError(f"samples is {config.samples}, expected 1 or more.")
+        check_inputs([config.check])
+        check_packages(config.format)
+        trained = open_run(folder)
+        data = None
+        if config.check in SPLITS:
+            data = make_data(parser, config)
+            trained.set_up(data)
+        stream = samples([config.check], trained.recipe, trained.class_names, data)
+        images = (sample.pixels for sample in stream if sample.pixels is not None)
+        chosen = list(itertools.islice(images, config.samples))
+        if not chosen:
+            raise UserError(f"{config.check} holds no image to check the file on; give another --check.")
+        output = Path(config.output) if config.output is not None else _default_output(folder, config.format)
+        exported = export_model(trained, config.format, output, np.stack(chosen))
+        for line in _closing_lines(trained, exported, config.check):
+            console.print(line)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="visionbench export",
+        usage=USAGE,
+        description="Write a run's model as a file for other programs.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--format",
+        type=Format | None,
+        default=None,
+        help="Format of the file: onnx and torch_export turn raw pixels into probabilities and classes; safetensors "
+        "holds the weights alone.",
+    )
+    parser.add_argument(
+        "--output", type=str | None, default=None, help="File to write; default: exports/model.* in the run folder."
+    )
+    parser.add_argument(
+        "--check",
+        type=str,
+        default="test",
+        help="Images for the check of the file: a split of the run's data set, a folder, a file, or - for a list of "
+        "files on standard input.",
+    )
+    parser.add_argument("--samples", type=int, default=1000, help="Largest number of images for the check.")
+    return parser
+
+
+def _default_output(folder: Path, format: Format) -> Path:
+    return folder / "exports" / f"model{SUFFIXES[format]}"
+
+
+def _closing_lines(run: TrainedRun, exported: Export, checked_on: str) -> Iterator[str]:
+    yield (f"checked    on {counted(exported.samples, 'sample')} of {checked_on}: the same classes as {run.checkpoint}")
+    yield f"difference {exported.difference:.3g} at most between two probabilities"
+    if exported.other_classes is not None:
+        others = counted(exported.other_classes, "sample")
+        yield f"precision  32 bits; in {run.precision}, the precision of the run, the class differs for {others}"
+    if exported.format == "safetensors":
+        yield "contents   weights by name; the metadata describe the pixels and the outputs"
+    else:
+        shape = " x ".join(map(str, (*run.recipe.size, run.input_shape[0])))
+        yield f"inputs     images: uint8, any number x {shape} (height, width, channels)"
+        yield f"outputs    probabilities: float32, {len(run.class_names)} per sample; classes: int64, one per sample"
+    yield f"file       {exported.file} ({exported.file.stat().st_size / 2**20:,.1f} MB)"

@@ -1,0 +1,182 @@
+"""`visionbench predict`: the predicted class of each image, as CSV."""
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from visionbench.arguments import add_data_options, make_data, split_inputs
+from visionbench.config.parser import Parser, watched_parsing
+from visionbench.console import plain_console, quiet_libraries
+from visionbench.data.store import SPLITS
+from visionbench.errors import Stopped, UserError
+from visionbench.evaluation.intervals import wilson_interval
+from visionbench.inference.inputs import batches, check_inputs, count_samples, samples
+from visionbench.inference.predict import PredictionCounts, table_file, write_predictions
+from visionbench.inference.trained import Predictor, open_run
+from visionbench.interrupts import ended_by_sigterm
+from visionbench.runs.folder import folder_argument, read_config, result_checkpoint
+from visionbench.text import counted
+
+USAGE = """\
+visionbench predict RUN_DIR INPUT... [options]
+
+INPUT is a split of the run's data set (train, val, test), a folder, a file, or -, which reads a list of files from
+standard input, one path per line. A folder with the name of a split is written as ./test. With a split, the options of
+the run's data set are also accepted, such as --data.root DIR."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Writes a CSV row for each image: path, predicted class, confidence, the next classes, true class and error.
+
+    Args:
+        args: Run folder, inputs and options.
+
+    Returns:
+        The exit status: 0, also where files cannot be read; the rows of these files have the reason.
+
+    Raises:
+        UserError: The run or an input does not exist, or the data of a split cannot be read.
+    """
+    parser = _parser()
+    if args and args[0] in ("-h", "--help"):
+        parser.print_help()
+        return 0
+    folder, rest = folder_argument("predict", args)
+    inputs, options = split_inputs(rest)
+    if not inputs and not {"-h", "--help"} & set(options):
+        raise UserError(
+            f"predict needs an input: visionbench predict {folder} INPUT..., where INPUT is a split "
+            f"({', '.join(SPLITS)}), a folder, a file, or - for a list of files on standard input."
+        )
+    console = plain_console(stderr=True)
+    with quiet_libraries():
+        data_options: list[str] = []
+        has_splits = not set(SPLITS).isdisjoint(inputs)
+        if has_splits:
+            result_checkpoint(folder)
+            data_options = add_data_options(parser, read_config(folder))
+        with watched_parsing(console.print):
+            config = parser.parse_args([*data_options, *options])
+        _check_options(config)
+        check_inputs(inputs)
+        trained = open_run(folder)
+        data = None
+        if has_splits:
+            with contextlib.redirect_stdout(sys.stderr):  # where a data set reports how it is prepared
+                data = make_data(parser, config)
+                trained.set_up(data)
+            if trained.data_digest not in (None, data.data_digest()):
+                console.print(
+                    f"note: the {data.item}s, their split or their normalization differ from those of the run"
+                )
+        recipe = trained.recipe
+        if config.resize is not None:
+            recipe = replace(recipe, resize=config.resize, scale=1.0)
+        if config.invert is not None:
+            recipe = replace(recipe, invert=config.invert)
+        predictor = Predictor(trained, config.accelerator, config.precision)
+        size = config.batch_size if config.batch_size is not None else trained.batch_size
+        try:
+            with ended_by_sigterm():
+                stream = batches(samples(inputs, recipe, trained.class_names, data), size)
+                rows_on_screen = config.output is None and sys.stdout.isatty()
+                has_bar = console.is_terminal and not rows_on_screen
+                with _open_output(config.output) as file, _bar(console, disable=not has_bar) as bar:
+                    task = bar.add_task("", total=count_samples(inputs, data) if has_bar else None, rate=0)
+
+                    def advance(counts: PredictionCounts) -> None:
+                        bar.update(task, completed=counts.samples, rate=counts.samples / max(counts.seconds, 1e-9))
+
+                    counts = write_predictions(stream, predictor, trained.class_names, config.top_k, file, advance)
+        except Stopped as stopped:
+            return stopped.status
+    for line in _closing_lines(counts, config.output):
+        console.print(line)
+    return 0
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        prog="visionbench predict", usage=USAGE, description="Predict the class of each image.", allow_abbrev=False
+    )
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        default=None,
+        help="CSV file, which appears when it is complete; default: standard output, row by row.",
+    )
+    parser.add_argument("--top_k", type=int, default=3, help="Number of classes in a row, the most probable first.")
+    parser.add_argument(
+        "--batch_size", type=int | None, default=None, help="Number of images per batch; default: the run's."
+    )
+    parser.add_argument(
+        "--resize",
+        type=Literal["crop", "squash", "none"] | None,
+        default=None,
+        help="How an image file is resized for the model, as in --data.help ImageFolder; default: the run's.",
+    )
+    parser.add_argument(
+        "--invert", type=bool | None, default=None, help="Invert the brightness of image files; default: the run's."
+    )
+    parser.add_argument(
+        "--accelerator", type=str | None, default=None, help="Kind of device, such as cpu or gpu; default: the run's."
+    )
+    parser.add_argument(
+        "--precision",
+        type=str | None,
+        default=None,
+        help="Precision of the computation, such as 32-true or bf16-mixed; default: the run's.",
+    )
+    return parser
+
+
+def _check_options(config: Any) -> None:
+    for name in ("top_k", "batch_size"):
+        if config[name] is not None and config[name] < 1:
+            raise UserError(f"{name} is {config[name]}, expected 1 or more.")
+
+
+def _bar(console: Console, disable: bool) -> Progress:
+    return Progress(
+        *(TextColumn("predicting"), BarColumn(bar_width=24), MofNCompleteColumn()),
+        *(TextColumn("{task.fields[rate]:,.0f} images/s"), TimeRemainingColumn()),
+        console=console,
+        transient=True,
+        redirect_stdout=False,
+        redirect_stderr=False,
+        disable=disable,
+    )
+
+
+@contextlib.contextmanager
+def _open_output(output: str | None) -> Iterator[TextIO]:
+    """The file of the rows: the one that --output names, or standard output."""
+    if output is not None:
+        with table_file(Path(output)) as file:
+            yield file
+        return
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8", newline="")  # as in a file, whatever the terminal's encoding
+    yield sys.stdout
+
+
+def _closing_lines(counts: PredictionCounts, output: str | None) -> Iterator[str]:
+    place = f" in {output}" if output is not None else ""
+    speed = counts.predicted / max(counts.seconds, 1e-9)
+    yield f"predicted  {counted(counts.predicted, 'image')} in {counts.seconds:.1f} s, {speed:,.0f} per second{place}"
+    if counts.labeled:
+        low, high = (100 * share for share in wilson_interval(counts.correct, counts.labeled))
+        yield (
+            f"accuracy   {100 * counts.correct / counts.labeled:.2f} %  (95 % interval {low:.2f} to {high:.2f}, "
+            f"{counted(counts.labeled, 'image')} with a known class)"
+        )
+    if counts.unreadable:
+        files, rows = counted(counts.unreadable, "file"), "row has" if counts.unreadable == 1 else "rows have"
+        yield f"broken     {files} could not be read; the {rows} the reason"
