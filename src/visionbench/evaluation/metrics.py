@@ -4,10 +4,10 @@ No metric is computed inside a training step. torchmetrics counts the confusion 
 names by import path. The registry's own values are computed here, in double precision, for these reasons (measured with
 torchmetrics 1.9):
 
-- torchmetrics divides integer counts in single precision, so that its accuracy has an error of up to 1e-8.
+- torchmetrics divides integer counts in single precision, so that its accuracy has an error of up to 3e-8.
 - Its balanced accuracy gives a class without samples the recall 0 if the class is predicted; scikit-learn leaves the
   class out.
-- Its AUC is 0 where only one class is present, and its kappa, AUC and calibration error are single-precision numbers.
+- Its AUC is 0 where only one class is present; its kappa, AUC and calibration error have single precision.
 - One probability that is NaN, or 1.0000001, makes it apply a softmax to all probabilities without a warning.
 - Its calibration bins hold their lower edge; those of scikit-learn and of this package's figures hold their upper edge.
 
@@ -245,9 +245,7 @@ class Evaluator:
         """Whether any metric is computed from probabilities."""
         return any(spec.source == "probabilities" for spec in self.specs.values())
 
-    def compute(
-        self, labels: "Tensor", predicted: "Tensor", probabilities: "Tensor | None" = None
-    ) -> dict[str, float]:
+    def compute(self, labels: "Tensor", predicted: "Tensor", probabilities: "Tensor | None" = None) -> dict[str, float]:
         """Computes every metric, on the CPU.
 
         The tensors hold all samples of the split. With several processes, the caller gathers the samples of all
@@ -345,7 +343,7 @@ def resolve(name: str, class_names: Sequence[str]) -> MetricSpec:
         if spec.num_classes not in (None, len(class_names)):
             raise UserError(
                 f"The metric {name} is defined for {spec.num_classes} classes, but the data set has "
-                f"{counted(len(class_names), 'classe')}; remove {name} from the metrics."
+                f"{_classes(len(class_names))}; remove {name} from the metrics."
             )
         return spec
     class_name = name.removeprefix(CLASS_F1)
@@ -382,6 +380,10 @@ def mode_of(name: str, class_names: Sequence[str] | None = None) -> Mode:
     if not _is_import_path(name):
         raise _unknown(name, class_names or ())
     return _user_mode(name, _import_metric(name))
+
+
+def _classes(count: int) -> str:
+    return "1 class" if count == 1 else f"{count:,} classes"
 
 
 def _is_import_path(name: str) -> bool:
@@ -484,7 +486,7 @@ def _try_out(name: str, function: Callable[[Outcome], Any], num_classes: int) ->
         value = function(outcome)
     except Exception as error:
         raise UserError(
-            f"The metric {name} cannot be computed for {counted(num_classes, 'classe')}: {type(error).__name__}: "
+            f"The metric {name} cannot be computed for {_classes(num_classes)}: {type(error).__name__}: "
             f"{one_line(error)} Its update takes probabilities, shape (N, {num_classes}), and labels, shape (N,)."
         ) from error
     if _as_number(value) is None:
