@@ -29,8 +29,8 @@ from visionbench.data import (
     mapped,
     mnist,
 )
-from visionbench.data.base import channel_statistics
 from visionbench.data.mapped import MappedImages
+from visionbench.data.statistics import channel_statistics
 from visionbench.errors import UserError
 
 # What writes a data set's fake files into a folder, and gives the arguments that the class then needs.
