@@ -92,6 +92,8 @@ def list_data_sets(root: Path) -> Iterator[str]:
         kind = getattr(package, name)
         if not (isinstance(kind, type) and issubclass(kind, VisionDataModule)) or inspect.isabstract(kind):
             continue
+        if not kind.from_command_line:
+            continue
         first = inspect.cleandoc(kind.__doc__ or "").splitlines()[0]
         yield f"{name:<14} {first}"
         for folder in sorted(path.parent for path in (root / name).glob("*/meta.json")):

@@ -443,7 +443,7 @@ def opening_lines(cli: VisionCLI) -> Iterator[str]:
         f"data       {data.title}: {sizes['train']:,} train, {sizes['val']:,} validation{watched}, "
         f"{sizes['test']:,} test {data.item}s of {data.shape_in_words}, {data.num_classes} classes"
     )
-    memory = data.memory(trainer.strategy.root_device, trainer.num_devices)
+    memory = data.residency(trainer.strategy.root_device, trainer.num_devices)
     if not memory.resident:
         threads = f"{memory.workers} threads read ahead" if memory.workers else "no thread reads ahead"
         yield f"memory     images are read through the memory map, since {memory.reason}; {threads}"

@@ -34,7 +34,7 @@ GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Memory:
+class Residency:
     """Where the images of a run's splits are while it lasts.
 
     Attributes:
@@ -93,7 +93,9 @@ class VisionDataModule(LightningDataModule, ABC):
     specific_arguments: ClassVar[frozenset[str]] = frozenset({"source", "mean", "std", "augment"})
     """Arguments that speak of one data set and are never carried over to another: a flipped 6 is no 6."""
     item: ClassVar[str] = "image"
-    """What one of the things that are classified is called."""
+    """Name of one sample in messages: image or row."""
+    from_command_line: ClassVar[bool] = True
+    """Whether the command line and YAML files can create the data set; `visionbench data list` leaves out others."""
 
     def __init__(
         self,
@@ -182,7 +184,7 @@ class VisionDataModule(LightningDataModule, ABC):
         self.splits: dict[str, Split] = {}
         """The images of `train`, `val` and `test`; filled by `setup`."""
         self._looked = False
-        self._memory: Memory | None = None
+        self._residency: Residency | None = None
 
     @property
     @abstractmethod
@@ -458,12 +460,12 @@ class VisionDataModule(LightningDataModule, ABC):
             device = self.trainer.strategy.root_device
             shard = (self.trainer.global_rank, self.trainer.world_size)
             neighbours = self.trainer.num_devices
-        split, memory = self.splits[stage], self.memory(device, neighbours)
+        split, residency = self.splits[stage], self.residency(device, neighbours)
         images = store.arrays[f"{split.part}-images"]
         return ResidentLoader(
             _resident(images, split.index, device)
-            if memory.resident
-            else MappedImages(images, split.index, device, memory.workers),
+            if residency.resident
+            else MappedImages(images, split.index, device, residency.workers),
             torch.tensor(store.arrays[f"{split.part}-labels"][split.index], device=device),
             batch_size=self.batch_size,
             mean=mean,
@@ -474,7 +476,7 @@ class VisionDataModule(LightningDataModule, ABC):
             shard=shard,
         )
 
-    def memory(self, device: torch.device, processes: int = 1) -> Memory:
+    def residency(self, device: torch.device, processes: int = 1) -> Residency:
         """Decides whether the images of all splits are held on the device; valid after `setup`.
 
         All of them are, or none: a run's loaders live side by side. Once decided it stays so, since what is free is
@@ -484,7 +486,7 @@ class VisionDataModule(LightningDataModule, ABC):
             device: The one that trains.
             processes: How many of them train on this machine; on a processor they share its memory.
         """
-        if self._memory is None:
+        if self._residency is None:
             sharing = processes if device.type == "cpu" else 1
             needed = sum(self.sizes().values()) * math.prod(self.input_shape)
             if self.memory_budget is not None:
@@ -494,8 +496,8 @@ class VisionDataModule(LightningDataModule, ABC):
                 budget = FREE_SHARE * free_memory(device) / sharing
                 which = f"half of what is free{f' for one of {sharing} processes' * (sharing > 1)}, {_in_words(budget)}"
             workers = self.workers if self.workers is not None else max(1, min(4, processor_cores() // processes))
-            self._memory = Memory(needed <= budget, workers, f"{_in_words(needed)} are more than {which}")
-        return self._memory
+            self._residency = Residency(needed <= budget, workers, f"{_in_words(needed)} are more than {which}")
+        return self._residency
 
     def _ready(self) -> tuple[Store, list[float], list[float]]:
         if self.store is None or self.mean is None or self.std is None:
