@@ -25,7 +25,7 @@ class Arrays(VisionDataModule):
       length 1 or 3; a tensor in which both have is refused.
     - Classes: the labels 0 to K-1.
     - Split: the test images that are passed; without them the test split is cut by `split_seed`, as for every data set.
-    - Source: the caller's arrays.
+    - Source: the caller's arrays. Licence: that of the images.
 
     Args:
         images: Images to train and validate on (and to test on, without `test_images`).
@@ -135,6 +135,7 @@ class Arrays(VisionDataModule):
                 "dataset": type(self).__name__,
                 "class_names": list(self.class_names),
                 "source": "arrays in memory",
+                "licence": "that of the images",
                 "split": "test: passed" if "test-images" in self._arrays else "none",
                 "arrays": entries,
             }
