@@ -18,7 +18,7 @@ from visionbench.evaluation.predictions import Predictions
 from visionbench.inference.trained import TrainedRun
 from visionbench.inference.trained import open_run as _open_run
 from visionbench.models.base import Classifier
-from visionbench.processes import unchanged_process
+from visionbench.processes import run_cleanly
 from visionbench.runs.folder import read_losses
 from visionbench.training.result import RunResult
 from visionbench.training.session import Ending, Say, Session
@@ -66,19 +66,27 @@ def fit(
     named |= {"run_dir": None if run_dir is None else str(run_dir)}
     if twice := sorted(set(options) & {name for name, value in named.items() if value is not None}):
         raise UserError(f"{twice[0]} is given twice, as an argument and as an option; give it once.")
-    with unchanged_process(), quiet_libraries():
-        words = [] if config is None else ["--config", str(config)]
-        for part, value in (("model", model), ("data", data)):
-            if isinstance(value, type):
-                words += [f"--{part}", f"{value.__module__}.{value.__qualname__}"]
-            elif isinstance(value, str):
-                words += [f"--{part}", value]
-        for name, value in (named | options).items():
-            if value is not None or name in options:
-                words.append(f"--{name}={_as_word(value)}")
-        settings = _settings(words, model, data)
-        settings.command = ["visionbench.fit", *words]
-        return train(settings, say)
+    words = [] if config is None else ["--config", str(config)]
+    for part, value in (("model", model), ("data", data)):
+        if isinstance(value, type):
+            words += [f"--{part}", f"{value.__module__}.{value.__qualname__}"]
+        elif isinstance(value, str):
+            words += [f"--{part}", value]
+    for name, value in (named | options).items():
+        if value is not None or name in options:
+            words.append(f"--{name}={_as_word(value)}")
+
+    def run() -> RunResult:
+        with quiet_libraries():
+            settings = settings_from(
+                words,
+                model=model if isinstance(model, Classifier) else None,
+                data=data if isinstance(data, VisionDataModule) else None,
+            )
+            settings.command = ["visionbench.fit", *words]
+            return train(settings, say)
+
+    return run_cleanly(run)
 
 
 def train(settings: Settings, say: Say | None = None, callbacks: Sequence[Callback] = ()) -> RunResult:
@@ -181,15 +189,6 @@ class RunFigures:
         folder = session.run_folder / "figures"
         folder.mkdir(exist_ok=True)
         return folder
-
-
-def _settings(words: list[str], model: Any, data: Any) -> Settings:
-    """Settings of a command line, in which a model or a data module that is made already takes its place."""
-    model_made = model if isinstance(model, Classifier) else None
-    data_made = data if isinstance(data, VisionDataModule) else None
-    if model_made is None and data_made is None:
-        return settings_from(words)
-    return settings_from(words, model=model_made, data=data_made)
 
 
 def _as_word(value: Any) -> str:

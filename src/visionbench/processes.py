@@ -1,16 +1,20 @@
 """Which of several processes this one is, and a process that a run leaves as it found it."""
 
 import contextlib
+import gc
 import os
 import signal
 import sys
 import threading
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from visionbench.errors import UserError
+
+T = TypeVar("T")
 
 # The process that claims the run folder names it in this variable for the processes that it starts.
 RUN_FOLDER_VARIABLE = "VISIONBENCH_RUN_FOLDER"
@@ -91,3 +95,19 @@ def unchanged_process() -> Iterator[None]:
         torch.set_num_threads(threads)
         torch.use_deterministic_algorithms(deterministic[0], warn_only=deterministic[1])
         torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = benchmark
+
+
+def run_cleanly(action: Callable[[], T]) -> T:
+    """Calls a function that trains or evaluates, and leaves the process as it was.
+
+    A Trainer, its model and its data refer to each other, and so keep the store's files open until Python looks for
+    such circles: done here, where nothing else refers to them.
+
+    Args:
+        action: Function whose result does not refer to the Trainer.
+    """
+    try:
+        with unchanged_process():
+            return action()
+    finally:
+        gc.collect()

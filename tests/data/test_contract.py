@@ -16,6 +16,7 @@ from tests.fakes import Tiny, write_cifar10, write_idx, write_images, write_tabl
 from visionbench.data import (
     CIFAR10,
     MNIST,
+    Arrays,
     Digits,
     FashionMNIST,
     HorizontalFlip,
@@ -29,10 +30,11 @@ from visionbench.data import (
     mapped,
     mnist,
 )
-from visionbench.data.base import channel_statistics
 from visionbench.data.mapped import MappedImages
+from visionbench.data.statistics import channel_statistics
 from visionbench.errors import UserError
 
+NOISE = np.random.RandomState(0).randint(0, 256, (90, 8, 8, 3), dtype=np.uint8)
 # What writes a data set's fake files into a folder, and gives the arguments that the class then needs.
 DATASETS = {
     Digits: lambda folder, patch: {},
@@ -44,10 +46,21 @@ DATASETS = {
         "size": 8,
     },
     Table: lambda folder, patch: {"source": str(write_table(folder, {"train": 90, "test": 12})), "target": "kind"},
+    Arrays: lambda folder, patch: {"images": NOISE, "labels": np.arange(90) % 3},
 }
 # What speaks of pixels holds for those of images.
 of_images = pytest.mark.parametrize(
     "kind", [kind for kind in DATASETS if kind.item == "image"], indirect=True, ids=lambda kind: kind.__name__
+)
+# What speaks of the store's files, or of reading them through a memory map, holds for those that write a store.
+with_store = pytest.mark.parametrize(
+    "kind", [kind for kind in DATASETS if kind is not Arrays], indirect=True, ids=lambda kind: kind.__name__
+)
+images_with_store = pytest.mark.parametrize(
+    "kind",
+    [kind for kind in DATASETS if kind.item == "image" and kind is not Arrays],
+    indirect=True,
+    ids=lambda kind: kind.__name__,
 )
 
 
@@ -246,7 +259,7 @@ def test_the_images_trained_on_have_mean_0_and_deviation_1(ready):
     )
 
 
-@of_images
+@images_with_store
 @pytest.mark.parametrize("workers", [0, 2])
 def test_above_the_memory_budget_the_batches_are_the_same(ready, workers):
     augment = [HorizontalFlip(), RandomCrop(2), MixUp()]
@@ -377,6 +390,7 @@ def test_statistics_from_two_places_are_refused(make, name):
         make(statistics="imagenet", **{name: values(make(), 0.5)})
 
 
+@with_store
 def test_a_store_copied_to_another_machine_is_all_that_is_needed(kind, tmp_path, monkeypatch):
     arguments = DATASETS[kind](tmp_path / "files", monkeypatch)
     before = kind(**arguments, root=str(tmp_path / "here"))

@@ -5,7 +5,7 @@ import pytest
 from sklearn.datasets import load_digits
 
 from visionbench.data import Digits
-from visionbench.data.base import stratified_holdout
+from visionbench.data.splits import stratified_holdout
 
 
 @pytest.fixture(scope="module")

@@ -252,7 +252,7 @@ def decided(monkeypatch, tmp_path, *, free=None, device=CPU, processes=1, **opti
         monkeypatch.setattr(base, "free_memory", lambda device: free)
     data = Tiny(root=str(tmp_path), **options)
     data.setup()
-    return data.memory(device, processes)
+    return data.residency(device, processes)
 
 
 ALL_IMAGES = (33 + 12) * 3 * 5 * 7

@@ -170,8 +170,8 @@ def test_a_run_trains_on_mixtures(cli, tmp_path, mixing):
 def test_another_loss_is_refused(cli, loss):
     refusal = cli(f"fit --model MLP --data Digits --data.augment+=MixUp --model.loss {loss}")
     said = refusal.refusal()
-    assert f"model.loss is {loss}, which takes one class an image" in said
-    assert said.endswith("use cross_entropy, or leave these out of data.augment.")
+    assert f"model.loss is {loss}, which takes one class for each image" in said
+    assert said.endswith("use cross_entropy, or remove these from data.augment.")
 
 
 def test_a_wrong_argument_in_a_file_is_one_sentence(cli):

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from visionbench.data.base import stratified_fold, stratified_holdout, stratified_part
+from visionbench.data.splits import stratified_fold, stratified_holdout, stratified_part
 from visionbench.errors import UserError
 
 EVEN = np.arange(100) % 10

@@ -508,7 +508,7 @@ def test_a_store_copied_to_another_machine_needs_no_source(tmp_path, source, mon
 
 def test_models_for_images_refuse_rows_and_say_which_take_them():
     assert MLP(2, (5,), widths=[3])(torch.zeros(4, 5)).shape == (4, 2)
-    with pytest.raises(UserError, match=r"CNN is for images, but the data set gives rows of 5 features; .*such as MLP"):
+    with pytest.raises(UserError, match=r"CNN takes images, but the data set has rows of 5 features; .*such as MLP"):
         CNN(2, (5,))
 
 
@@ -523,7 +523,7 @@ def test_a_model_whose_types_cannot_be_looked_up_takes_what_it_is_given():
 @pytest.mark.parametrize("model", ["CNN", "PatchMLP", "FrozenResNet"])
 def test_a_run_with_a_model_for_images_is_refused_before_it_begins(cli, source, tmp_path, model):
     refusal = cli(f"fit --model {model} --data Table --data.source {source} --data.target kind").refusal()
-    assert f"{model} is for images, but the data set gives rows of 7 features" in refusal
+    assert f"{model} takes images, but the data set has rows of 7 features" in refusal
     assert not (tmp_path / "lightning_logs").exists()
 
 

@@ -16,7 +16,8 @@ from rich.console import Console
 from visionbench import data as package
 from visionbench.config.parser import Parser, watched_parsing
 from visionbench.console import plain_console
-from visionbench.data.base import Split, VisionDataModule
+from visionbench.data.base import VisionDataModule
+from visionbench.data.splits import Split
 from visionbench.data.store import SPLITS, Store, read_meta
 from visionbench.data.table import Table
 from visionbench.errors import UserError, first_user_error
@@ -90,6 +91,8 @@ def list_data_sets(root: Path) -> Iterator[str]:
     for name in package.__all__:
         kind = getattr(package, name)
         if not (isinstance(kind, type) and issubclass(kind, VisionDataModule)) or inspect.isabstract(kind):
+            continue
+        if not kind.from_command_line:
             continue
         first = inspect.cleandoc(kind.__doc__ or "").splitlines()[0]
         yield f"{name:<14} {first}"

@@ -6,7 +6,7 @@ from typing import Literal
 from visionbench.config.cli import settings_from
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
-from visionbench.processes import unchanged_process
+from visionbench.processes import run_cleanly
 from visionbench.runs.folder import folder_argument, read_metadata, result_checkpoint
 from visionbench.training.session import Session
 from visionbench.training.summary import metric_lines
@@ -28,11 +28,15 @@ def evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
     if args and args[0] in ("-h", "--help"):
         print(f"usage: visionbench {command} RUN_DIR [options]\n\nThe options are those of visionbench fit --help.")
         return 0
+    return run_cleanly(lambda: _evaluate(command, args))
+
+
+def _evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
     folder, options = folder_argument(command, args)
     checkpoint = result_checkpoint(folder)
     console = plain_console()
     stage: Literal["val", "test"] = "val" if command == "validate" else "test"
-    with unchanged_process(), quiet_libraries():
+    with quiet_libraries():
         settings = settings_from(["--config", str(folder / "config.yaml"), *options], command)
         for note in settings.notes:
             console.print(note)

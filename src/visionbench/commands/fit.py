@@ -8,7 +8,7 @@ from visionbench.config.cli import settings_from
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
 from visionbench.interrupts import ended_by_sigterm
-from visionbench.processes import World, unchanged_process
+from visionbench.processes import World, run_cleanly
 from visionbench.training.callbacks import Progress
 from visionbench.training.summary import closing_lines
 
@@ -25,8 +25,12 @@ def run(args: Sequence[str]) -> int:
     Raises:
         UserError: The command, the configuration or the data are refused.
     """
+    return run_cleanly(lambda: _fit(args))
+
+
+def _fit(args: Sequence[str]) -> int:
     console = plain_console()
-    with unchanged_process(), quiet_libraries():
+    with quiet_libraries():
         first = World.detect().is_first
         settings = settings_from(_with_run_config(args))
         bar = [] if settings.trainer.get("enable_progress_bar") is False else [Progress(console)]

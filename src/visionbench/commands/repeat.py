@@ -8,7 +8,7 @@ from visionbench.config.cli import settings_from
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
 from visionbench.interrupts import ended_by_sigterm
-from visionbench.processes import World, unchanged_process
+from visionbench.processes import World, run_cleanly
 from visionbench.runs.compare import compare, first_difference
 from visionbench.runs.folder import folder_argument, read_metadata
 from visionbench.training.callbacks import Progress
@@ -27,13 +27,17 @@ def run(args: Sequence[str]) -> int:
     Raises:
         UserError: There is no such run, or it is not finished.
     """
+    return run_cleanly(lambda: _repeat(args))
+
+
+def _repeat(args: Sequence[str]) -> int:
     first, options = folder_argument("repeat", args)
     if not read_metadata(first):
         raise UserError(f"{first} is not finished; visionbench fit --resume {shlex.quote(str(first))} resumes it.")
     words = ["--config", str(first / "config.yaml"), "--run_dir", "null"]
     words += ["--log_dir", str(first.parent.parent), "--name", first.parent.name, *options]
     console = plain_console()
-    with unchanged_process(), quiet_libraries():
+    with quiet_libraries():
         world = World.detect()
         settings = settings_from(words)
         bar = [] if settings.trainer.get("enable_progress_bar") is False else [Progress(console)]

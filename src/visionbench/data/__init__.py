@@ -1,5 +1,6 @@
 """Data sets as LightningDataModules."""
 
+from visionbench.data.arrays import Arrays
 from visionbench.data.augment import (
     Augmentation,
     ColorJitter,
@@ -25,6 +26,7 @@ from visionbench.data.table import Table
 __all__ = [
     "CIFAR10",
     "MNIST",
+    "Arrays",
     "Augmentation",
     "ColorJitter",
     "CutMix",

@@ -20,39 +20,21 @@ from visionbench.data.augment import Augmentation
 from visionbench.data.loader import EpochOrder, ResidentLoader
 from visionbench.data.mapped import MappedImages, portions
 from visionbench.data.memory import free_memory, processor_cores
+from visionbench.data.splits import Split, check_folds, stratified_fold, stratified_holdout, stratified_part
+from visionbench.data.statistics import channel_statistics, imagenet_statistics
 from visionbench.data.store import SPLITS, Store, Writer, open_or_write, store_key
 from visionbench.decoding import Recipe
 from visionbench.errors import UserError
 
 # What is cut for a split of which the data set has no official images, where no size is given.
 DEFAULT_SIZES = {"test": 0.2, "val": 0.1}
-# ImageNet's, of pixels in [0, 1], RGB: what torchvision's weights were trained with, as their documentation says
-# (`ImageClassification`: "mean=[0.485, 0.456, 0.406] and std=[0.229, 0.224, 0.225]").
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
-# For grey images, which a network for photographs sees as three equal channels, of which one mean and one deviation
-# serve all: the mean over the channels. For pixels in [0, 1] no channel is then off by more than 0.21 deviations.
-IMAGENET_GREY = (0.449, 0.226)
 # Of the memory that is free, what the images of all splits may take by default; the rest is the model's.
 FREE_SHARE = 0.5
 GIB = 2**30
 
 
 @dataclass(frozen=True)
-class Split:
-    """The images of one stage.
-
-    Attributes:
-        part: The part of the store they lie in: `train`, `val` or `test`.
-        index: Their places in it, in order, shape (N,), int64.
-    """
-
-    part: str
-    index: np.ndarray
-
-
-@dataclass(frozen=True)
-class Memory:
+class Residency:
     """Where the images of a run's splits are while it lasts.
 
     Attributes:
@@ -111,7 +93,9 @@ class VisionDataModule(LightningDataModule, ABC):
     specific_arguments: ClassVar[frozenset[str]] = frozenset({"source", "mean", "std", "augment"})
     """Arguments that speak of one data set and are never carried over to another: a flipped 6 is no 6."""
     item: ClassVar[str] = "image"
-    """What one of the things that are classified is called."""
+    """Name of one sample in messages: image or row."""
+    from_command_line: ClassVar[bool] = True
+    """Whether the command line and YAML files can create the data set; `visionbench data list` leaves out others."""
 
     def __init__(
         self,
@@ -142,7 +126,7 @@ class VisionDataModule(LightningDataModule, ABC):
                 raise UserError(
                     f"data.{name} is {size}, expected a count of {self.item}s, a fraction below 1, or 0 for none."
                 )
-        _check_folds(folds, fold, fold_is, {"test": test_size, "val": val_size}, self.item)
+        check_folds(folds, fold, fold_is, {"test": test_size, "val": val_size}, self.item)
         for name, value in (("folds", folds), ("test_size", test_size), ("val_size", val_size)):
             if allow and value is not None:
                 raise UserError(
@@ -200,7 +184,7 @@ class VisionDataModule(LightningDataModule, ABC):
         self.splits: dict[str, Split] = {}
         """The images of `train`, `val` and `test`; filled by `setup`."""
         self._looked = False
-        self._memory: Memory | None = None
+        self._residency: Residency | None = None
 
     @property
     @abstractmethod
@@ -476,12 +460,12 @@ class VisionDataModule(LightningDataModule, ABC):
             device = self.trainer.strategy.root_device
             shard = (self.trainer.global_rank, self.trainer.world_size)
             neighbours = self.trainer.num_devices
-        split, memory = self.splits[stage], self.memory(device, neighbours)
+        split, residency = self.splits[stage], self.residency(device, neighbours)
         images = store.arrays[f"{split.part}-images"]
         return ResidentLoader(
             _resident(images, split.index, device)
-            if memory.resident
-            else MappedImages(images, split.index, device, memory.workers),
+            if residency.resident
+            else MappedImages(images, split.index, device, residency.workers),
             torch.tensor(store.arrays[f"{split.part}-labels"][split.index], device=device),
             batch_size=self.batch_size,
             mean=mean,
@@ -492,7 +476,7 @@ class VisionDataModule(LightningDataModule, ABC):
             shard=shard,
         )
 
-    def memory(self, device: torch.device, processes: int = 1) -> Memory:
+    def residency(self, device: torch.device, processes: int = 1) -> Residency:
         """Decides whether the images of all splits are held on the device; valid after `setup`.
 
         All of them are, or none: a run's loaders live side by side. Once decided it stays so, since what is free is
@@ -502,7 +486,7 @@ class VisionDataModule(LightningDataModule, ABC):
             device: The one that trains.
             processes: How many of them train on this machine; on a processor they share its memory.
         """
-        if self._memory is None:
+        if self._residency is None:
             sharing = processes if device.type == "cpu" else 1
             needed = sum(self.sizes().values()) * math.prod(self.input_shape)
             if self.memory_budget is not None:
@@ -512,222 +496,13 @@ class VisionDataModule(LightningDataModule, ABC):
                 budget = FREE_SHARE * free_memory(device) / sharing
                 which = f"half of what is free{f' for one of {sharing} processes' * (sharing > 1)}, {_in_words(budget)}"
             workers = self.workers if self.workers is not None else max(1, min(4, processor_cores() // processes))
-            self._memory = Memory(needed <= budget, workers, f"{_in_words(needed)} are more than {which}")
-        return self._memory
+            self._residency = Residency(needed <= budget, workers, f"{_in_words(needed)} are more than {which}")
+        return self._residency
 
     def _ready(self) -> tuple[Store, list[float], list[float]]:
         if self.store is None or self.mean is None or self.std is None:
             raise RuntimeError(f"{type(self).__name__}.setup() has not been called yet; call it first.")
         return self.store, self.mean, self.std
-
-
-def stratified_holdout(
-    labels: np.ndarray,
-    size: int | float,
-    seed: int,
-    *,
-    name: str = "data.val_size",
-    class_names: Sequence[str] | None = None,
-    item: str = "image",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a part from a data set, with each class's share of it as near to its share of the whole as can be.
-
-    Args:
-        labels: Shape (N,), integers.
-        size: How many to cut: a count, or a fraction of N below 1.
-        seed: Chooses which.
-        name: What the size is called in messages.
-        class_names: What the labels are called there.
-        item: What one of the N is called there.
-
-    Returns:
-        The indices that stay and those that are cut, each sorted.
-
-    Raises:
-        UserError: Nothing would be left of a class, or more is asked for than there is.
-    """
-    count = round(size * len(labels)) if isinstance(size, float) else size
-    if count == 0 and size > 0:
-        raise UserError(f"{name} {size} of {len(labels)} {item}s is not one {item}; give a larger one, or 0 for none.")
-    if count >= len(labels):
-        raise UserError(
-            f"{name} asks for {count} of the {len(labels)} training {item}s, so that none is left to train on; "
-            "give a smaller count or a fraction."
-        )
-    # RandomState's stream is frozen for good (NEP 19), so a split does not change with NumPy's version.
-    random = np.random.RandomState(seed)
-    classes, totals = np.unique(labels, return_counts=True)
-    exact = totals * (count / len(labels))
-    taken = np.floor(exact).astype(int)
-    # Largest remainders get the rest; ties go to the lower label.
-    for extra in np.argsort(taken - exact, kind="stable")[: count - taken.sum()]:
-        taken[extra] += 1
-    cut = [random.permutation(np.flatnonzero(labels == c))[:n] for c, n in zip(classes, taken, strict=True)]
-    chosen = np.zeros(len(labels), dtype=bool)
-    chosen[np.concatenate(cut)] = True
-    for label, total, n in zip(classes, totals, taken, strict=True):
-        if n == total and count:
-            raise UserError(
-                f"{name} {size} would take all {total} training {item}s of class {_named(label, class_names)}; give "
-                "a smaller one."
-            )
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
-
-
-def stratified_fold(
-    labels: np.ndarray,
-    fold: int,
-    folds: int,
-    seed: int,
-    *,
-    class_names: Sequence[str] | None = None,
-    item: str = "image",
-) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a data set into parts of which one is held out; sizes and classes of the parts differ by one at most.
-
-    Args:
-        labels: Shape (N,), integers.
-        fold: The part that is held out, from 0.
-        folds: How many parts there are; N of them leave one out.
-        seed: Chooses what belongs together.
-        class_names: What the labels are called in messages.
-        item: What one of the N is called there.
-
-    Returns:
-        The indices that stay and those that are held out, each sorted. Those held out by all folds are disjoint, and
-        the whole data set.
-
-    Raises:
-        UserError: There are more folds than images, or nothing would be left of a class.
-    """
-    if folds > len(labels):
-        raise UserError(
-            f"data.folds is {folds}, but there are {len(labels)} {item}s to cut; give {len(labels)} to leave one out, "
-            "or fewer."
-        )
-    random = np.random.RandomState(seed)
-    # The classes one after the other, each shuffled, dealt out in turn.
-    in_turn = np.concatenate([random.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)])
-    held_out = np.zeros(len(labels), dtype=bool)
-    held_out[in_turn[fold::folds]] = True
-    if lost := sorted(set(labels[held_out].tolist()) - set(labels[~held_out].tolist())):
-        raise UserError(
-            f"Fold {fold} of {folds} would hold out all training {item}s of class {_named(lost[0], class_names)}; give "
-            f"that class more {item}s."
-        )
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-
-def stratified_part(
-    labels: np.ndarray,
-    size: int | float,
-    seed: int,
-    class_names: Sequence[str] | None = None,
-    item: str = "image",
-) -> np.ndarray:
-    """Chooses a part of a data set with each class's share as in the whole; a smaller part lies within a larger one.
-
-    All images are put into one order, of which a part is the beginning: number i of a class's n, which are in random
-    order, comes at (i + 1/2) / n of the way. Largest remainders, as in `stratified_holdout`, would not do: with one
-    image more in all, a class may get one less.
-
-    Args:
-        labels: Shape (N,), integers.
-        size: How many: a count, or a fraction of N up to 1.
-        seed: Chooses which.
-        class_names: What the labels are called in messages.
-        item: What one of the N is called there.
-
-    Returns:
-        The indices, sorted.
-
-    Raises:
-        UserError: A class would have no image, or more is asked for than there is.
-    """
-    count = round(size * len(labels)) if isinstance(size, float) else size
-    if count > len(labels):
-        raise UserError(
-            f"data.train_size asks for {count} of the {len(labels)} {item}s that are left for training; give a smaller "
-            "count, or a fraction up to 1.0."
-        )
-    random = np.random.RandomState(seed)
-    place = np.empty(len(labels))
-    classes, totals = np.unique(labels, return_counts=True)
-    for label, total in zip(classes, totals, strict=True):
-        place[random.permutation(np.flatnonzero(labels == label))] = (np.arange(total) + 0.5) / total
-    chosen: np.ndarray = np.sort(np.lexsort((labels, place))[:count])
-    if missing := sorted(set(classes.tolist()) - set(labels[chosen].tolist())):
-        raise UserError(
-            f"data.train_size {size} leaves no {item} of class {_named(missing[0], class_names)} to train on; give a "
-            "larger one."
-        )
-    return chosen
-
-
-def _check_folds(
-    folds: int | None, fold: int | None, fold_is: str, sizes: Mapping[str, int | float | None], item: str
-) -> None:
-    if folds is None and fold is None:
-        return
-    if folds is None or fold is None:
-        given, value, missing = ("folds", folds, "fold") if fold is None else ("fold", fold, "folds")
-        raise UserError(f"data.{given} is {value}, but data.{missing} is not given; give both, or neither.")
-    if folds < 2:
-        raise UserError(f"data.folds is {folds}, expected 2 or more.")
-    if not 0 <= fold < folds:
-        raise UserError(f"data.fold is {fold}, expected 0 to {folds - 1}, one of the {folds} data.folds.")
-    if sizes[fold_is] is not None:
-        raise UserError(
-            f"data.{fold_is}_size is {sizes[fold_is]}, but the {fold_is} {item}s are those of data.fold {fold}; leave "
-            "one of them out."
-        )
-
-
-def _named(label: int, class_names: Sequence[str] | None) -> str:
-    return str(label) if class_names is None else class_names[label]
-
-
-def channel_statistics(images: np.ndarray, index: np.ndarray) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of pixels in [0, 1], one a channel, exact: from counts of the 256 values.
-
-    Args:
-        images: Shape (N, H, W, C), uint8.
-        index: Which images.
-    """
-    counts = np.zeros((images.shape[-1], 256), dtype=np.int64)
-    for part in portions(images, index):
-        for channel, count in enumerate(counts):
-            count += np.bincount(part[..., channel].ravel(), minlength=256)
-    means, stds = [], []
-    for count in counts:
-        # In whole numbers up to the last division, for the same digits on every machine.
-        number = int(count.sum())
-        total = sum(value * int(n) for value, n in enumerate(count))
-        squares = sum(value * value * int(n) for value, n in enumerate(count))
-        means.append(total / (255 * number))
-        std = math.sqrt(number * squares - total * total) / (255 * number)
-        stds.append(std if std > 0 else 1.0)  # a constant channel is left as it is, not divided by 0
-    return means, stds
-
-
-def imagenet_statistics(input_shape: Sequence[int], title: str) -> tuple[list[float], list[float]]:
-    """ImageNet's mean and standard deviation of pixels in [0, 1], one a channel; for grey images the channels' mean.
-
-    Args:
-        input_shape: Of one image, (C, H, W).
-        title: What the data set is called in messages.
-
-    Raises:
-        UserError: The images have neither 1 nor 3 channels.
-    """
-    if len(input_shape) != 3 or input_shape[0] not in (1, 3):
-        raise UserError(
-            f"data.statistics is imagenet, which is for images of 3 channels or 1, but {title} has the shape "
-            f"{' x '.join(map(str, input_shape))}; leave it out to take those of the data trained on."
-        )
-    if input_shape[0] == 1:
-        return [IMAGENET_GREY[0]], [IMAGENET_GREY[1]]
-    return list(IMAGENET_MEAN), list(IMAGENET_STD)
 
 
 def _in_words(size: float) -> str:

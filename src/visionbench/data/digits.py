@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from visionbench.data.base import VisionDataModule, stratified_holdout
+from visionbench.data.base import VisionDataModule
+from visionbench.data.splits import stratified_holdout
 
 
 class Digits(VisionDataModule):

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from visionbench.data.augment import Augmentation
-from visionbench.data.base import Memory, VisionDataModule
+from visionbench.data.base import Residency, VisionDataModule
 from visionbench.data.columns import (
     Column,
     CsvFile,
@@ -267,9 +267,9 @@ class Table(VisionDataModule):
             digest.update(f"{stage} {self.encoded[stage].shape};".encode() + self.encoded[stage].tobytes())
         return digest.hexdigest()
 
-    def memory(self, device: torch.device, processes: int = 1) -> Memory:
+    def residency(self, device: torch.device, processes: int = 1) -> Residency:
         """The encoded rows are always held; valid after `setup`."""
-        return Memory(True, 0, "")
+        return Residency(True, 0, "")
 
     def _loader(
         self, stage: str, order: EpochOrder | None = None, augmentations: Sequence[Augmentation] = ()

@@ -352,14 +352,18 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def folder_argument(command: str, args: Sequence[str]) -> tuple[Path, list[str]]:
-    """The run folder that a command starts with, and the options after it.
+    """The run folder that a command's arguments start with, and the arguments after it.
+
+    Args:
+        command: Name of the command, for the message.
+        args: Arguments of the command.
 
     Raises:
-        UserError: The command does not start with a run folder.
+        UserError: The arguments do not start with a folder.
     """
     if not args or args[0].startswith("-"):
         raise UserError(
-            f"{command} needs the folder of a run first: visionbench {command} lightning_logs/cnn/version_0 [options]."
+            f"{command} needs a run folder first: visionbench {command} lightning_logs/cnn/version_0 [options]."
         )
     return Path(args[0]), list(args[1:])
 

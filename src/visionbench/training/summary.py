@@ -30,10 +30,10 @@ def opening_lines(
         f"data       {data.title}: {sizes['train']:,} train, {sizes['val']:,} validation{watched}, "
         f"{sizes['test']:,} test {data.item}s of {data.shape_in_words}, {data.num_classes} classes"
     )
-    memory = data.memory(trainer.strategy.root_device, trainer.num_devices)
-    if not memory.resident:
-        threads = f"{memory.workers} threads read ahead" if memory.workers else "no thread reads ahead"
-        yield f"memory     images are read through the memory map, since {memory.reason}; {threads}"
+    residency = data.residency(trainer.strategy.root_device, trainer.num_devices)
+    if not residency.resident:
+        threads = f"{residency.workers} threads read ahead" if residency.workers else "no thread reads ahead"
+        yield f"memory     images are read through the memory map, since {residency.reason}; {threads}"
     parameters, trained = parameter_count(model), parameter_count(model, trainable=True)
     frozen = f", of which {trained:,} are trained" if trained < parameters else ""
     yield f"model      {type(model).__name__}, {parameters:,} parameters{frozen}"
