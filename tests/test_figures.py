@@ -264,12 +264,12 @@ class Words:
 
         monkeypatch.setattr(matplotlib.text.Text, "draw", note)
 
-    def overlapping(self, figure):
+    def overlapping(self, canvas):
         """Pairs of texts that lie on one another, and texts that are cut off."""
-        render(figure)
+        render(canvas)
         self.drawn.clear()
-        render(figure)  # in its final layout
-        width, height = figure.canvas.get_width_height()
+        render(canvas)  # in its final layout
+        width, height = canvas.canvas.get_width_height()
         boxes = [(text, box.x0 + 1, box.y0 + 1, box.x1 - 1, box.y1 - 1) for text, box in self.drawn]
         assert boxes
         found = [text for text, a, b, c, d in boxes if a < -2 or b < -2 or c > width + 2 or d > height + 2]
@@ -302,7 +302,7 @@ def test_no_words_lie_on_one_another(words, number, names):
         draw_samples(said, class_names, lambda places: pictures[places]),
     ]
     for figure in figures:
-        assert words.overlapping(figure.figure) == [], figure.name
+        assert words.overlapping(figure.canvas) == [], figure.name
 
 
 def epochs(count, lr=0.1, factor=0.5, every=3):
@@ -329,7 +329,7 @@ def test_no_words_of_a_curve_lie_on_one_another(words, count, every):
         draw_step_losses(losses, 40, 25, 1000),
         draw_throughput([(n, 1000, 0.5 + n % 3) for n in range(count)], "image"),
     ):
-        assert words.overlapping(figure.figure) == [], figure.name
+        assert words.overlapping(figure.canvas) == [], figure.name
 
 
 # Unusual runs
@@ -340,7 +340,7 @@ def test_a_run_without_a_wrong_prediction_is_drawn(words):
     perfect = Predictions("test", said.probabilities, said.labels, said.labels, said.names)
     pictures = np.zeros((len(said), 5, 5, 1), dtype=np.uint8)
     for figure in [*draw_classes(perfect, "abc"), draw_errors(perfect, "abc", lambda places: pictures[places])]:
-        assert words.overlapping(figure.figure) == [], figure.name
+        assert words.overlapping(figure.canvas) == [], figure.name
     assert summary(perfect, "abc")["most_confused"] == []
 
 
@@ -397,7 +397,7 @@ def test_every_model_shows_its_layers_and_what_it_looks_at(words, name, shape):
             assert draw_activations(model, images[:1], pictures[0], "test/0", [], []) is None
             assert draw_grad_cam(model, images, pictures, ["x"] * 3, ["x"] * 3) is None
     for figure in filter(None, drawn):
-        assert words.overlapping(figure.figure) == [], figure.name
+        assert words.overlapping(figure.canvas) == [], figure.name
 
 
 def test_operations_are_two_for_each_multiplication():

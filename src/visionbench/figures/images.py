@@ -6,7 +6,7 @@ import numpy as np
 
 from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.classes import LABEL_LENGTH, WORDS
-from visionbench.figures.figure import CORRECT, WRONG, Drawn, Grid, cut
+from visionbench.figures.figure import CORRECT, WRONG, Figure, Grid, cut
 
 COLUMNS = 6
 SHOWN = 30
@@ -15,7 +15,7 @@ SHOWN = 30
 Images = Callable[[np.ndarray], np.ndarray]
 
 
-def draw_errors(predictions: Predictions, class_names: Sequence[str], images: Images) -> Drawn:
+def draw_errors(predictions: Predictions, class_names: Sequence[str], images: Images) -> Figure:
     """The wrong predictions that the model was most sure of."""
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
     # Not a number is the least sure of all.
@@ -27,7 +27,7 @@ def draw_errors(predictions: Predictions, class_names: Sequence[str], images: Im
     return _grid("errors", title, surest, predictions, class_names, images)
 
 
-def draw_samples(predictions: Predictions, class_names: Sequence[str], images: Images) -> Drawn:
+def draw_samples(predictions: Predictions, class_names: Sequence[str], images: Images) -> Figure:
     """Samples spread evenly over the split, in its order."""
     count = min(SHOWN, len(predictions))
     places = np.linspace(0, len(predictions) - 1, count).round().astype(np.int64)
@@ -36,7 +36,7 @@ def draw_samples(predictions: Predictions, class_names: Sequence[str], images: I
 
 def _grid(
     name: str, title: str, places: np.ndarray, predictions: Predictions, class_names: Sequence[str], images: Images
-) -> Drawn:
+) -> Figure:
     """Images with what they are called, what they are and what they were taken for; a table row for each place."""
     shown = places[:SHOWN]
     lines = max(1, -(-len(shown) // COLUMNS))
@@ -44,9 +44,9 @@ def _grid(
     confidence = predictions.confidence
     pictures = images(shown) if len(shown) else ()
     for number, (place, picture) in enumerate(zip(shown, pictures, strict=True)):
-        true, taken = int(predictions.labels[place]), int(predictions.predicted[place])
+        true, predicted = int(predictions.labels[place]), int(predictions.predicted[place])
         words = describe(predictions, class_names, int(place))
-        grid.show_picture(number, picture, words, CORRECT if true == taken else WRONG)
+        grid.show_picture(number, picture, words, CORRECT if true == predicted else WRONG)
     rows = [
         [
             predictions.names[place],
@@ -56,7 +56,7 @@ def _grid(
         ]
         for place in places
     ]
-    return Drawn(f"{predictions.stage}-{name}", grid.figure, ["sample", "true", "predicted", "confidence"], rows)
+    return Figure(f"{predictions.stage}-{name}", grid.canvas, ["sample", "true", "predicted", "confidence"], rows)
 
 
 def short_name(name: str) -> str:

@@ -6,12 +6,12 @@ from pathlib import Path
 from visionbench.config.parser import Parser
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
-from visionbench.figures.comparison import COLOURS
+from visionbench.figures.comparison import COLORS
 from visionbench.files import write_whole
 from visionbench.inference.predict import split_words
 from visionbench.report.comparison_page import page_of_several
 from visionbench.report.page import GENERATOR
-from visionbench.report.reading import read_run
+from visionbench.report.run_contents import read_run
 from visionbench.report.run_page import page_of_one
 
 USAGE = """\
@@ -42,9 +42,9 @@ def report(args: Sequence[str]) -> int:
             "report needs the folder of a run, or of several: visionbench report lightning_logs/cnn/version_0 "
             "[RUN_DIR...]."
         )
-    if len(words) > len(COLOURS):
+    if len(words) > len(COLORS):
         raise UserError(
-            f"report found {len(words)} runs; give at most {len(COLOURS)}, or their curves cannot be told apart."
+            f"report found {len(words)} runs; give at most {len(COLORS)}, or their curves cannot be told apart."
         )
     folders = [Path(word) for word in words]
     seen: set[Path] = set()

@@ -20,6 +20,7 @@ from visionbench.console import quiet_libraries
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError, first_user_error, root_cause
 from visionbench.evaluation.predictions import Predictions, read_predictions
+from visionbench.figures.figure import Figure
 from visionbench.figures.images import Images
 from visionbench.inference.inputs import add_data_options
 from visionbench.runs.folder import read_config
@@ -56,11 +57,11 @@ class ReportedRun:
         folder: As it was given.
         config: What config.yaml says.
         report: What run.json says; empty where the run is not finished.
-        described: What input.json says; empty where it is not there.
+        input_description: What input.json says; empty where it is not there.
         rows: Of metrics.csv: numbers by name.
         predictions: By split, `test` and `val`.
         pictures: The figures of its end, in their order.
-        said: What figures.json says.
+        figure_numbers: What figures.json says.
         untrained: Metrics before training, where they were had.
         missing: What could be there and is not, a sentence each.
     """
@@ -68,11 +69,11 @@ class ReportedRun:
     folder: Path
     config: dict[str, Any]
     report: dict[str, Any]
-    described: dict[str, Any]
+    input_description: dict[str, Any]
     rows: list[dict[str, Any]]
     predictions: dict[str, Predictions] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
-    said: dict[str, Any] = field(default_factory=dict)
+    figure_numbers: dict[str, Any] = field(default_factory=dict)
     untrained: dict[str, float] | None = None
     missing: list[str] = field(default_factory=list)
 
@@ -90,17 +91,17 @@ class ReportedRun:
     @property
     def class_names(self) -> tuple[str, ...]:
         """One a label; empty where they are not known."""
-        return tuple(self.described.get("class_names", ()))
+        return tuple(self.input_description.get("class_names", ()))
 
     @property
     def has_images(self) -> bool:
         """Whether its samples are images, not rows of a table."""
-        return len(self.described.get("input_shape", ())) == 3
+        return len(self.input_description.get("input_shape", ())) == 3
 
     @property
     def item(self) -> str:
         """What a sample is called."""
-        return "image" if self.has_images or not self.described else "row"
+        return "image" if self.has_images or not self.input_description else "row"
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -115,8 +116,8 @@ class ReportedRun:
         """Samples of a split, where that is known."""
         if stage in self.predictions:
             return len(self.predictions[stage])
-        said = self.said.get(stage)
-        return said.get("samples") if isinstance(said, dict) else None
+        numbers = self.figure_numbers.get(stage)
+        return numbers.get("samples") if isinstance(numbers, dict) else None
 
 
 def read_run(folder: Path) -> ReportedRun:
@@ -129,31 +130,31 @@ def read_run(folder: Path) -> ReportedRun:
         folder=folder,
         config=read_config(folder),
         report=_json(folder / "run.json"),
-        described=_json(folder / "input.json"),
+        input_description=_json(folder / "input.json"),
         rows=_rows(folder / "metrics.csv"),
     )
-    run.said = _json(folder / "figures" / "figures.json")
+    run.figure_numbers = _json(folder / "figures" / "figures.json")
     run.untrained = _json(folder / "figures" / "before-training.json") or None
     for stage in ("test", "val"):
         try:
-            said = read_predictions(folder / "predictions", stage, run.class_names)
+            predictions = read_predictions(folder / "predictions", stage, run.class_names)
         except (OSError, ValueError, KeyError, EOFError) as error:
             reason = f"there is no class {error}" if isinstance(error, KeyError) else one_line(error).rstrip(".")
             run.missing.append(f"predictions/{stage}.csv or its probabilities cannot be read ({reason}).")
             continue
-        if said is not None and len(said):
-            run.predictions[stage] = said
+        if predictions is not None and len(predictions):
+            run.predictions[stage] = predictions
     _read_pictures(run)
-    again = f"visionbench repeat {shlex.quote(str(folder))} --figures final"
-    if run.finished and not run.said and not run.predictions:
+    command = f"visionbench repeat {shlex.quote(str(folder))} --figures final"
+    if run.finished and not run.figure_numbers and not run.predictions:
         run.missing.append(
-            f"There are neither figures nor predictions, as of a run with --figures none; {again} runs it again with "
+            f"There are neither figures nor predictions, as of a run with --figures none; {command} runs it again with "
             "both."
         )
-    elif run.finished and not run.said:
-        run.missing.append(f"There are no figures; {again} runs it again with them.")
+    elif run.finished and not run.figure_numbers:
+        run.missing.append(f"There are no figures; {command} runs it again with them.")
     elif run.finished and not run.predictions:
-        run.missing.append(f"There are no predictions; {again} runs it again and keeps them.")
+        run.missing.append(f"There are no predictions; {command} runs it again and keeps them.")
     return run
 
 
@@ -178,10 +179,10 @@ def _rows(path: Path) -> list[dict[str, Any]]:
         return []
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read ({one_line(error)}); put it back as the run wrote it.") from error
-    whole = text[: text.rfind("\n") + 1]
+    complete_lines = text[: text.rfind("\n") + 1]
     rows = []
     try:
-        for row in csv.DictReader(StringIO(whole)):
+        for row in csv.DictReader(StringIO(complete_lines)):
             numbers: dict[str, Any] = {name: float(value) for name, value in row.items() if value}
             rows.append(numbers | {"epoch": int(row["epoch"])})
     except (ValueError, KeyError, TypeError, csv.Error) as error:
@@ -192,7 +193,7 @@ def _rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _read_pictures(run: ReportedRun) -> None:
-    files = [name for name in run.said.get("figures", ()) if isinstance(name, str)]
+    files = [name for name in run.figure_numbers.get("figures", ()) if isinstance(name, str)]
     for file in files:
         path = run.folder / "figures" / Path(file).name
         try:
@@ -202,7 +203,7 @@ def _read_pictures(run: ReportedRun) -> None:
             run.missing.append(f"The figure {file} cannot be read ({one_line(error).rstrip('.')}).")
             continue
         run.pictures.append(Picture(path.stem, content, width, height))
-    for name, reason in (run.said.get("failed") or {}).items():
+    for name, reason in (run.figure_numbers.get("failed") or {}).items():
         run.missing.append(f"The figures {name} could not be drawn ({str(reason).rstrip('.')}).")
 
 
@@ -223,10 +224,10 @@ def _size(content: bytes) -> tuple[int, int]:
     return width, height
 
 
-def picture_of(drawn: Any) -> Picture:
+def picture_of(figure: Figure) -> Picture:
     """A figure that has just been drawn, as the file that it would be."""
-    content = drawn.picture()[1]
-    return Picture(drawn.name, content, *_size(content))
+    content = figure.picture()[1]
+    return Picture(figure.name, content, *_size(content))
 
 
 def find_images(run: ReportedRun, predictions: Predictions, root: str | None) -> tuple[Images | None, str]:
@@ -251,8 +252,8 @@ def find_images(run: ReportedRun, predictions: Predictions, root: str | None) ->
     except Exception as error:  # a data set may be a user's own, and the page is to come all the same: it says why
         if isinstance(error, MemoryError):
             raise
-        said = first_user_error(error)
-        return None, one_line(said if said is not None else root_cause(error)).rstrip(".")
+        cause = first_user_error(error) or root_cause(error)
+        return None, one_line(cause).rstrip(".")
     if names != list(predictions.names):
         return None, "its samples have other names than those that were predicted"
     return lambda places: np.stack([images[place] for place in split.index[places]]), ""
@@ -269,7 +270,7 @@ def _open_data(run: ReportedRun, root: str | None) -> VisionDataModule:
         raise UserError(f"{data.title} is not prepared in {data.root}; give the folder that holds it with --root.")
     if run.has_images and data.mean is None and data.std is None:
         # As the run found them: they are a part of the digest, and need not be computed anew.
-        data.mean, data.std = run.described.get("mean"), run.described.get("std")
+        data.mean, data.std = run.input_description.get("mean"), run.input_description.get("std")
     data.prepare_data()
     data.setup()
     return data
@@ -277,9 +278,9 @@ def _open_data(run: ReportedRun, root: str | None) -> VisionDataModule:
 
 def divergence(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """Which losses stop being numbers, and in which epoch; `None` where all are."""
-    found = []
+    places = []
     for name, word in (("train/loss", "training"), ("val/loss", "validation")):
         epochs = [row["epoch"] + 1 for row in rows if name in row and not np.isfinite(row[name])]
         if epochs:
-            found.append(f"the {word} loss first in epoch {epochs[0]}")
-    return f"not a number: {', '.join(found)}" if found else None
+            places.append(f"the {word} loss first in epoch {epochs[0]}")
+    return f"not a number: {', '.join(places)}" if places else None
