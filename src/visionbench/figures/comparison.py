@@ -14,7 +14,7 @@ from visionbench.evaluation.measures import shares_of_rows
 from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.classes import LABEL_LENGTH, WORDS, WRITTEN_UP_TO
 from visionbench.figures.figure import WRONG, Figure, Grid, cut, new_canvas
-from visionbench.figures.images import Images, short_name
+from visionbench.figures.images import CAPTION_LENGTH, Images, predicted_class, short_name
 
 # One a run: matplotlib's own ten.
 COLORS = (
@@ -184,12 +184,9 @@ def draw_disagreements(
     columns = min(COLUMNS, max(3, len(shown)))  # room for the title
     grid = Grid(max(1, -(-len(shown) // columns)), columns, 1.5, 0.5, title)
     for number, (place, picture) in enumerate(zip(shown, images(shown), strict=True)):
-        confidence = wrong.confidence[place]
-        predicted = cut(class_names[wrong.predicted[place]], LABEL_LENGTH) + (
-            f" ({100 * confidence:.0f} %)" if np.isfinite(confidence) else ""
-        )
-        true = cut(class_names[correct.labels[place]], LABEL_LENGTH)
-        words = f"{short_name(correct.names[place])}\n{letters[1]}: {predicted}\nis {true}"
+        predicted = predicted_class(wrong, class_names, place)
+        true = cut(class_names[correct.labels[place]], CAPTION_LENGTH)
+        words = f"{short_name(correct.names[place])}\npredicted {predicted}\ntrue {true}"
         grid.show_picture(number, picture, words, WRONG)
     rows = [
         [correct.names[n], class_names[correct.labels[n]], class_names[wrong.predicted[n]], str(wrong.confidence[n])]

@@ -42,8 +42,8 @@ def draw_learning_curves(
                 axes.plot(
                     epochs[present], values[present], marker, markersize=3, color=COLORS[stage], label=LABELS[stage]
                 )
-            if before is not None and f"{stage}/{metric}" in before:
-                axes.plot(0, before[f"{stage}/{metric}"], "s", color=COLORS[stage], label=f"{LABELS[stage]}, untrained")
+        if before is not None:
+            _mark_untrained(axes, before, metric, len(rows))
         for n in changes if len(changes) <= MARKED else []:
             axes.axvline(epochs[n] - 0.5, color="gray", linewidth=0.7, linestyle=":")
             axes.annotate(
@@ -78,6 +78,41 @@ def draw_learning_curves(
     if before is not None:
         table.insert(0, [0, "", *(before.get(name, "") for name in columns[2:])])
     return Figure("learning-curves", canvas, columns, table, is_curve=True)
+
+
+def _mark_untrained(axes: Any, before: Mapping[str, float], metric: str, epochs: int) -> None:
+    """Marks the metric of the untrained model at epoch 0.
+
+    The limits of the axis are those of the trained epochs: a value outside is a triangle at the edge, and its number
+    is in the legend.
+
+    Args:
+        axes: Axes with the curves of the trained epochs.
+        before: Metrics before training.
+        metric: `loss` or `acc`.
+        epochs: Number of trained epochs.
+    """
+    low, high = axes.get_ylim()
+    fixed = epochs > 1  # the points of a single epoch are no curve that could be squeezed
+    for stage, size in (("train", 9), ("val", 6)):  # both are seen where they lie on one another
+        value = before.get(f"{stage}/{metric}")
+        if value is None or not math.isfinite(value):
+            continue
+        label = f"{LABELS[stage]}, untrained"
+        if not fixed or low <= value <= high:
+            axes.plot(0, value, "s", color=COLORS[stage], markersize=size, label=label)
+            continue
+        edge, marker = (1.0, "^") if value > high else (0.0, "v")
+        axes.plot(
+            *(0, edge, marker),
+            transform=axes.get_xaxis_transform(),
+            color=COLORS[stage],
+            markersize=size,
+            clip_on=False,
+            label=f"{label}: {value:.3g}",
+        )
+    if fixed:
+        axes.set_ylim(low, high)
 
 
 def draw_step_losses(losses: np.ndarray, batches: int, batch_size: int, samples: int) -> Figure:

@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from visionbench.evaluation.predictions import Predictions
-from visionbench.figures.classes import LABEL_LENGTH, WORDS
+from visionbench.figures.classes import WORDS
 from visionbench.figures.figure import CORRECT, WRONG, Figure, Grid, cut
 
 COLUMNS = 6
 SHOWN = 30
+# Characters of a class name in a caption, whose first line also holds "predicted" and the confidence.
+CAPTION_LENGTH = 13
 
 # Gives the images at some places of a split, (n, H, W, C), uint8.
 Images = Callable[[np.ndarray], np.ndarray]
@@ -65,8 +67,18 @@ def short_name(name: str) -> str:
 
 
 def describe(predictions: Predictions, class_names: Sequence[str], place: int) -> str:
-    """What a sample is called, what it was taken for how surely, and what it is, where that is another class."""
-    true, taken, sure = predictions.labels[place], predictions.predicted[place], predictions.confidence[place]
-    percent = f" {100 * sure:.1f} %" if np.isfinite(sure) else ""
-    lines = [short_name(predictions.names[place]), cut(class_names[taken], LABEL_LENGTH) + percent]
-    return "\n".join([*lines, f"is {cut(class_names[true], LABEL_LENGTH)}"] if true != taken else lines)
+    """The caption of a sample: its name, its predicted class with the confidence, and its true class."""
+    return "\n".join(
+        [
+            short_name(predictions.names[place]),
+            f"predicted {predicted_class(predictions, class_names, place)}",
+            f"true {cut(class_names[predictions.labels[place]], CAPTION_LENGTH)}",
+        ]
+    )
+
+
+def predicted_class(predictions: Predictions, class_names: Sequence[str], place: int) -> str:
+    """The predicted class with its confidence: Dress (99.5 %)."""
+    confidence = predictions.confidence[place]
+    percent = f" ({100 * confidence:.1f} %)" if np.isfinite(confidence) else ""
+    return cut(class_names[predictions.predicted[place]], CAPTION_LENGTH) + percent

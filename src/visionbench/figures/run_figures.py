@@ -156,7 +156,7 @@ class RunFigures:
 
     def lines(self, training_seconds: float) -> Iterator[str]:
         """What was drawn, and what was not, a line each."""
-        share = 100 * self.seconds / max(training_seconds, 1e-9)
-        yield f"figures     {len(self.files)} in {self.folder} ({self.seconds:.1f} s, {share:.1f} % of training's)"
+        share = f", {100 * self.seconds / training_seconds:.1f} % of the training time" if training_seconds > 60 else ""
+        yield f"figures     {len(self.files)} in {self.folder} ({self.seconds:.1f} s{share})"
         for name, reason in self.failed.items():
             yield f"            {name} could not be drawn ({reason})"
