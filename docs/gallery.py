@@ -4,7 +4,7 @@
 
 A CNN on Fashion-MNIST by configs/cnn.yaml, another on Digits, one that begins with the weights of that and learns
 three Greek letters from 18 of 27 images, and an MLP on a table of heart patients. FOLDER is what `--data.source` takes.
-The pictures are those of TensorBoard, with fewer colours, so that they are small.
+The pictures are those of TensorBoard, with fewer colors, so that they are small.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 ROOT = Path(__file__).parents[1]
-COLOURS = 96
+COLORS = 96
 GREEK = (
     "--data ImageFolder --data.size 28 --data.channels 1 --data.resize none --data.scale 0.28125 --data.invert true "
     "--data.test_size 9 --data.val_size 0 --data.batch_size 5 --trainer.max_epochs 60 --model.freeze [blocks] "
@@ -98,12 +98,12 @@ def main() -> int:
             if done.returncode:
                 print(done.stdout, file=sys.stderr)
                 return done.returncode
-            said = [line for line in done.stdout.splitlines() if " accuracy " in line or line.startswith("figures ")]
-            said = [
-                line.partition(" in ")[0] + line[line.rindex(" (") :] if "figures " in line else line for line in said
+            lines = [line for line in done.stdout.splitlines() if " accuracy " in line or line.startswith("figures ")]
+            lines = [
+                line.partition(" in ")[0] + line[line.rindex(" (") :] if "figures " in line else line for line in lines
             ]
-            print("\n".join(said), flush=True)
-            page += ["", f"## {run.title}", "", f"`visionbench fit {run.options}`", "", f"{said[0]}."]
+            print("\n".join(lines), flush=True)
+            page += ["", f"## {run.title}", "", f"`visionbench fit {run.options}`", "", f"{lines[0]}."]
             for figure, content in figures(logs / run.name / "version_0").items():
                 if figure not in run.left_out and not figure.startswith("train-"):
                     pictures[f"{run.name}-{figure}.png"] = content
@@ -121,16 +121,16 @@ def main() -> int:
 
 
 def figures(run: Path) -> dict[str, bytes]:
-    """The last picture of each figure of a run, as PNG of few colours, by name."""
+    """The last picture of each figure of a run, as PNG of few colors, by name."""
     events = EventAccumulator(str(run), size_guidance={"images": 0})
     events.Reload()
-    found = {}
+    pictures = {}
     for tag in events.Tags()["images"]:
-        picture = Image.open(io.BytesIO(events.Images(tag)[-1].encoded_image_string)).quantize(COLOURS)
+        picture = Image.open(io.BytesIO(events.Images(tag)[-1].encoded_image_string)).quantize(COLORS)
         packed = io.BytesIO()
         picture.save(packed, format="png", optimize=True)
-        found[tag.removeprefix("figures/")] = packed.getvalue()
-    return found
+        pictures[tag.removeprefix("figures/")] = packed.getvalue()
+    return pictures
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ from visionbench.figures import run_figures
 from visionbench.figures.classes import draw_classes
 from visionbench.figures.curves import draw_learning_curves, draw_step_losses, draw_throughput
 from visionbench.figures.figure import render
-from visionbench.figures.images import draw_errors, draw_samples
+from visionbench.figures.images import describe, draw_errors, draw_samples
 from visionbench.figures.network import draw_activations, draw_filters, draw_grad_cam, draw_layers
 from visionbench.models import CNN, MLP, FrozenResNet, PatchMLP
 from visionbench.models.base import in_evaluation
@@ -263,12 +263,12 @@ class Words:
 
         monkeypatch.setattr(matplotlib.text.Text, "draw", note)
 
-    def overlapping(self, figure):
+    def overlapping(self, canvas):
         """Pairs of texts that lie on one another, and texts that are cut off."""
-        render(figure)
+        render(canvas)
         self.drawn.clear()
-        render(figure)  # in its final layout
-        width, height = figure.canvas.get_width_height()
+        render(canvas)  # in its final layout
+        width, height = canvas.canvas.get_width_height()
         boxes = [(text, box.x0 + 1, box.y0 + 1, box.x1 - 1, box.y1 - 1) for text, box in self.drawn]
         assert boxes
         found = [text for text, a, b, c, d in boxes if a < -2 or b < -2 or c > width + 2 or d > height + 2]
@@ -301,7 +301,7 @@ def test_no_words_lie_on_one_another(words, number, names):
         draw_samples(said, class_names, lambda places: pictures[places]),
     ]
     for figure in figures:
-        assert words.overlapping(figure.figure) == [], figure.name
+        assert words.overlapping(figure.canvas) == [], figure.name
 
 
 def epochs(count, lr=0.1, factor=0.5, every=3):
@@ -328,7 +328,32 @@ def test_no_words_of_a_curve_lie_on_one_another(words, count, every):
         draw_step_losses(losses, 40, 25, 1000),
         draw_throughput([(n, 1000, 0.5 + n % 3) for n in range(count)], "image"),
     ):
-        assert words.overlapping(figure.figure) == [], figure.name
+        assert words.overlapping(figure.canvas) == [], figure.name
+
+
+def test_the_untrained_model_does_not_squeeze_the_curves():
+    limits = []
+    for before in (None, {"val/loss": 50.0, "train/loss": 40.0, "val/acc": 0.5}):
+        canvas = draw_learning_curves(epochs(10), 5, before).canvas
+        limits.append([axes.get_ylim() for axes in canvas.axes])
+    assert limits[0] == limits[1]
+    labels = canvas.axes[0].get_legend_handles_labels()[1]
+    assert {"validation, untrained: 50", "training, untrained: 40"} <= set(labels)
+    assert "validation, untrained" in canvas.axes[1].get_legend_handles_labels()[1]  # it lies among the curves
+
+
+def test_a_caption_tells_the_predicted_class_from_the_true_one():
+    probabilities = np.array([[0.0, 1.0], [0.25, 0.75]], dtype=np.float32)
+    two = Predictions("test", probabilities, np.array([1, 1]), np.array([0, 1]), ["test/0", "test/1"])
+    assert describe(two, ["T-shirt/top", "Dress"], 0) == "test/0\npredicted Dress (100.0 %)\ntrue T-shirt/top"
+    assert describe(two, ["T-shirt/top", "Dress"], 1) == "test/1\npredicted Dress (75.0 %)\ntrue Dress"
+
+
+def test_the_time_for_figures_is_a_share_only_of_a_long_training(tmp_path):
+    figures = run_figures.RunFigures(tmp_path, None, None, print)
+    figures.seconds = 6.0
+    assert list(figures.lines(59.0)) == [f"figures     0 in {tmp_path} (6.0 s)"]
+    assert list(figures.lines(600.0)) == [f"figures     0 in {tmp_path} (6.0 s, 1.0 % of the training time)"]
 
 
 # Unusual runs
@@ -339,7 +364,7 @@ def test_a_run_without_a_wrong_prediction_is_drawn(words):
     perfect = Predictions("test", said.probabilities, said.labels, said.labels, said.names)
     pictures = np.zeros((len(said), 5, 5, 1), dtype=np.uint8)
     for figure in [*draw_classes(perfect, "abc"), draw_errors(perfect, "abc", lambda places: pictures[places])]:
-        assert words.overlapping(figure.figure) == [], figure.name
+        assert words.overlapping(figure.canvas) == [], figure.name
     assert summary(perfect, "abc")["most_confused"] == []
 
 
@@ -396,7 +421,7 @@ def test_every_model_shows_its_layers_and_what_it_looks_at(words, name, shape):
             assert draw_activations(model, images[:1], pictures[0], "test/0", [], []) is None
             assert draw_grad_cam(model, images, pictures, ["x"] * 3, ["x"] * 3) is None
     for figure in filter(None, drawn):
-        assert words.overlapping(figure.figure) == [], figure.name
+        assert words.overlapping(figure.canvas) == [], figure.name
 
 
 def test_operations_are_two_for_each_multiplication():

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from visionbench.evaluation.intervals import wilson_interval
-from visionbench.evaluation.paired import Paired, in_order_of, pair, parted
+from visionbench.evaluation.paired import Paired, disagreements, in_order_of, pair
 from visionbench.evaluation.predictions import Predictions, save_predictions
 
 NAMES = ("cat", "dog", "eel")
@@ -86,8 +86,13 @@ def run_folder(
         "objective": {"metric": "val/loss", "mode": None},
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(settings | config))
-    described = {"data": data_class, "title": "Animals", "class_names": list(class_names), "input_shape": list(shape)}
-    (folder / "input.json").write_text(json.dumps(described))
+    input_description = {
+        "data": data_class,
+        "title": "Animals",
+        "class_names": list(class_names),
+        "input_shape": list(shape),
+    }
+    (folder / "input.json").write_text(json.dumps(input_description))
     first, last = losses
     (folder / "metrics.csv").write_text(
         "epoch,step,lr,train/loss,train/acc,val/loss,val/acc\n"
@@ -160,8 +165,8 @@ def test_pairs_are_counted_sample_by_sample():
     first = predictions([0, 1, 0, 0, 1], [0, 1, 2, 0, 1], "abcde")  # right, right, wrong, right, right
     second = predictions([0, 0, 2, 1, 0], [0, 1, 2, 0, 1], "abcde")  # right, wrong, right, wrong, wrong
     assert pair(first, second) == Paired(1, 3, 1, 0)
-    assert parted(first, second).tolist() == [1, 3, 4]
-    assert parted(second, first).tolist() == [2]
+    assert disagreements(first, second).tolist() == [1, 3, 4]
+    assert disagreements(second, first).tolist() == [2]
 
 
 def test_samples_are_paired_by_name_and_only_where_labels_agree():
@@ -391,7 +396,7 @@ def test_nothing_but_a_report_is_written_over(cli, tmp_path):
         ("report nowhere", "nowhere is not a run folder (it has no config.yaml)"),
         ("report one one", "one is given twice"),
         ("report one ./one", "one is given twice"),
-        ("report one --colour red", "There is no option --colour"),
+        ("report one --color red", "There is no option --color"),
         ("report torn", "torn/run.json cannot be read"),
         ("report odd", "odd/config.yaml has no trainer, model and data"),
         ("report " + " ".join(f"r{n}" for n in range(11)), "report found 11 runs; give at most 10"),

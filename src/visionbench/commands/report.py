@@ -7,11 +7,11 @@ from visionbench.arguments import split_inputs
 from visionbench.config.parser import Parser
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
-from visionbench.figures.comparison import COLOURS
+from visionbench.figures.comparison import COLORS
 from visionbench.files import write_whole
 from visionbench.report.comparison_page import page_of_several
 from visionbench.report.page import GENERATOR
-from visionbench.report.reading import read_run
+from visionbench.report.run_contents import read_run
 from visionbench.report.run_page import page_of_one
 
 USAGE = """\
@@ -41,9 +41,9 @@ def run(args: Sequence[str]) -> int:
         raise UserError(
             "report needs at least one run folder: visionbench report lightning_logs/cnn/version_0 [RUN_DIR...]."
         )
-    if len(inputs) > len(COLOURS):
+    if len(inputs) > len(COLORS):
         raise UserError(
-            f"report found {len(inputs)} runs; give at most {len(COLOURS)}, "
+            f"report found {len(inputs)} runs; give at most {len(COLORS)}, "
             "since there are no more distinct colors for their curves."
         )
     folders = [Path(name) for name in inputs]

@@ -29,26 +29,25 @@ def shares_of_rows(counts: np.ndarray) -> np.ndarray:
 
 def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
     """Precision, recall, F1 and support of each class, from the confusion matrix; 0 where one has no denominator."""
-    right = np.diag(counts).astype(float)
-    truly, given = counts.sum(axis=1), counts.sum(axis=0)
+    correct = np.diag(counts).astype(float)
+    support, predicted = counts.sum(axis=1), counts.sum(axis=0)
 
-    def divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-        quotient: np.ndarray = np.divide(above, below, out=np.zeros(len(above)), where=below > 0)
+    def divide(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+        quotient: np.ndarray = np.divide(numerator, denominator, out=np.zeros(len(numerator)), where=denominator > 0)
         return quotient
 
     return {
-        "precision": divide(right, given),
-        "recall": divide(right, truly),
-        "f1": divide(2 * right, truly + given),
-        "support": truly,
+        "precision": divide(correct, predicted),
+        "recall": divide(correct, support),
+        "f1": divide(2 * correct, support + predicted),
+        "support": support,
     }
 
 
 def confused_pairs(counts: np.ndarray) -> list[tuple[int, int, int]]:
     """(true class, predicted class, how often), the most frequent first, without those that never came."""
     wrong = counts - np.diag(np.diag(counts))
-    places = np.argwhere(wrong > 0)
-    pairs = [(int(true), int(taken), int(wrong[true, taken])) for true, taken in places]
+    pairs = [(int(true), int(predicted), int(wrong[true, predicted])) for true, predicted in np.argwhere(wrong > 0)]
     return sorted(pairs, key=lambda pair: (-pair[2], pair[0], pair[1]))
 
 
@@ -62,16 +61,23 @@ def reliability(predictions: Predictions) -> tuple[list[tuple[float, float, int,
     """
     known = np.isfinite(predictions.confidence)
     confidence = predictions.confidence[known].astype(np.float64)
-    right = (predictions.predicted == predictions.labels)[known]
-    places = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)  # a bin holds its upper edge
-    count = np.bincount(places, minlength=BINS)
+    correct = (predictions.predicted == predictions.labels)[known]
+    bins = np.clip(np.ceil(confidence * BINS).astype(int) - 1, 0, BINS - 1)  # a bin holds its upper edge
+    count = np.bincount(bins, minlength=BINS)
     with np.errstate(invalid="ignore"):
-        sure = np.bincount(places, weights=confidence, minlength=BINS) / count
-        accuracy = np.bincount(places, weights=right, minlength=BINS) / count
-    error = float(np.nansum(count * np.abs(accuracy - sure)) / len(confidence)) if len(confidence) else float("nan")
+        mean_confidence = np.bincount(bins, weights=confidence, minlength=BINS) / count
+        accuracy = np.bincount(bins, weights=correct, minlength=BINS) / count
+    distances = np.abs(accuracy - mean_confidence)
+    error = float(np.nansum(count * distances) / len(confidence)) if len(confidence) else float("nan")
     edges = np.linspace(0, 1, BINS + 1).tolist()
     rows = [
-        (edges[n], edges[n + 1], int(count[n]), float(sure[n]), float(accuracy[n]))  # a row of the figure's table
+        (
+            edges[n],
+            edges[n + 1],
+            int(count[n]),
+            float(mean_confidence[n]),
+            float(accuracy[n]),
+        )  # a row of the figure's table
         for n in range(BINS)
     ]
     return rows, error
@@ -111,15 +117,15 @@ def best_threshold(predictions: Predictions) -> float | None:
 
 def at_threshold(predictions: Predictions, threshold: float) -> dict[str, float]:
     """Accuracy and the second class's scores, where it is given from this probability on."""
-    given = (predictions.probabilities[:, 1] >= threshold).astype(np.int64)
-    counts = confusion(predictions.labels, given, 2)
+    predicted = (predictions.probabilities[:, 1] >= threshold).astype(np.int64)
+    counts = confusion(predictions.labels, predicted, 2)
     scores = class_scores(counts)
     of_second = {name: float(scores[name][1]) for name in ("precision", "recall", "f1")}
-    wrongly = counts[0, 1] / max(1, counts[0].sum())
+    false_positive_rate = counts[0, 1] / max(1, counts[0].sum())
     return (
         {"threshold": threshold, "accuracy": float(np.trace(counts) / len(predictions))}
         | of_second
-        | {"false_positive_rate": float(wrongly)}
+        | {"false_positive_rate": float(false_positive_rate)}
     )
 
 
@@ -135,7 +141,7 @@ def summary(predictions: Predictions, class_names: Sequence[str], threshold: flo
     scores = class_scores(counts)
     correct = int(np.trace(counts))
     low, high = wilson_interval(correct, len(predictions))
-    said: dict[str, Any] = {
+    numbers: dict[str, Any] = {
         "samples": len(predictions),
         "correct": correct,
         "accuracy": correct / len(predictions),
@@ -143,12 +149,12 @@ def summary(predictions: Predictions, class_names: Sequence[str], threshold: flo
         "macro_f1": float(scores["f1"].mean()),
         "expected_calibration_error": reliability(predictions)[1],
         "most_confused": [
-            {"true": class_names[true], "predicted": class_names[taken], "count": count}
-            for true, taken, count in confused_pairs(counts)[:10]
+            {"true": class_names[true], "predicted": class_names[predicted], "count": count}
+            for true, predicted, count in confused_pairs(counts)[:10]
         ],
     }
     if len(class_names) == 2 and (curves := over_thresholds(predictions)) is not None:
-        said |= {name: curves[name] for name in ("auc", "average_precision")}
+        numbers |= {name: curves[name] for name in ("auc", "average_precision")}
         if threshold is not None:
-            said["at_threshold"] = at_threshold(predictions, threshold)
-    return said
+            numbers["at_threshold"] = at_threshold(predictions, threshold)
+    return numbers

@@ -58,11 +58,11 @@ class Paired:
         It joins the Wilson intervals of both accuracies by what their correlation leaves.
         """
         total = self.samples
-        right = (self.both + self.only_second, self.both + self.only_first)  # of the second, then of the first
+        correct = (self.both + self.only_second, self.both + self.only_first)  # of the second, then of the first
         (second, low, high), (first, first_low, first_high) = (
-            (count / total, *wilson_interval(count, total)) for count in right
+            (count / total, *wilson_interval(count, total)) for count in correct
         )
-        marginals = math.prod((*right, total - right[0], total - right[1]))
+        marginals = math.prod((*correct, total - correct[0], total - correct[1]))
         covariance = float(self.both * self.neither - self.only_first * self.only_second)
         if covariance > 0:
             covariance = max(covariance - total / 2, 0.0)  # the correction that makes it method 10
@@ -100,9 +100,9 @@ def in_order_of(first: Predictions, second: Predictions) -> Predictions | None:
     )
 
 
-def parted(right: Predictions, wrong: Predictions) -> np.ndarray:
+def disagreements(correct: Predictions, wrong: Predictions) -> np.ndarray:
     """The places that the one gets right and the other wrong, (n,); those first that the other is surest of."""
-    places = np.flatnonzero((right.predicted == right.labels) & (wrong.predicted != wrong.labels))
-    sure = np.nan_to_num(wrong.confidence[places], nan=-1)
-    order: np.ndarray = places[np.argsort(-sure, kind="stable")]
+    places = np.flatnonzero((correct.predicted == correct.labels) & (wrong.predicted != wrong.labels))
+    confidence = np.nan_to_num(wrong.confidence[places], nan=-1)
+    order: np.ndarray = places[np.argsort(-confidence, kind="stable")]
     return order

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 from matplotlib.colors import PowerNorm
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import MaxNLocator
 
 from visionbench.evaluation.intervals import wilson_interval
@@ -20,10 +20,10 @@ from visionbench.evaluation.measures import (
     shares_of_rows,
 )
 from visionbench.evaluation.predictions import Predictions
-from visionbench.figures.figure import WRONG, Drawn, cut, in_percent, new_figure
+from visionbench.figures.figure import WRONG, Figure, cut, in_percent, new_canvas
 
 WORDS = {"train": "training", "val": "validation", "test": "test"}
-# Cells with a number in them are legible up to so many classes; beyond, colours alone speak.
+# Cells with a number in them are legible up to so many classes; beyond, colors alone speak.
 WRITTEN_UP_TO = 25
 # Rows of a figure that has one for each class; of more classes it shows those with the lowest score.
 ROWS = 40
@@ -33,7 +33,7 @@ LABEL_LENGTH = 18
 
 def draw_classes(
     predictions: Predictions, class_names: Sequence[str], threshold: float | None = None
-) -> Iterator[Drawn]:
+) -> Iterator[Figure]:
     """All figures of a split's predictions that need no images.
 
     Args:
@@ -53,7 +53,7 @@ def draw_classes(
         yield from _thresholds(predictions, class_names, threshold)
 
 
-def draw_confusion(stage: str, counts: np.ndarray, class_names: Sequence[str], of_rows: bool = False) -> Drawn:
+def draw_confusion(stage: str, counts: np.ndarray, class_names: Sequence[str], of_rows: bool = False) -> Figure:
     """The confusion matrix.
 
     Args:
@@ -67,55 +67,55 @@ def draw_confusion(stage: str, counts: np.ndarray, class_names: Sequence[str], o
     written = classes <= WRITTEN_UP_TO
     # A cell has room for its number: 0.36 inches for four digits, and never so many that the page is a poster.
     side = min(12.0, max(2.8, (0.36 + 0.012 * len(str(counts.max()))) * classes)) if written else 9.0
-    figure = new_figure(side + 2.6, side + 1.6)
-    axes = figure.subplots()
+    canvas = new_canvas(side + 2.6, side + 1.6)
+    axes = canvas.subplots()
     top = max(1.0, float(np.nanmax(values))) if not of_rows else 1.0
     # The square root of the count, so that what is rare is seen beside what is usual.
     image = axes.imshow(np.nan_to_num(values), cmap="Blues", norm=PowerNorm(0.5, 0, top), interpolation="nearest")
-    figure.colorbar(image, ax=axes, shrink=0.8, label="share of the true class" if of_rows else "samples")
-    what = "Confusion matrix, shares of each true class" if of_rows else "Confusion matrix"
-    figure.suptitle(f"{what}{' in percent' if of_rows and written else ''}, {WORDS[stage]}", fontsize=10)
+    canvas.colorbar(image, ax=axes, shrink=0.8, label="share of the true class" if of_rows else "samples")
+    title = "Confusion matrix, shares of each true class" if of_rows else "Confusion matrix"
+    canvas.suptitle(f"{title}{' in percent' if of_rows and written else ''}, {WORDS[stage]}", fontsize=10)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     # Names are 7 points high: where rows are narrower, every k-th is named.
     every = max(1, math.ceil(classes * 9 / (72 * side)))
     named = range(0, classes, every)
     labels = [cut(class_names[n], LABEL_LENGTH) for n in named]
-    turned = max(map(len, labels)) * 0.08 > side / len(labels)
-    axes.set_xticks(named, labels, fontsize=7, rotation=90 if turned else 0)
+    rotated = max(map(len, labels)) * 0.08 > side / len(labels)
+    axes.set_xticks(named, labels, fontsize=7, rotation=90 if rotated else 0)
     axes.set_yticks(named, labels, fontsize=7)
     axes.tick_params(length=0 if written else 2)
     if written:
-        for true, taken in np.argwhere(counts > 0):
-            value = values[true, taken]
+        for true, predicted in np.argwhere(counts > 0):
+            value = values[true, predicted]
             text = f"{100 * value:.0f}" if of_rows else f"{value:,}"
             dark = math.sqrt(value / top) > 0.6
-            axes.text(taken, true, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
+            axes.text(predicted, true, text, ha="center", va="center", fontsize=7, color="white" if dark else "black")
     rows = [[class_names[n], *(_number(value) for value in values[n])] for n in range(classes)]
     name = f"{stage}-confusion-shares" if of_rows else f"{stage}-confusion"
-    return Drawn(name, figure, ["true", *class_names], rows)
+    return Figure(name, canvas, ["true", *class_names], rows)
 
 
 def _number(value: Any) -> Any:
     return value.item() if math.isfinite(value) else ""
 
 
-def _pairs(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Drawn:
+def _pairs(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """The classes that are taken for one another most often."""
     pairs = confused_pairs(counts)
     support = counts.sum(axis=1)
     shown = pairs[:PAIRS]
-    figure = new_figure(7, 1.2 + 0.26 * max(1, len(shown)))
-    axes = figure.subplots()
+    canvas = new_canvas(7, 1.2 + 0.26 * max(1, len(shown)))
+    axes = canvas.subplots()
     axes.set_title(f"Most confused classes, {WORDS[stage]}")
     if not shown:
-        _say(axes, f"No wrong prediction among {int(counts.sum()):,}.")
+        _show_text(axes, f"No wrong prediction among {int(counts.sum()):,}.")
     else:
         places = range(len(shown))
         axes.barh(places, [count for *_, count in shown], color=WRONG, alpha=0.75)
         length = 20
-        words = [f"{cut(class_names[a], length)} taken for {cut(class_names[b], length)}" for a, b, _ in shown]
-        axes.set_yticks(places, words, fontsize=8)
+        labels = [f"{cut(class_names[a], length)} taken for {cut(class_names[b], length)}" for a, b, _ in shown]
+        axes.set_yticks(places, labels, fontsize=8)
         axes.invert_yaxis()
         for place, (true, _, count) in enumerate(shown):
             axes.annotate(
@@ -130,7 +130,7 @@ def _pairs(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Drawn:
         axes.set_xlabel("samples")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     rows = [[class_names[a], class_names[b], n, n / int(support[a])] for a, b, n in pairs]
-    return Drawn(f"{stage}-confused-pairs", figure, ["true", "predicted", "count", "share_of_true"], rows)
+    return Figure(f"{stage}-confused-pairs", canvas, ["true", "predicted", "count", "share_of_true"], rows)
 
 
 def _worst(values: np.ndarray) -> tuple[list[int], str]:
@@ -140,12 +140,12 @@ def _worst(values: np.ndarray) -> tuple[list[int], str]:
     return sorted(np.argsort(values, kind="stable")[:ROWS].tolist()), f"\nthe {ROWS} lowest of {len(values)} classes"
 
 
-def _scores(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Drawn:
+def _scores(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """Precision, recall, F1 and support of each class."""
     scores = class_scores(counts)
     shown, which = _worst(scores["f1"])
-    figure = _rows_figure(len(shown))
-    axes = figure.subplots()
+    canvas = _rows_canvas(len(shown))
+    axes = canvas.subplots()
     places = np.arange(len(shown))
     low = 1.0
     for name, mark in (("precision", "|"), ("recall", "x"), ("f1", "o")):
@@ -159,28 +159,28 @@ def _scores(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Drawn
     axes.set_xlim(max(0.0, math.floor(10 * low - 0.5) / 10), 1.02)
     axes.grid(alpha=0.3)
     axes.set_title(f"Scores of each class (samples), {WORDS[stage]}{which}")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=8)
+    canvas.legend(loc="outside lower center", ncols=3, fontsize=8)
     rows = [[class_names[n], *(scores[name][n].item() for name in scores)] for n in range(len(class_names))]
-    return Drawn(f"{stage}-scores", figure, ["class", *scores], rows)
+    return Figure(f"{stage}-scores", canvas, ["class", *scores], rows)
 
 
-def _accuracy(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Drawn:
+def _accuracy(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Figure:
     """Accuracy of all and of each class with its 95 % interval."""
     total, correct = int(counts.sum()), int(np.trace(counts))
-    support, right = counts.sum(axis=1), np.diag(counts)
-    there = [n for n in range(len(class_names)) if support[n]]
+    support, correct_of = counts.sum(axis=1), np.diag(counts)
+    present = [n for n in range(len(class_names)) if support[n]]
     rows: list[list[Any]] = [["all", correct, total, correct / total, *wilson_interval(correct, total)]]
-    for n in there:
-        count, of = int(right[n]), int(support[n])
+    for n in present:
+        count, of = int(correct_of[n]), int(support[n])
         rows.append([class_names[n], count, of, count / of, *wilson_interval(count, of)])
     chosen, which = _worst(np.array([row[3] for row in rows[1:]]))
     shown = [rows[0], *(rows[1 + n] for n in chosen)]
-    figure = _rows_figure(len(shown))
-    axes = figure.subplots()
+    canvas = _rows_canvas(len(shown))
+    axes = canvas.subplots()
     for place, (_, _, _, share, low, high) in enumerate(shown):
-        colour = "black" if place == 0 else "C0"
-        axes.plot([low, high], [place, place], color=colour, linewidth=2 if place == 0 else 1.2)
-        axes.plot(share, place, "o", color=colour, markersize=5)
+        color = "black" if place == 0 else "C0"
+        axes.plot([low, high], [place, place], color=color, linewidth=2 if place == 0 else 1.2)
+        axes.plot(share, place, "o", color=color, markersize=5)
     axes.axvline(shown[0][3], color="black", linewidth=0.7, linestyle=":")
     names = [f"{cut(row[0], LABEL_LENGTH)}  ({row[1]:,} of {row[2]:,})" for row in shown]
     axes.set_yticks(range(len(shown)), names, fontsize=8)
@@ -192,24 +192,24 @@ def _accuracy(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Dra
         f"Accuracy with its 95 % interval (Wilson), {WORDS[stage]}: {100 * share:.2f} % "
         f"({100 * low:.2f} to {100 * high:.2f}){which}"
     )
-    return Drawn(f"{stage}-accuracy", figure, ["class", "correct", "samples", "accuracy", "low", "high"], rows)
+    return Figure(f"{stage}-accuracy", canvas, ["class", "correct", "samples", "accuracy", "low", "high"], rows)
 
 
-def _rows_figure(rows: int) -> Figure:
-    return new_figure(8, 1.5 + 0.22 * max(rows, 4))
+def _rows_canvas(rows: int) -> Canvas:
+    return new_canvas(8, 1.5 + 0.22 * max(rows, 4))
 
 
-def _reliability(predictions: Predictions) -> Drawn:
+def _reliability(predictions: Predictions) -> Figure:
     """How often the model is right where it is how sure."""
     rows, error = reliability(predictions)
-    figure = new_figure(5, 5.4)
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=(3, 1))
+    canvas = new_canvas(5, 5.4)
+    upper, lower = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     known = sum(row[2] for row in rows)
-    left = len(predictions) - known
+    unknown = len(predictions) - known
     upper.set_title(
         f"Calibration, {WORDS[predictions.stage]}"
         + (f": expected calibration error {error:.4f}" if known else "")
-        + (f"\n{left:,} predictions without a confidence" if left and known else "")
+        + (f"\n{unknown:,} predictions without a confidence" if unknown and known else "")
     )
     upper.plot([0, 1], [0, 1], color="black", linewidth=0.7, linestyle=":", label="calibrated")
     width = 1 / len(rows)
@@ -224,7 +224,7 @@ def _reliability(predictions: Predictions) -> Drawn:
         )
         upper.legend(loc="upper left", fontsize=8)
     else:
-        _say(upper, "No prediction has a confidence that is a number.")
+        _show_text(upper, "No prediction has a confidence that is a number.")
     upper.set_xlim(0, 1)
     upper.set_ylim(0, 1.02)
     upper.set_ylabel("accuracy")
@@ -232,10 +232,10 @@ def _reliability(predictions: Predictions) -> Drawn:
     lower.set_ylabel("share of samples")
     columns = ["from", "to", "samples", "mean_confidence", "accuracy"]
     table = [["" if isinstance(value, float) and math.isnan(value) else value for value in row] for row in rows]
-    return Drawn(f"{predictions.stage}-reliability", figure, columns, table, is_curve=True)
+    return Figure(f"{predictions.stage}-reliability", canvas, columns, table, is_curve=True)
 
 
-def _thresholds(predictions: Predictions, class_names: Sequence[str], threshold: float | None) -> Iterator[Drawn]:
+def _thresholds(predictions: Predictions, class_names: Sequence[str], threshold: float | None) -> Iterator[Figure]:
     """ROC and precision-recall curves of the second of two classes."""
     curves = over_thresholds(predictions)
     if curves is None:
@@ -247,13 +247,13 @@ def _thresholds(predictions: Predictions, class_names: Sequence[str], threshold:
     share = float(predictions.labels.mean())
 
     false_positive, true_positive, thresholds = curves["roc"]
-    figure = new_figure(5.2, 4.8)
-    axes = figure.subplots()
+    canvas = new_canvas(5.2, 4.8)
+    axes = canvas.subplots()
     axes.plot(false_positive, true_positive, label=f"area {curves['auc']:.3f}")
     axes.plot([0, 1], [0, 1], color="black", linewidth=0.7, linestyle=":", label="chance")
     for value, mark, label in marks:
-        here = at_threshold(predictions, value)
-        axes.plot(here["false_positive_rate"], here["recall"], mark, linestyle="", label=label)
+        scores = at_threshold(predictions, value)
+        axes.plot(scores["false_positive_rate"], scores["recall"], mark, linestyle="", label=label)
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("true positive rate")
     axes.set_title(f"ROC curve of {positive}, {WORDS[stage]}")
@@ -261,16 +261,16 @@ def _thresholds(predictions: Predictions, class_names: Sequence[str], threshold:
     axes.grid(alpha=0.3)
     rows = np.column_stack([thresholds, false_positive, true_positive]).tolist()
     rows[0][0] = ""  # scikit-learn's infinity: nothing is given the class
-    yield Drawn(f"{stage}-roc", figure, ["threshold", "false_positive_rate", "true_positive_rate"], rows, True)
+    yield Figure(f"{stage}-roc", canvas, ["threshold", "false_positive_rate", "true_positive_rate"], rows, True)
 
     precision, recall, thresholds = curves["precision_recall"]
-    figure = new_figure(5.2, 4.8)
-    axes = figure.subplots()
+    canvas = new_canvas(5.2, 4.8)
+    axes = canvas.subplots()
     axes.plot(recall, precision, drawstyle="steps-post", label=f"average precision {curves['average_precision']:.3f}")
     axes.axhline(share, color="black", linewidth=0.7, linestyle=":", label=f"chance, {share:.3f}")
     for value, mark, label in marks:
-        here = at_threshold(predictions, value)
-        axes.plot(here["recall"], here["precision"], mark, linestyle="", label=label)
+        scores = at_threshold(predictions, value)
+        axes.plot(scores["recall"], scores["precision"], mark, linestyle="", label=label)
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
     axes.set_ylim(0, 1.03)
@@ -278,11 +278,11 @@ def _thresholds(predictions: Predictions, class_names: Sequence[str], threshold:
     axes.legend(loc="lower left", fontsize=8)
     axes.grid(alpha=0.3)
     table = [*np.column_stack([thresholds, precision[:-1], recall[:-1]]).tolist(), ["", precision[-1], recall[-1]]]
-    yield Drawn(f"{stage}-precision-recall", figure, ["threshold", "precision", "recall"], table, True)
+    yield Figure(f"{stage}-precision-recall", canvas, ["threshold", "precision", "recall"], table, True)
 
 
-def _say(axes: Any, words: str) -> None:
+def _show_text(axes: Any, text: str) -> None:
     """A figure without anything to draw says so."""
-    axes.text(0.5, 0.5, words, ha="center", va="center", transform=axes.transAxes)
+    axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -13,11 +13,11 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from visionbench.evaluation.measures import shares_of_rows
 from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.classes import LABEL_LENGTH, WORDS, WRITTEN_UP_TO
-from visionbench.figures.figure import WRONG, Drawn, Grid, cut, new_figure
-from visionbench.figures.images import Images, short_name
+from visionbench.figures.figure import WRONG, Figure, Grid, cut, new_canvas
+from visionbench.figures.images import CAPTION_LENGTH, Images, predicted_class, short_name
 
 # One a run: matplotlib's own ten.
-COLOURS = (
+COLORS = (
     *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
     *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
 )
@@ -26,28 +26,28 @@ COLUMNS = 6
 MINUS = "\N{MINUS SIGN}"
 
 
-def draw_overlaid(metric: str, courses: Mapping[str, Sequence[Mapping[str, Any]]], colours: Sequence[str]) -> Drawn:
+def draw_overlaid(metric: str, courses: Mapping[str, Sequence[Mapping[str, Any]]], colors: Sequence[str]) -> Figure:
     """A metric of several runs after each epoch, in training and in validation.
 
     Args:
         metric: `loss` or `acc`.
         courses: Rows of metrics.csv, by what a run is called.
-        colours: One a run.
+        colors: One a run.
     """
     word = "accuracy" if metric == "acc" else metric
-    figure = new_figure(5.1, 4.0)
-    axes = figure.subplots()
+    canvas = new_canvas(5.1, 4.0)
+    axes = canvas.subplots()
     finite: list[float] = []
     table: list[list[Any]] = []
-    for (_, rows), colour in zip(courses.items(), colours, strict=True):
+    for (_, rows), color in zip(courses.items(), colors, strict=True):
         epochs = np.array([row["epoch"] + 1 for row in rows])
         for stage, style in (("train", "--"), ("val", "-")):
             values = np.array([float(row.get(f"{stage}/{metric}", math.nan)) for row in rows])
-            there = ~np.isnan(values)  # epochs without a validation have no point; the line goes on
-            if there.any():
-                few = "o" if there.sum() < 30 else ""
-                faint: dict[str, Any] = {"linewidth": 1.0, "alpha": 0.75} if stage == "train" else {"linewidth": 1.6}
-                axes.plot(epochs[there], values[there], f"{few}{style}", markersize=3, color=colour, **faint)
+            present = ~np.isnan(values)  # the line connects the epochs that have a validation
+            if present.any():
+                marker = "o" if present.sum() < 30 else ""
+                line: dict[str, Any] = {"linewidth": 1.0, "alpha": 0.75} if stage == "train" else {"linewidth": 1.6}
+                axes.plot(epochs[present], values[present], f"{marker}{style}", markersize=3, color=color, **line)
                 finite += values[np.isfinite(values)].tolist()
     if metric == "loss" and finite and min(finite) > 0 and max(finite) > 20 * min(finite):
         axes.set_yscale("log")
@@ -58,33 +58,33 @@ def draw_overlaid(metric: str, courses: Mapping[str, Sequence[Mapping[str, Any]]
     axes.set_ylabel(word)
     axes.grid(alpha=0.3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    handles = [Line2D([], [], color=colour, linewidth=2) for colour in colours]
+    handles = [Line2D([], [], color=color, linewidth=2) for color in colors]
     handles += [Line2D([], [], color="black", linestyle=style, linewidth=1.2) for style in ("-", "--")]
     names = [cut(name, 26) for name in courses]
     columns = 2 if len(names) > 2 else len(names)
-    figure.legend(
+    canvas.legend(
         handles, [*names, "validation", "training"], loc="outside lower center", ncols=max(2, columns), fontsize=8
     )
     for name, rows in courses.items():
         table += [
             [name, row["epoch"] + 1, row.get(f"train/{metric}", ""), row.get(f"val/{metric}", "")] for row in rows
         ]
-    return Drawn(f"overlaid-{metric}", figure, ["run", "epoch", "train", "val"], table, is_curve=True)
+    return Figure(f"overlaid-{metric}", canvas, ["run", "epoch", "train", "val"], table, is_curve=True)
 
 
-def draw_intervals(title: str, accuracies: Mapping[str, tuple[float, float, float]], colours: Sequence[str]) -> Drawn:
+def draw_intervals(title: str, accuracies: Mapping[str, tuple[float, float, float]], colors: Sequence[str]) -> Figure:
     """The accuracy of several runs, each with its interval.
 
     Args:
         title: Of the figure.
         accuracies: Share, and lower and upper end of its interval, by what a run is called.
-        colours: One a run.
+        colors: One a run.
     """
-    figure = new_figure(5.1, 1.0 + 0.4 * max(2, len(accuracies)))
-    axes = figure.subplots()
-    for place, ((share, low, high), colour) in enumerate(zip(accuracies.values(), colours, strict=True)):
-        axes.plot([low, high], [place, place], color=colour, linewidth=2.4, solid_capstyle="round")
-        axes.plot(share, place, "o", color=colour, markersize=7)
+    canvas = new_canvas(5.1, 1.0 + 0.4 * max(2, len(accuracies)))
+    axes = canvas.subplots()
+    for place, ((share, low, high), color) in enumerate(zip(accuracies.values(), colors, strict=True)):
+        axes.plot([low, high], [place, place], color=color, linewidth=2.4, solid_capstyle="round")
+        axes.plot(share, place, "o", color=color, markersize=7)
         axes.annotate(
             f"{100 * share:.2f} %", (share, place), (0, 7), textcoords="offset points", ha="center", fontsize=7
         )
@@ -96,7 +96,7 @@ def draw_intervals(title: str, accuracies: Mapping[str, tuple[float, float, floa
     axes.grid(alpha=0.3, axis="x")
     axes.set_title(title)
     rows = [[name, *numbers] for name, numbers in accuracies.items()]
-    return Drawn("accuracies", figure, ["run", "accuracy", "low", "high"], rows, is_curve=True)
+    return Figure("accuracies", canvas, ["run", "accuracy", "low", "high"], rows, is_curve=True)
 
 
 def draw_confusion_difference(
@@ -104,17 +104,17 @@ def draw_confusion_difference(
     counts: tuple[np.ndarray, np.ndarray],
     class_names: Sequence[str],
     letters: tuple[str, str],
-    colours: tuple[str, str],
+    colors: tuple[str, str],
     of_rows: bool,
-) -> Drawn:
-    """The second run's confusion matrix less the first's; the colour is that of the run which does better in a cell.
+) -> Figure:
+    """The second run's confusion matrix less the first's; the color is that of the run which does better in a cell.
 
     Args:
         stage: The split.
         counts: Of both runs, each of shape (classes, classes), a row for each true class.
         class_names: One a label.
         letters: What the runs are called.
-        colours: Theirs.
+        colors: Theirs.
         of_rows: Whether to take shares of each true class, for runs that were given other samples.
     """
     classes = len(class_names)
@@ -125,12 +125,12 @@ def draw_confusion_difference(
     written = classes <= WRITTEN_UP_TO
     longest = max((len(_signed(value)) for value in values.flat), default=1)
     side = min(12.0, max(2.8, (0.34 + 0.02 * longest) * classes)) if written else 9.0
-    figure = new_figure(side + 1.6, side + 1.5)
-    axes = figure.subplots()
+    canvas = new_canvas(side + 1.6, side + 1.5)
+    axes = canvas.subplots()
     # The square root, so that a difference of one is seen beside one of a hundred.
     shade = np.sign(gain) * np.sqrt(np.abs(gain))
     top = max(1.0, float(np.abs(shade).max()))
-    scale = LinearSegmentedColormap.from_list("better", [colours[0], "white", colours[1]])
+    scale = LinearSegmentedColormap.from_list("better", [colors[0], "white", colors[1]])
     axes.imshow(shade, cmap=scale, vmin=-1.25 * top, vmax=1.25 * top, interpolation="nearest")
     unit = ", points of each true class" if of_rows else ""
     axes.set_title(f"Confusion matrix of {letters[1]} less that of {letters[0]}{unit}, {WORDS[stage]}")
@@ -139,19 +139,17 @@ def draw_confusion_difference(
     every = max(1, math.ceil(classes * 9 / (72 * side)))
     named = range(0, classes, every)
     labels = [cut(class_names[n], LABEL_LENGTH) for n in named]
-    turned = max(map(len, labels)) * 0.08 > side / len(labels)
-    axes.set_xticks(named, labels, fontsize=7, rotation=90 if turned else 0)
+    rotated = max(map(len, labels)) * 0.08 > side / len(labels)
+    axes.set_xticks(named, labels, fontsize=7, rotation=90 if rotated else 0)
     axes.set_yticks(named, labels, fontsize=7)
     axes.tick_params(length=0 if written else 2)
     if written:
-        for true, taken in np.argwhere(np.round(values, 1) != 0):
-            axes.text(taken, true, _signed(values[true, taken]), ha="center", va="center", fontsize=7)
-    handles = [
-        Patch(color=colour, label=f"{letter} does better") for letter, colour in zip(letters, colours, strict=True)
-    ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+        for true, predicted in np.argwhere(np.round(values, 1) != 0):
+            axes.text(predicted, true, _signed(values[true, predicted]), ha="center", va="center", fontsize=7)
+    handles = [Patch(color=color, label=f"{letter} does better") for letter, color in zip(letters, colors, strict=True)]
+    canvas.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     rows = [[class_names[n], *values[n].tolist()] for n in range(classes)]
-    return Drawn(f"confusion-{letters[1]}-less-{letters[0]}", figure, ["true", *class_names], rows)
+    return Figure(f"confusion-{letters[1]}-less-{letters[0]}", canvas, ["true", *class_names], rows)
 
 
 def _signed(value: Any) -> str:
@@ -162,18 +160,18 @@ def _signed(value: Any) -> str:
 
 
 def draw_disagreements(
-    right: Predictions,
+    correct: Predictions,
     wrong: Predictions,
     places: np.ndarray,
     class_names: Sequence[str],
     letters: tuple[str, str],
     images: Images,
-) -> Drawn:
+) -> Figure:
     """Samples that one run gets right and another wrong, those before the others that the other is surest of.
 
     Args:
-        right: What the one says.
-        wrong: What the other says of the same samples.
+        correct: Predictions of the run that is correct on the samples.
+        wrong: Predictions of the other run on the same samples.
         places: Those where they part so, the first to be shown first.
         class_names: One a label.
         letters: What the runs are called: the one that is right first.
@@ -186,16 +184,13 @@ def draw_disagreements(
     columns = min(COLUMNS, max(3, len(shown)))  # room for the title
     grid = Grid(max(1, -(-len(shown) // columns)), columns, 1.5, 0.5, title)
     for number, (place, picture) in enumerate(zip(shown, images(shown), strict=True)):
-        sure = wrong.confidence[place]
-        said = cut(class_names[wrong.predicted[place]], LABEL_LENGTH) + (
-            f" {100 * sure:.0f} %" if np.isfinite(sure) else ""
-        )
-        true = cut(class_names[right.labels[place]], LABEL_LENGTH)
-        words = f"{short_name(right.names[place])}\n{letters[1]}: {said}\nis {true}"
+        predicted = predicted_class(wrong, class_names, place)
+        true = cut(class_names[correct.labels[place]], CAPTION_LENGTH)
+        words = f"{short_name(correct.names[place])}\npredicted {predicted}\ntrue {true}"
         grid.show_picture(number, picture, words, WRONG)
     rows = [
-        [right.names[n], class_names[right.labels[n]], class_names[wrong.predicted[n]], str(wrong.confidence[n])]
+        [correct.names[n], class_names[correct.labels[n]], class_names[wrong.predicted[n]], str(wrong.confidence[n])]
         for n in places
     ]
     name = f"{letters[0]}-right-{letters[1]}-wrong"
-    return Drawn(name, grid.figure, ["sample", "true", letters[1], f"confidence of {letters[1]}"], rows)
+    return Figure(name, grid.canvas, ["sample", "true", letters[1], f"confidence of {letters[1]}"], rows)

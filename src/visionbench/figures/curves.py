@@ -7,19 +7,19 @@ from typing import Any
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 
-from visionbench.figures.figure import Drawn, new_figure
+from visionbench.figures.figure import Figure, new_canvas
 
 # Changes of the learning rate that are each marked; a schedule with more has a panel of its own.
 MARKED = 8
 # Points of a curve of losses: more would lie on one another.
 POINTS = 500
-COLOURS = {"train": "C0", "val": "C1", "test": "C2"}
+COLORS = {"train": "C0", "val": "C1", "test": "C2"}
 LABELS = {"train": "training", "val": "validation", "test": "test"}
 
 
 def draw_learning_curves(
     rows: Sequence[Mapping[str, Any]], best_epoch: int | None, before: Mapping[str, float] | None = None
-) -> Drawn:
+) -> Figure:
     """Loss and accuracy after each epoch, with the best epoch and each change of the learning rate.
 
     Args:
@@ -31,21 +31,21 @@ def draw_learning_curves(
     rates = [row.get("lr") for row in rows]
     changes = [n for n in range(1, len(rows)) if rates[n] is not None and rates[n] != rates[n - 1]]
     panels = 3 if len(changes) > MARKED else 2
-    figure = new_figure(4.2 * panels, 3.6)
-    all_axes = figure.subplots(1, panels)
+    canvas = new_canvas(4.2 * panels, 3.6)
+    all_axes = canvas.subplots(1, panels)
     for axes, metric in zip(all_axes, ("loss", "acc"), strict=False):
         for stage in ("train", "val"):
             values = np.array([float(row.get(f"{stage}/{metric}", math.nan)) for row in rows])
-            there = ~np.isnan(values)  # epochs without a validation have no point; the line goes on
-            if there.any():
-                few = "o-" if there.sum() < 30 else "-"
-                axes.plot(epochs[there], values[there], few, markersize=3, color=COLOURS[stage], label=LABELS[stage])
-            if before is not None and f"{stage}/{metric}" in before:
+            present = ~np.isnan(values)  # the line connects the epochs that have a validation
+            if present.any():
+                marker = "o-" if present.sum() < 30 else "-"
                 axes.plot(
-                    0, before[f"{stage}/{metric}"], "s", color=COLOURS[stage], label=f"{LABELS[stage]}, untrained"
+                    epochs[present], values[present], marker, markersize=3, color=COLORS[stage], label=LABELS[stage]
                 )
+        if before is not None:
+            _mark_untrained(axes, before, metric, len(rows))
         for n in changes if len(changes) <= MARKED else []:
-            axes.axvline(epochs[n] - 0.5, color="grey", linewidth=0.7, linestyle=":")
+            axes.axvline(epochs[n] - 0.5, color="gray", linewidth=0.7, linestyle=":")
             axes.annotate(
                 f"lr {rates[n]:.2g}",
                 (epochs[n] - 0.5, 0.98),
@@ -54,7 +54,7 @@ def draw_learning_curves(
                 ha="right",
                 va="top",
                 fontsize=6,
-                color="grey",
+                color="gray",
             )
         if best_epoch is not None:
             axes.axvline(best_epoch + 1, color="black", linewidth=0.8, linestyle="--", label=f"best, {best_epoch + 1}")
@@ -72,16 +72,51 @@ def draw_learning_curves(
         all_axes[2].set_ylabel("learning rate")
         all_axes[2].grid(alpha=0.3)
         all_axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
-    figure.suptitle("Learning curves", fontsize=10)
+    canvas.suptitle("Learning curves", fontsize=10)
     columns = ["epoch", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
     table = [[row["epoch"] + 1, *(row.get(name, "") for name in columns[1:])] for row in rows]
     if before is not None:
         table.insert(0, [0, "", *(before.get(name, "") for name in columns[2:])])
-    return Drawn("learning-curves", figure, columns, table, is_curve=True)
+    return Figure("learning-curves", canvas, columns, table, is_curve=True)
 
 
-def draw_step_losses(losses: np.ndarray, batches: int, batch_size: int, samples: int) -> Drawn:
-    """What was minimised in each batch, against the training samples seen.
+def _mark_untrained(axes: Any, before: Mapping[str, float], metric: str, epochs: int) -> None:
+    """Marks the metric of the untrained model at epoch 0.
+
+    The limits of the axis are those of the trained epochs: a value outside is a triangle at the edge, and its number
+    is in the legend.
+
+    Args:
+        axes: Axes with the curves of the trained epochs.
+        before: Metrics before training.
+        metric: `loss` or `acc`.
+        epochs: Number of trained epochs.
+    """
+    low, high = axes.get_ylim()
+    fixed = epochs > 1  # the points of a single epoch are no curve that could be squeezed
+    for stage, size in (("train", 9), ("val", 6)):  # both are seen where they lie on one another
+        value = before.get(f"{stage}/{metric}")
+        if value is None or not math.isfinite(value):
+            continue
+        label = f"{LABELS[stage]}, untrained"
+        if not fixed or low <= value <= high:
+            axes.plot(0, value, "s", color=COLORS[stage], markersize=size, label=label)
+            continue
+        edge, marker = (1.0, "^") if value > high else (0.0, "v")
+        axes.plot(
+            *(0, edge, marker),
+            transform=axes.get_xaxis_transform(),
+            color=COLORS[stage],
+            markersize=size,
+            clip_on=False,
+            label=f"{label}: {value:.3g}",
+        )
+    if fixed:
+        axes.set_ylim(low, high)
+
+
+def draw_step_losses(losses: np.ndarray, batches: int, batch_size: int, samples: int) -> Figure:
+    """What was minimized in each batch, against the training samples seen.
 
     Args:
         losses: One a batch, shape (N,), float32.
@@ -96,33 +131,33 @@ def draw_step_losses(losses: np.ndarray, batches: int, batch_size: int, samples:
     epochs, within = np.divmod(ends, batches)
     seen = epochs * samples + np.minimum(within * batch_size, samples)
     epoch_count = -(-len(losses) // batches)
-    figure = new_figure(7, 3.6)
-    axes = figure.subplots()
+    canvas = new_canvas(7, 3.6)
+    axes = canvas.subplots()
     axes.plot(seen, means, linewidth=0.9)
     for epoch in range(1, epoch_count) if epoch_count <= 40 else []:
-        axes.axvline(epoch * samples, color="grey", linewidth=0.5, linestyle=":")
+        axes.axvline(epoch * samples, color="gray", linewidth=0.5, linestyle=":")
     finite = means[np.isfinite(means)]
     if len(finite) and finite.min() > 0 and finite.max() > 20 * finite.min():
         axes.set_yscale("log")
     if not len(finite):
         axes.text(0.5, 0.5, "no loss is a number", ha="center", transform=axes.transAxes)
     axes.set_xlabel("training samples seen" + (" (dotted: epochs)" if 1 < epoch_count <= 40 else ""))
-    axes.set_ylabel("loss that was minimised")
+    axes.set_ylabel("loss that was minimized")
     axes.set_title("Loss of the steps" + (f", means of {size}" if size > 1 else ""))
     axes.grid(alpha=0.3)
     rows = [[int(n), float(m)] for n, m in zip(seen, means, strict=True)]
-    return Drawn("step-losses", figure, ["samples", "loss"], rows, is_curve=True)
+    return Figure("step-losses", canvas, ["samples", "loss"], rows, is_curve=True)
 
 
-def draw_throughput(epochs: Sequence[tuple[int, int, float]], item: str) -> Drawn:
+def draw_throughput(epochs: Sequence[tuple[int, int, float]], item: str) -> Figure:
     """Samples a second of each epoch's training.
 
     Args:
         epochs: Number from 0, samples and seconds of each.
         item: What a sample is called.
     """
-    figure = new_figure(5.5, 3)
-    axes = figure.subplots()
+    canvas = new_canvas(5.5, 3)
+    axes = canvas.subplots()
     speeds = [samples / max(seconds, 1e-9) for _, samples, seconds in epochs]
     numbers = [epoch + 1 for epoch, _, _ in epochs]
     axes.plot(numbers, speeds, "o-" if len(numbers) < 30 else "-", markersize=3)
@@ -136,4 +171,4 @@ def draw_throughput(epochs: Sequence[tuple[int, int, float]], item: str) -> Draw
         [n, samples, round(seconds, 3), round(v, 1)]
         for n, (_, samples, seconds), v in zip(numbers, epochs, speeds, strict=True)
     ]
-    return Drawn("throughput", figure, ["epoch", "samples", "seconds", "a_second"], rows, is_curve=True)
+    return Figure("throughput", canvas, ["epoch", "samples", "seconds", "a_second"], rows, is_curve=True)

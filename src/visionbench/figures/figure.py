@@ -10,7 +10,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
 from visionbench.files import write_whole
@@ -22,19 +22,19 @@ STYLE: Any = {"svg.hashsalt": "visionbench", "font.size": 9, "axes.titlesize": 1
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Figure:
     """A figure and the numbers that it shows.
 
     Attributes:
         name: Of its files and, under `figures/`, of its TensorBoard image.
-        figure: Of matplotlib.
+        canvas: Matplotlib's figure.
         columns: Names of the numbers.
         rows: The numbers.
         is_curve: Whether it is lines, which are kept as SVG; all else is PNG.
     """
 
     name: str
-    figure: Figure
+    canvas: Canvas
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
     is_curve: bool = False
@@ -47,10 +47,10 @@ class Drawn:
     def picture(self) -> tuple[np.ndarray, bytes]:
         """The pixels, (H, W, 3), uint8, and what the picture's file holds."""
         with matplotlib.rc_context(STYLE):
-            pixels = render(self.figure)
+            pixels = render(self.canvas)
             picture = io.BytesIO()
             if self.is_curve:
-                self.figure.savefig(picture, format="svg", metadata={"Date": None})
+                self.canvas.savefig(picture, format="svg", metadata={"Date": None})
             else:
                 Image.fromarray(pixels).save(picture, format="png")
         return pixels, picture.getvalue()
@@ -67,12 +67,12 @@ class Drawn:
         return pixels
 
 
-def new_figure(width: float, height: float) -> Figure:
+def new_canvas(width: float, height: float) -> Canvas:
     """A figure of a size in inches, whose parts are moved apart as it is drawn."""
     with matplotlib.rc_context(STYLE):
-        figure = Figure(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
-        FigureCanvasAgg(figure)
-    return figure
+        canvas = Canvas(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
+        FigureCanvasAgg(canvas)
+    return canvas
 
 
 class Grid:
@@ -84,52 +84,54 @@ class Grid:
         lines: Of cells.
         columns: Of cells.
         side: Width and height of a cell, in inches.
-        above: Room for words above each, in inches.
+        text_height: Room for words above each, in inches.
         title: Of the figure.
         right: Room at the right of all cells, in inches.
     """
 
-    def __init__(self, lines: int, columns: int, side: float, above: float, title: str, right: float = 0.1) -> None:
-        gap, head, left = 0.08, 0.32, 0.1
+    def __init__(
+        self, lines: int, columns: int, side: float, text_height: float, title: str, right: float = 0.1
+    ) -> None:
+        gap, title_height, left = 0.08, 0.32, 0.1
         width = left + columns * (side + gap) - gap + right
-        height = head + lines * (side + above) + 0.08
+        height = title_height + lines * (side + text_height) + 0.08
         self.side = side
         self.lefts = [left + column * (side + gap) for column in range(columns)]
-        self.bottoms = [height - head - (line + 1) * (side + above) for line in range(lines)]
+        self.bottoms = [height - title_height - (line + 1) * (side + text_height) for line in range(lines)]
         with matplotlib.rc_context(STYLE):
-            self.figure = Figure(figsize=(width, height), dpi=DPI, facecolor="white")
-            FigureCanvasAgg(self.figure)
-            self.axes = self.figure.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
+            self.canvas = Canvas(figsize=(width, height), dpi=DPI, facecolor="white")
+            FigureCanvasAgg(self.canvas)
+            self.axes = self.canvas.add_axes((0, 0, 1, 1), frameon=False, xticks=[], yticks=[])
             self.axes.text(width / 2, height - 0.2, title, ha="center", va="center", fontsize=10)
         self.axes.set(xlim=(0, width), ylim=(0, height), autoscale_on=False)
 
-    def show(self, number: int, image: np.ndarray, words: str = "", colour: str = "black", **how: Any) -> Any:
+    def show(self, number: int, image: np.ndarray, text: str = "", color: str = "black", **options: Any) -> Any:
         """Draws an image, as `Axes.imshow` takes it, into a cell, counted along the lines."""
         line, column = divmod(number, len(self.lefts))
         high, wide = image.shape[:2]
         width, height = (self.side * length / max(high, wide) for length in (wide, high))
         left = self.lefts[column] + (self.side - width) / 2
         bottom = self.bottoms[line]
-        if words:
+        if text:
             place = self.lefts[column] + self.side / 2
-            self.axes.text(place, bottom + height + 0.04, words, ha="center", va="bottom", fontsize=7, color=colour)
+            self.axes.text(place, bottom + height + 0.04, text, ha="center", va="bottom", fontsize=7, color=color)
         extent = (left, left + width, bottom, bottom + height)
-        return self.axes.imshow(image, extent=extent, aspect="auto", interpolation="nearest", **how)
+        return self.axes.imshow(image, extent=extent, aspect="auto", interpolation="nearest", **options)
 
-    def show_picture(self, number: int, image: np.ndarray, words: str = "", colour: str = "black") -> None:
+    def show_picture(self, number: int, image: np.ndarray, text: str = "", color: str = "black") -> None:
         """Draws an image, (H, W, C), uint8, of one channel or three; of any other number, its first."""
         if image.shape[-1] == 3:
-            self.show(number, image, words, colour)
+            self.show(number, image, text, color)
         else:
-            self.show(number, image[..., 0], words, colour, cmap="gray", vmin=0, vmax=255)
+            self.show(number, image[..., 0], text, color, cmap="gray", vmin=0, vmax=255)
 
 
-def render(figure: Figure) -> np.ndarray:
+def render(canvas: Canvas) -> np.ndarray:
     """The figure's pixels, (H, W, 3), uint8."""
-    canvas: Any = figure.canvas  # matplotlib's own types say nothing of what it can do
-    canvas.draw()
-    figure.set_layout_engine("none")  # its parts stand where they stand, also when it is drawn once more
-    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
+    backend: Any = canvas.canvas  # matplotlib's own types do not declare its methods
+    backend.draw()
+    canvas.set_layout_engine("none")  # its parts stand where they stand, also when it is drawn once more
+    return np.ascontiguousarray(np.asarray(backend.buffer_rgba())[..., :3])
 
 
 def cut(name: str, length: int) -> str:

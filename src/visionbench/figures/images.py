@@ -5,17 +5,19 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from visionbench.evaluation.predictions import Predictions
-from visionbench.figures.classes import LABEL_LENGTH, WORDS
-from visionbench.figures.figure import CORRECT, WRONG, Drawn, Grid, cut
+from visionbench.figures.classes import WORDS
+from visionbench.figures.figure import CORRECT, WRONG, Figure, Grid, cut
 
 COLUMNS = 6
 SHOWN = 30
+# Characters of a class name in a caption, whose first line also holds "predicted" and the confidence.
+CAPTION_LENGTH = 13
 
 # Gives the images at some places of a split, (n, H, W, C), uint8.
 Images = Callable[[np.ndarray], np.ndarray]
 
 
-def draw_errors(predictions: Predictions, class_names: Sequence[str], images: Images) -> Drawn:
+def draw_errors(predictions: Predictions, class_names: Sequence[str], images: Images) -> Figure:
     """The wrong predictions that the model was most sure of."""
     wrong = np.flatnonzero(predictions.predicted != predictions.labels)
     # Not a number is the least sure of all.
@@ -27,7 +29,7 @@ def draw_errors(predictions: Predictions, class_names: Sequence[str], images: Im
     return _grid("errors", title, surest, predictions, class_names, images)
 
 
-def draw_samples(predictions: Predictions, class_names: Sequence[str], images: Images) -> Drawn:
+def draw_samples(predictions: Predictions, class_names: Sequence[str], images: Images) -> Figure:
     """Samples spread evenly over the split, in its order."""
     count = min(SHOWN, len(predictions))
     places = np.linspace(0, len(predictions) - 1, count).round().astype(np.int64)
@@ -36,7 +38,7 @@ def draw_samples(predictions: Predictions, class_names: Sequence[str], images: I
 
 def _grid(
     name: str, title: str, places: np.ndarray, predictions: Predictions, class_names: Sequence[str], images: Images
-) -> Drawn:
+) -> Figure:
     """Images with what they are called, what they are and what they were taken for; a table row for each place."""
     shown = places[:SHOWN]
     lines = max(1, -(-len(shown) // COLUMNS))
@@ -44,9 +46,9 @@ def _grid(
     confidence = predictions.confidence
     pictures = images(shown) if len(shown) else ()
     for number, (place, picture) in enumerate(zip(shown, pictures, strict=True)):
-        true, taken = int(predictions.labels[place]), int(predictions.predicted[place])
+        true, predicted = int(predictions.labels[place]), int(predictions.predicted[place])
         words = describe(predictions, class_names, int(place))
-        grid.show_picture(number, picture, words, CORRECT if true == taken else WRONG)
+        grid.show_picture(number, picture, words, CORRECT if true == predicted else WRONG)
     rows = [
         [
             predictions.names[place],
@@ -56,7 +58,7 @@ def _grid(
         ]
         for place in places
     ]
-    return Drawn(f"{predictions.stage}-{name}", grid.figure, ["sample", "true", "predicted", "confidence"], rows)
+    return Figure(f"{predictions.stage}-{name}", grid.canvas, ["sample", "true", "predicted", "confidence"], rows)
 
 
 def short_name(name: str) -> str:
@@ -65,8 +67,18 @@ def short_name(name: str) -> str:
 
 
 def describe(predictions: Predictions, class_names: Sequence[str], place: int) -> str:
-    """What a sample is called, what it was taken for how surely, and what it is, where that is another class."""
-    true, taken, sure = predictions.labels[place], predictions.predicted[place], predictions.confidence[place]
-    percent = f" {100 * sure:.1f} %" if np.isfinite(sure) else ""
-    lines = [short_name(predictions.names[place]), cut(class_names[taken], LABEL_LENGTH) + percent]
-    return "\n".join([*lines, f"is {cut(class_names[true], LABEL_LENGTH)}"] if true != taken else lines)
+    """The caption of a sample: its name, its predicted class with the confidence, and its true class."""
+    return "\n".join(
+        [
+            short_name(predictions.names[place]),
+            f"predicted {predicted_class(predictions, class_names, place)}",
+            f"true {cut(class_names[predictions.labels[place]], CAPTION_LENGTH)}",
+        ]
+    )
+
+
+def predicted_class(predictions: Predictions, class_names: Sequence[str], place: int) -> str:
+    """The predicted class with its confidence: Dress (99.5 %)."""
+    confidence = predictions.confidence[place]
+    percent = f" ({100 * confidence:.1f} %)" if np.isfinite(confidence) else ""
+    return cut(class_names[predictions.predicted[place]], CAPTION_LENGTH) + percent

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from visionbench.errors import UserError
-from visionbench.figures.figure import DPI, Drawn, Grid, cut, new_figure
+from visionbench.figures.figure import DPI, Figure, Grid, cut, new_canvas
 from visionbench.models.base import Classifier
 
 # Of the table of layers, in the picture; the CSV has them all.
@@ -62,7 +62,7 @@ def layer_table(model: Classifier, example: Tensor) -> tuple[list[list[Any]], in
     return rows, counter.get_total_flops()
 
 
-def draw_layers(model: Classifier, example: Tensor) -> tuple[Drawn, int]:
+def draw_layers(model: Classifier, example: Tensor) -> tuple[Figure, int]:
     """The table of layers as the reports print it, and the operations of one input."""
     rows, operations = layer_table(model, example)
     parameters = sum(p.numel() for p in model.parameters())
@@ -82,22 +82,22 @@ def draw_layers(model: Classifier, example: Tensor) -> tuple[Drawn, int]:
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
     more = f"{trained:,} of the parameters are trained; {operations:,} floating-point operations an input"
     lines = [text(head), rule, *map(text, body), rule, text(last), "", more]
-    figure = new_figure(8, 8)
-    written = figure.text(0, 0, "\n".join(lines), family="monospace", fontsize=8, va="bottom", parse_math=False)
+    canvas = new_canvas(8, 8)
+    written = canvas.text(0, 0, "\n".join(lines), family="monospace", fontsize=8, va="bottom", parse_math=False)
     extent = written.get_window_extent()
-    figure.set_size_inches(extent.width / DPI + 0.3, extent.height / DPI + 0.3)
-    written.set_position((0.15 / figure.get_figwidth(), 0.15 / figure.get_figheight()))
+    canvas.set_size_inches(extent.width / DPI + 0.3, extent.height / DPI + 0.3)
+    written.set_position((0.15 / canvas.get_figwidth(), 0.15 / canvas.get_figheight()))
     columns = ["layer", "type", "output", "parameters", "trained", "operations"]
     total = ["all", type(model).__name__, "", parameters, trained, operations]
-    return Drawn("network", figure, columns, [*rows, total]), operations
+    return Figure("network", canvas, columns, [*rows, total]), operations
 
 
-def draw_filters(model: Classifier, input_shape: Sequence[int]) -> Drawn | None:
+def draw_filters(model: Classifier, input_shape: Sequence[int]) -> Figure | None:
     """The weights of the first layer as images; `None` where they are none."""
-    found = next(((n, m) for n, m in model.network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
-    if found is None or len(input_shape) != 3:
+    first = next(((n, m) for n, m in model.network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
+    if first is None or len(input_shape) != 3:
         return None
-    name, layer = found
+    name, layer = first
     weights = layer.weight.detach().float().cpu().numpy()
     if isinstance(layer, nn.Linear):
         channels, height, width = input_shape
@@ -111,28 +111,28 @@ def draw_filters(model: Classifier, input_shape: Sequence[int]) -> Drawn | None:
     total = len(weights)
     rows = [[n, *_digits(kernel)] for n, kernel in enumerate(weights[:FILTERS])]
     weights = weights[:FILTERS]
-    in_colour = weights.shape[1] == 3
+    in_color = weights.shape[1] == 3
     limit = float(np.abs(np.nan_to_num(weights)).max()) or 1.0
-    pictures = weights.transpose(0, 2, 3, 1) / (2 * limit) + 0.5 if in_colour else weights.mean(axis=1)
+    pictures = weights.transpose(0, 2, 3, 1) / (2 * limit) + 0.5 if in_color else weights.mean(axis=1)
     columns = 8
     lines = -(-len(pictures) // columns)
     which = f"the first {len(pictures)} of {total}" if total > len(pictures) else f"all {total}"
     mean = ", mean over channels" if weights.shape[1] not in (1, 3) else ""
     title = f"Weights of {cut(name, 30)}, {which}{mean}"
-    grid = Grid(lines, columns, 0.75, 0.08, title, right=0.1 if in_colour else 0.9)
-    colours: dict[str, Any] = {} if in_colour else {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
+    grid = Grid(lines, columns, 0.75, 0.08, title, right=0.1 if in_color else 0.9)
+    colors: dict[str, Any] = {} if in_color else {"cmap": "RdBu_r", "vmin": -limit, "vmax": limit}
     for number, picture in enumerate(pictures):
-        shown = grid.show(number, np.nan_to_num(picture), **colours)
-    if not in_colour:
-        inch = 1 / grid.figure.get_figwidth()
-        grid.figure.colorbar(shown, cax=grid.figure.add_axes((1 - 0.75 * inch, 0.1, 0.12 * inch, 0.7)))
+        shown = grid.show(number, np.nan_to_num(picture), **colors)
+    if not in_color:
+        inch = 1 / grid.canvas.get_figwidth()
+        grid.canvas.colorbar(shown, cax=grid.canvas.add_axes((1 - 0.75 * inch, 0.1, 0.12 * inch, 0.7)))
     count = weights[0].size
-    return Drawn("first-filters", grid.figure, ["filter", *(f"weight_{n}" for n in range(count))], rows)
+    return Figure("first-filters", grid.canvas, ["filter", *(f"weight_{n}" for n in range(count))], rows)
 
 
 def draw_activations(
     model: Classifier, example: Tensor, picture: np.ndarray, name: str, layers: Sequence[str], channels: Sequence[int]
-) -> Drawn | None:
+) -> Figure | None:
     """What layers make of one image.
 
     Args:
@@ -172,10 +172,12 @@ def draw_activations(
     for place in layers:
         if place not in maps or maps[place].ndim != 4:
             raise UserError(f"The layer {place} gives no maps of an image; take a convolution in figure_layers.")
-        there = maps[place].shape[1]
-        if missing := [channel for channel in channels if not 0 <= channel < there]:
-            raise UserError(f"The layer {place} has no channel {missing[0]}; figure_channels go from 0 to {there - 1}.")
-        chosen[place] = list(channels) or list(range(min(CHANNELS, there)))
+        channel_count = maps[place].shape[1]
+        if missing := [channel for channel in channels if not 0 <= channel < channel_count]:
+            raise UserError(
+                f"The layer {place} has no channel {missing[0]}; figure_channels go from 0 to {channel_count - 1}."
+            )
+        chosen[place] = list(channels) or list(range(min(CHANNELS, channel_count)))
     columns = 1 + max(map(len, chosen.values()))
     grid = Grid(len(layers), columns, 1.0, 0.22, f"Activations of {cut(name, 60)}")
     rows = []
@@ -185,7 +187,7 @@ def draw_activations(
         for number, channel in enumerate(chosen[place], start=1):
             grid.show(line * columns + number, values[channel], f"channel {channel}", cmap="viridis")
             rows.append([place, channel, *(float(f(values[channel])) for f in (np.min, np.mean, np.max))])
-    return Drawn("activations", grid.figure, ["layer", "channel", "lowest", "mean", "highest"], rows)
+    return Figure("activations", grid.canvas, ["layer", "channel", "lowest", "mean", "highest"], rows)
 
 
 def check_layers(model: Classifier, layers: Sequence[str]) -> None:
@@ -198,13 +200,13 @@ def check_layers(model: Classifier, layers: Sequence[str]) -> None:
     for place in layers:
         if place not in modules:
             known = [name for name, module in model.network.named_modules() if isinstance(module, nn.Conv2d)]
-            such = f"; its convolutions are {', '.join(known[:12])}" if known else ""
-            raise UserError(f"figure_layers names {place!r}, but {type(model).__name__} has no such layer{such}.")
+            hint = f"; its convolutions are {', '.join(known[:12])}" if known else ""
+            raise UserError(f"figure_layers names {place!r}, but {type(model).__name__} has no such layer{hint}.")
 
 
 def draw_grad_cam(
     model: Classifier, inputs: Tensor, pictures: np.ndarray, titles: Sequence[str], names: Sequence[str]
-) -> Drawn | None:
+) -> Figure | None:
     """Where the last maps of the network find what speaks for the predicted class.
 
     Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017;
@@ -231,10 +233,12 @@ def draw_grad_cam(
         outputs: Tensor = model(images)
         return torch.cat([-outputs, outputs], dim=1) if outputs.shape[1] == 1 else outputs
 
-    given = inputs.detach().clone().requires_grad_()  # so that a network whose weights are all frozen has gradients
+    differentiable = (
+        inputs.detach().clone().requires_grad_()
+    )  # so that a network whose weights are all frozen has gradients
     with torch.enable_grad():
-        target = scores(given).argmax(dim=1)
-        maps = LayerGradCam(scores, layer).attribute(given, target=target, relu_attributions=True)
+        target = scores(differentiable).argmax(dim=1)
+        maps = LayerGradCam(scores, layer).attribute(differentiable, target=target, relu_attributions=True)
     side = tuple(pictures.shape[1:3])
     large = nn.functional.interpolate(maps.detach().float(), side, mode="bilinear")[:, 0].cpu().numpy()
     columns = min(4, len(pictures))
@@ -249,7 +253,7 @@ def draw_grad_cam(
         grid.show(2 * number + 1, heat / top if top > 0 else heat, cmap="jet", alpha=0.5, vmin=0, vmax=1)
         row, column = np.unravel_index(int(heat.argmax()), heat.shape)
         rows.append([names[number], int(row) if top > 0 else "", int(column) if top > 0 else "", top])
-    return Drawn("grad-cam", grid.figure, ["sample", "row_of_highest", "column_of_highest", "highest"], rows)
+    return Figure("grad-cam", grid.canvas, ["sample", "row_of_highest", "column_of_highest", "highest"], rows)
 
 
 def last_maps(model: Classifier, example: Tensor) -> str | None:
@@ -262,12 +266,12 @@ def last_maps(model: Classifier, example: Tensor) -> str | None:
     Returns:
         Its name; `None` where there is no convolution.
     """
-    given: list[tuple[str, bool, tuple[int, ...]]] = []
+    outputs: list[tuple[str, bool, tuple[int, ...]]] = []
 
     def note(name: str) -> Any:
         def hook(module: nn.Module, inputs: Any, output: Any) -> None:
             if isinstance(output, Tensor) and output.ndim == 4:
-                given.append((name, isinstance(module, nn.Conv2d), tuple(output.shape[2:])))
+                outputs.append((name, isinstance(module, nn.Conv2d), tuple(output.shape[2:])))
 
         return hook
 
@@ -278,8 +282,8 @@ def last_maps(model: Classifier, example: Tensor) -> str | None:
     finally:
         for handle in handles:
             handle.remove()
-    last = next((shape for _, is_convolution, shape in reversed(given) if is_convolution), None)
-    return next((name for name, _, shape in reversed(given) if shape == last), None)
+    last = next((shape for _, is_convolution, shape in reversed(outputs) if is_convolution), None)
+    return next((name for name, _, shape in reversed(outputs) if shape == last), None)
 
 
 def _digits(kernel: np.ndarray) -> list[str]:

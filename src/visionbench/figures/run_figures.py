@@ -16,7 +16,7 @@ from visionbench.evaluation.measures import best_threshold, summary
 from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.classes import draw_classes
 from visionbench.figures.curves import draw_learning_curves, draw_step_losses, draw_throughput
-from visionbench.figures.figure import Drawn
+from visionbench.figures.figure import Figure
 from visionbench.figures.images import describe, draw_errors, draw_samples
 from visionbench.figures.network import draw_activations, draw_filters, draw_grad_cam, draw_layers
 from visionbench.files import write_json
@@ -45,9 +45,9 @@ class RunFigures:
     log: Callable[[str, np.ndarray], object]
     layers: Sequence[str] = ()
     channels: Sequence[int] = ()
-    drawn: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
     failed: dict[str, str] = field(default_factory=dict)
-    said: dict[str, Any] = field(default_factory=dict)
+    numbers: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
 
     def draw(
@@ -74,7 +74,7 @@ class RunFigures:
             throughput: Epoch, samples and seconds of those that this process trained.
             predictions: Of each split that is to be shown; validation's also gives the threshold of two classes.
         """
-        began = time.monotonic()
+        start = time.monotonic()
         self.folder.mkdir(exist_ok=True)
         self._add("learning-curves", draw_learning_curves, rows, best_epoch, before)
         if len(losses):
@@ -86,26 +86,26 @@ class RunFigures:
         if self.data.num_classes == 2 and "val" in predictions:
             threshold = best_threshold(predictions["val"])
         main = predictions.get("test", predictions.get("val"))
-        for stage, said in predictions.items():
-            if stage == "val" and said is not main:
+        for stage, split_predictions in predictions.items():
+            if stage == "val" and split_predictions is not main:
                 continue
             chosen = threshold if stage != "val" else None
-            self.said[stage] = summary(said, self.data.class_names, chosen)
-            self._add(stage, draw_classes, said, self.data.class_names, chosen)
+            self.numbers[stage] = summary(split_predictions, self.data.class_names, chosen)
+            self._add(stage, draw_classes, split_predictions, self.data.class_names, chosen)
         self._add("network", self._of_network)
         if main is not None and len(self.data.input_shape) == 3:
             self._add("images", self._of_images, main)
             self._add("explanations", self._explanations, main)
-        self.seconds = time.monotonic() - began
-        content = {"schema": SCHEMA, "figures": self.drawn, "failed": self.failed, **self.said}
+        self.seconds = time.monotonic() - start
+        content = {"schema": SCHEMA, "figures": self.files, "failed": self.failed, **self.numbers}
         write_json(self.folder / "figures.json", content)
 
-    def _add(self, name: str, draw: Callable[..., Drawn | Iterator[Drawn]], *arguments: Any) -> None:
+    def _add(self, name: str, draw: Callable[..., Figure | Iterator[Figure]], *arguments: Any) -> None:
         try:
             figures = draw(*arguments)
-            for drawn in [figures] if isinstance(figures, Drawn) else figures:
-                self.log(drawn.name, drawn.save(self.folder))
-                self.drawn.append(drawn.file)
+            for figure in [figures] if isinstance(figures, Figure) else figures:
+                self.log(figure.name, figure.save(self.folder))
+                self.files.append(figure.file)
         except OSError:  # a full disk is the run's affair
             raise
         except Exception as error:  # a user's network may do what no figure expects; the run's result stands
@@ -116,7 +116,7 @@ class RunFigures:
         images = self.data.open_store(look=False).arrays[f"{split.part}-images"]
         return lambda places: np.stack([images[place] for place in split.index[places]])
 
-    def _of_images(self, predictions: Predictions) -> Iterator[Drawn]:
+    def _of_images(self, predictions: Predictions) -> Iterator[Figure]:
         pictures = self._pictures(predictions.stage)
         yield draw_errors(predictions, self.data.class_names, pictures)
         yield draw_samples(predictions, self.data.class_names, pictures)
@@ -128,25 +128,25 @@ class RunFigures:
         scale, shift = scale_and_shift(self.data.mean, self.data.std)
         return (torch.from_numpy(pictures).permute(0, 3, 1, 2).float() * scale + shift).to(self.model.device)
 
-    def _of_network(self) -> Iterator[Drawn]:
+    def _of_network(self) -> Iterator[Figure]:
         with in_evaluation(self.model):
             layers, operations = draw_layers(self.model, torch.zeros(1, *self.data.input_shape).to(self.model.device))
-        self.said["operations_an_input"] = operations
+        self.numbers["operations_an_input"] = operations
         yield layers
         if (filters := draw_filters(self.model, self.data.input_shape)) is not None:
             yield filters
 
-    def _explanations(self, predictions: Predictions) -> Iterator[Drawn]:
+    def _explanations(self, predictions: Predictions) -> Iterator[Figure]:
         pictures = self._pictures(predictions.stage)
-        names, taken = predictions.names, predictions.predicted
+        names, correct = predictions.names, predictions.predicted == predictions.labels
         with in_evaluation(self.model):
             first = pictures(np.array([0]))
             maps = draw_activations(self.model, self._inputs(first), first[0], names[0], self.layers, self.channels)
         if maps is not None:
             yield maps
-        wrong = np.flatnonzero(taken != predictions.labels)[: EXPLAINED // 2]
-        right = np.flatnonzero(taken == predictions.labels)[: EXPLAINED - len(wrong)]
-        places = np.concatenate([wrong, right])
+        wrong = np.flatnonzero(~correct)[: EXPLAINED // 2]
+        others = np.flatnonzero(correct)[: EXPLAINED - len(wrong)]
+        places = np.concatenate([wrong, others])
         titles = [describe(predictions, self.data.class_names, int(place)) for place in places]
         with in_evaluation(self.model):
             shown = pictures(places)
@@ -156,7 +156,7 @@ class RunFigures:
 
     def lines(self, training_seconds: float) -> Iterator[str]:
         """What was drawn, and what was not, a line each."""
-        share = 100 * self.seconds / max(training_seconds, 1e-9)
-        yield f"figures     {len(self.drawn)} in {self.folder} ({self.seconds:.1f} s, {share:.1f} % of training's)"
+        share = f", {100 * self.seconds / training_seconds:.1f} % of the training time" if training_seconds > 60 else ""
+        yield f"figures     {len(self.files)} in {self.folder} ({self.seconds:.1f} s{share})"
         for name, reason in self.failed.items():
             yield f"            {name} could not be drawn ({reason})"

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 
 from visionbench.evaluation.measures import confusion
-from visionbench.evaluation.paired import SOURCES, Paired, in_order_of, pair, parted
+from visionbench.evaluation.paired import SOURCES, Paired, disagreements, in_order_of, pair
 from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.classes import WORDS
 from visionbench.figures.comparison import (
-    COLOURS,
+    COLORS,
     MINUS,
     draw_confusion_difference,
     draw_disagreements,
@@ -20,7 +20,7 @@ from visionbench.figures.comparison import (
 from visionbench.figures.images import Images
 from visionbench.report import page
 from visionbench.report.page import Html, tag
-from visionbench.report.reading import ReportedRun, divergence, find_images, picture_of
+from visionbench.report.run_contents import ReportedRun, divergence, find_images, picture_of
 from visionbench.report.run_page import interval_of, number, percent, short_class, title_of_data
 from visionbench.runs.compare import circumstances
 from visionbench.runs.identity import comparable, flat
@@ -40,7 +40,7 @@ def page_of_several(reported: Sequence[ReportedRun], root: str | None) -> bytes:
         reported: The runs; the first is compared with each other.
         root: Where prepared data sets lie; by default where the runs had them.
     """
-    marks = [page.swatch(letter, colour) for letter, colour in zip(LETTERS, COLOURS, strict=True)][: len(reported)]
+    marks = [page.swatch(letter, color) for letter, color in zip(LETTERS, COLORS, strict=True)][: len(reported)]
     sections = [
         page.section("result", "Side by side", *_summary(reported, marks)),
         page.section("curves", "Learning curves", *_curves(reported)),
@@ -49,7 +49,7 @@ def page_of_several(reported: Sequence[ReportedRun], root: str | None) -> bytes:
     for place in range(1, len(reported)):
         letters = (LETTERS[0], LETTERS[place])
         heading = f"{letters[0]} against {letters[1]}"
-        parts = _against(reported[0], reported[place], letters, (COLOURS[0], COLOURS[place]), len(reported) - 1, root)
+        parts = _against(reported[0], reported[place], letters, (COLORS[0], COLORS[place]), len(reported) - 1, root)
         sections.append(page.section(f"{letters[0]}-{letters[1]}", heading, *parts))
     title = " and ".join(run.name for run in reported) if len(reported) == 2 else f"{len(reported)} runs side by side"
     below = [
@@ -74,17 +74,15 @@ def _summary(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator
     more = ("parameters", "training", "seed")
     yield page.table((*head, *more), rows, range(1, len(head) + len(more)))
     accuracies = {
-        name: (found[0] / found[1], found[2], found[3])
+        name: (interval[0] / interval[1], interval[2], interval[3])
         for name, run in zip(_called(reported), reported, strict=True)
-        if (found := interval_of(run, "test")) is not None
+        if (interval := interval_of(run, "test")) is not None
     }
     if len(accuracies) > 1:
-        colours = [
-            colour for run, colour in zip(reported, COLOURS, strict=False) if interval_of(run, "test") is not None
-        ]
-        drawn = draw_intervals("Test accuracy with its 95 % interval (Wilson)", accuracies, colours)
+        colors = [color for run, color in zip(reported, COLORS, strict=False) if interval_of(run, "test") is not None]
+        figure = draw_intervals("Test accuracy with its 95 % interval (Wilson)", accuracies, colors)
         words = "Each interval is of one run. Of runs on the same samples the paired test below says more."
-        yield page.figures([page.figure(picture_of(drawn), "Test accuracy", words, alone=True)])
+        yield page.figures([page.figure(picture_of(figure), "Test accuracy", words, alone=True)])
     absent = [
         tag("li", f"{letter}: {words}") for letter, run in zip(LETTERS, reported, strict=False) for words in run.missing
     ]
@@ -94,10 +92,10 @@ def _summary(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator
 
 def _numbers(run: ReportedRun) -> Iterator[Any]:
     metrics, report = run.metrics, run.report
-    found = interval_of(run, "test")
+    interval = interval_of(run, "test")
     yield percent(metrics["test/acc"]) if "test/acc" in metrics else ABSENT
-    yield f"{100 * found[2]:.2f} to {100 * found[3]:.2f}" if found is not None else ABSENT
-    yield f"{found[1]:,}" if found is not None else ABSENT
+    yield f"{100 * interval[2]:.2f} to {100 * interval[3]:.2f}" if interval is not None else ABSENT
+    yield f"{interval[1]:,}" if interval is not None else ABSENT
     yield number(metrics["test/loss"]) if "test/loss" in metrics else ABSENT
     yield percent(metrics["val/acc"]) if "val/acc" in metrics else ABSENT
     epoch = report.get("best_epoch")
@@ -108,16 +106,16 @@ def _numbers(run: ReportedRun) -> Iterator[Any]:
 
 
 def _curves(reported: Sequence[ReportedRun]) -> Iterator[Html]:
-    chosen = [(name, run.rows, colour) for name, run, colour in zip(_called(reported), reported, COLOURS, strict=False)]
-    there = [entry for entry in chosen if entry[1]]
-    if not there:
+    chosen = [(name, run.rows, color) for name, run, color in zip(_called(reported), reported, COLORS, strict=False)]
+    shown = [entry for entry in chosen if entry[1]]
+    if not shown:
         yield tag("p", "No epoch of any run is finished.")
         return
     yield tag("p", "Solid: validation; dashed: training, which dropout and augmentation make harder.")
     cards = []
     for metric, words in (("loss", "Loss"), ("acc", "Accuracy")):
-        drawn = draw_overlaid(metric, {name: rows for name, rows, _ in there}, [colour for *_, colour in there])
-        cards.append(page.figure(picture_of(drawn), words, "After each epoch, of all runs."))
+        figure = draw_overlaid(metric, {name: rows for name, rows, _ in shown}, [color for *_, color in shown])
+        cards.append(page.figure(picture_of(figure), words, "After each epoch, of all runs."))
     yield page.figures(cards)
 
 
@@ -152,7 +150,7 @@ def _against(
     first: ReportedRun,
     other: ReportedRun,
     letters: tuple[str, str],
-    colours: tuple[str, str],
+    colors: tuple[str, str],
     tests: int,
     root: str | None,
 ) -> Iterator[Html]:
@@ -175,7 +173,7 @@ def _against(
             "p", "The runs have different classes, so that there is no paired test and no common confusion matrix."
         )
         return
-    same_data = first.described.get("data") == other.described.get("data")
+    same_data = first.input_description.get("data") == other.input_description.get("data")
     matched = in_order_of(one, two) if same_data else None
     if matched is None:
         yield tag(
@@ -186,56 +184,56 @@ def _against(
     else:
         yield from _test(pair(one, matched), letters, WORDS[stage], first.item, tests)
     classes = len(first.class_names)
-    counts = tuple(confusion(said.labels, said.predicted, classes) for said in (one, two))
-    drawn = draw_confusion_difference(
-        stage, (counts[0], counts[1]), first.class_names, letters, colours, of_rows=matched is None
+    counts = tuple(confusion(predictions.labels, predictions.predicted, classes) for predictions in (one, two))
+    figure = draw_confusion_difference(
+        stage, (counts[0], counts[1]), first.class_names, letters, colors, of_rows=matched is None
     )
     words = (
         f"{letters[1]} less {letters[0]}, a row for each true class. On the diagonal more is better, elsewhere less; a "
-        "cell has the colour of the run that does better there."
+        "cell has the color of the run that does better there."
     )
-    yield page.figures([page.figure(picture_of(drawn), "Difference of the confusion matrices", words, alone=True)])
+    yield page.figures([page.figure(picture_of(figure), "Difference of the confusion matrices", words, alone=True)])
     if matched is not None:
         yield from _samples((first, other), (one, matched), letters, root)
 
 
-def _test(found: Paired, letters: tuple[str, str], stage: str, item: str, tests: int) -> Iterator[Html]:
+def _test(paired: Paired, letters: tuple[str, str], stage: str, item: str, tests: int) -> Iterator[Html]:
     first, other = letters
-    low, high = found.interval()
+    low, high = paired.interval()
     yield tag("h3", "Paired test")
     head = ("", f"{other} right", f"{other} wrong")
     rows = [
-        (f"{first} right", f"{found.both:,}", f"{found.only_first:,}"),
-        (f"{first} wrong", f"{found.only_second:,}", f"{found.neither:,}"),
+        (f"{first} right", f"{paired.both:,}", f"{paired.only_first:,}"),
+        (f"{first} wrong", f"{paired.only_second:,}", f"{paired.neither:,}"),
     ]
-    p = found.p_value
+    p = paired.p_value
     facts = [
         (
             "Accuracy",
-            f"{first} {_share(found.both + found.only_first, found)}, {other} "
-            f"{_share(found.both + found.only_second, found)}, of the same {found.samples:,} {stage} {item}s",
+            f"{first} {_share(paired.both + paired.only_first, paired)}, {other} "
+            f"{_share(paired.both + paired.only_second, paired)}, of the same {paired.samples:,} {stage} {item}s",
         ),
         (
             "Difference",
-            f"{other} less {first}: {_points(found.difference)} points "
+            f"{other} less {first}: {_points(paired.difference)} points "
             f"(95 % interval {_points(low)} to {_points(high)})",
         ),
         ("McNemar, exact", f"p = {_p(p)}, two-sided"),
     ]
     yield tag("div", page.table(head, rows, (1, 2)), class_="square")
     yield tag("div", page.table((), facts), class_="facts")
-    yield tag("p", _meaning(found, letters, item))
-    again = f"{tests} such tests stand on this page, and p is not corrected for that. " if tests > 1 else ""
+    yield tag("p", _meaning(paired, letters, item))
+    note = f"{tests} such tests stand on this page, and p is not corrected for that. " if tests > 1 else ""
     yield tag(
         "p",
-        f"{again}The test speaks of these two trained models on these {stage} {item}s, not of the methods behind them: "
+        f"{note}The test speaks of these two trained models on these {stage} {item}s, not of the methods behind them: "
         "another seed gives another model. To compare methods, train each with several seeds.",
     )
     yield tag("p", f"Sources: {'; '.join(SOURCES)}.", class_="source")
 
 
-def _share(count: int, found: Paired) -> str:
-    return f"{100 * count / found.samples:.2f} %"
+def _share(count: int, paired: Paired) -> str:
+    return f"{100 * count / paired.samples:.2f} %"
 
 
 def _points(share: float) -> str:
@@ -247,19 +245,19 @@ def _p(p: float) -> str:
     return f"{p:.3f}" if p >= 0.001 else f"{p:.2g}"
 
 
-def _meaning(found: Paired, letters: tuple[str, str], item: str) -> str:
+def _meaning(paired: Paired, letters: tuple[str, str], item: str) -> str:
     """The test's outcome in words."""
     first, other = letters
-    parted_at = found.only_first + found.only_second
-    if not parted_at:
+    discordant = paired.only_first + paired.only_second
+    if not discordant:
         return f"Both are right and wrong on the same {item}s: there is nothing that could tell them apart."
-    better, worse = (first, other) if found.only_first > found.only_second else (other, first)
-    counts = f"{first} alone is right on {counted(found.only_first, item)}, {other} alone on {found.only_second:,}. "
+    better, worse = (first, other) if paired.only_first > paired.only_second else (other, first)
+    counts = f"{first} alone is right on {counted(paired.only_first, item)}, {other} alone on {paired.only_second:,}. "
     chance = (
         f"If both were right equally often on {item}s like these, a split at least as uneven would come in "
-        f"{_often(found.p_value)}"
+        f"{_often(paired.p_value)}"
     )
-    if found.p_value < LEVEL:
+    if paired.p_value < LEVEL:
         return f"{counts}{chance}: that {better} does better than {worse} here is hardly chance."
     return f"{counts}{chance}: these {item}s do not tell the two apart, which does not show that they are equally good."
 
@@ -274,51 +272,51 @@ def _often(p: float) -> str:
 
 def _samples(
     both: tuple[ReportedRun, ReportedRun],
-    said: tuple[Predictions, Predictions],
+    predictions: tuple[Predictions, Predictions],
     letters: tuple[str, str],
     root: str | None,
 ) -> Iterator[Html]:
     """What the one gets right and the other wrong, and the other way round."""
     directions = [
-        (said[0], said[1], (letters[0], letters[1]), parted(said[0], said[1])),
-        (said[1], said[0], (letters[1], letters[0]), parted(said[1], said[0])),
+        (predictions[0], predictions[1], (letters[0], letters[1]), disagreements(predictions[0], predictions[1])),
+        (predictions[1], predictions[0], (letters[1], letters[0]), disagreements(predictions[1], predictions[0])),
     ]
     images: Images | None = None
     if both[0].has_images and any(len(places) for *_, places in directions):
-        images, reason = find_images(both[0], said[0], root)
+        images, reason = find_images(both[0], predictions[0], root)
         if images is None:
             yield page.note(
                 tag(
                     "p", f"The images are left out, since the data cannot be had here: {reason}. The samples are named."
                 )
             )
-    for right, wrong, (one, other), places in directions:
+    for correct, wrong, (one, other), places in directions:
         heading = f"{one} right, {other} wrong"
         if not len(places):
             yield tag("h3", heading)
             yield tag("p", f"No {both[0].item}.", class_="same")
             continue
-        listed = _listed(right, wrong, (one, other), places, both[0].class_names)
+        listed = _listed(correct, wrong, (one, other), places, both[0].class_names)
         if images is None:
             yield tag("h3", f"{heading}: {len(places):,}")
             yield listed
             continue
-        drawn = draw_disagreements(right, wrong, places, both[0].class_names, (one, other), images)
+        figure = draw_disagreements(correct, wrong, places, both[0].class_names, (one, other), images)
         words = f"Below each name: what {other} took it for and how surely, and what it is, as {one} says."
-        yield page.figures([page.figure(picture_of(drawn), f"{heading}: {len(places):,}", words, alone=True)])
+        yield page.figures([page.figure(picture_of(figure), f"{heading}: {len(places):,}", words, alone=True)])
         yield page.fold(f"The {both[0].item}s by name", listed)
 
 
 def _listed(
-    right: Predictions, wrong: Predictions, letters: tuple[str, str], places: np.ndarray, names: Sequence[str]
+    correct: Predictions, wrong: Predictions, letters: tuple[str, str], places: np.ndarray, names: Sequence[str]
 ) -> Html:
     rows = [
         (
-            right.names[n],
-            names[right.labels[n]],
-            _sure(right.confidence[n]),
+            correct.names[n],
+            names[correct.labels[n]],
+            _confidence(correct.confidence[n]),
             names[wrong.predicted[n]],
-            _sure(wrong.confidence[n]),
+            _confidence(wrong.confidence[n]),
         )
         for n in places[:LISTED].tolist()
     ]
@@ -330,5 +328,5 @@ def _listed(
     return page.join([shown, tag("p", f"The first {LISTED} of {len(places):,}.", class_="same")])
 
 
-def _sure(confidence: float) -> str:
+def _confidence(confidence: float) -> str:
     return f"{100 * confidence:.1f} %" if np.isfinite(confidence) else ABSENT

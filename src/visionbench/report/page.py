@@ -6,7 +6,7 @@ import importlib.metadata
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from visionbench.report.reading import Picture
+from visionbench.report.run_contents import Picture
 
 GENERATOR = "visionbench"
 # Elements that have no end.
@@ -52,14 +52,14 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], numbers: Iterable[
         rows: The first cell of each names the row.
         numbers: The places of the columns that hold numbers.
     """
-    right = set(numbers)
+    number_columns = set(numbers)
 
     def cells(row: Sequence[Any], first: str, others: str) -> Html:
         return join(
             tag(
                 first if place == 0 else others,
                 cell,
-                class_="number" if place in right else None,
+                class_="number" if place in number_columns else None,
                 scope=("col" if others == "th" else "row" if place == 0 else None),
             )
             for place, cell in enumerate(row)
@@ -118,9 +118,9 @@ def fold(summary: str, *content: Any) -> Html:
     return tag("details", tag("summary", summary), *content)
 
 
-def swatch(letter: str, colour: str) -> Html:
-    """A run's letter with its colour."""
-    return tag("span", tag("i", style=f"background: {colour}"), letter, class_="swatch")
+def swatch(letter: str, color: str) -> Html:
+    """A run's letter with its color."""
+    return tag("span", tag("i", style=f"background: {color}"), letter, class_="swatch")
 
 
 def page(title: str, above: str, below: Any, sections: Sequence[tuple[str, str, Html]]) -> bytes:
@@ -155,7 +155,7 @@ def page(title: str, above: str, below: Any, sections: Sequence[tuple[str, str, 
         [
             tag("header", tag("p", above, class_="above"), tag("h1", title), tag("div", below, class_="below")),
             tag("nav", *links, aria_label="Parts of this page") if len(links) > 1 else "",
-            tag("main", *(whole for *_, whole in sections)),
+            tag("main", *(content for *_, content in sections)),
             tag("footer", tag("p", f"Written by visionbench {version}. This file holds all that it shows.")),
         ]
     )

@@ -16,7 +16,7 @@ from visionbench.figures.classes import WORDS
 from visionbench.figures.curves import draw_learning_curves
 from visionbench.report import page
 from visionbench.report.page import Html, tag
-from visionbench.report.reading import ReportedRun, divergence, picture_of
+from visionbench.report.run_contents import ReportedRun, divergence, picture_of
 from visionbench.runs.identity import DATA_ASIDE
 from visionbench.text import duration
 
@@ -32,7 +32,7 @@ KNOWN: dict[str, tuple[str, str, str]] = {
         "Learning curves",
         "Loss and accuracy after each epoch; dashed: the epoch that was kept.",
     ),
-    "step-losses": (COURSE, "Loss of the steps", "What was minimised, against the training samples seen."),
+    "step-losses": (COURSE, "Loss of the steps", "What was minimized, against the training samples seen."),
     "throughput": (COURSE, "Throughput", "Samples a second in each epoch's training."),
     "accuracy": (SPLIT, "Accuracy of each class", "Each with its 95 % interval (Wilson)."),
     "confusion": (SPLIT, "Confusion matrix", "How often each true class (row) was taken for each class (column)."),
@@ -85,7 +85,7 @@ def in_a_sentence(run: ReportedRun) -> str:
 
 def title_of_data(run: ReportedRun) -> str:
     """The data set's name."""
-    return str(run.described.get("title") or short_class(run.config["data"]))
+    return str(run.input_description.get("title") or short_class(run.config["data"]))
 
 
 def short_class(spec: Mapping[str, Any]) -> str:
@@ -180,10 +180,10 @@ def _values(run: ReportedRun) -> Iterator[tuple[str, str, str]]:
 
 
 def _interval_in_words(run: ReportedRun) -> str:
-    found = interval_of(run, "test")
-    if found is None:
+    interval = interval_of(run, "test")
+    if interval is None:
         return "Without the number of test samples, which the predictions tell, there is no interval."
-    correct, count, low, high = found
+    correct, count, low, high = interval
     return (
         f"95 % interval {100 * low:.2f} to {100 * high:.2f} % (Wilson); {correct:,} of {count:,} test {run.item}s are "
         "right."
@@ -202,7 +202,7 @@ def _facts(run: ReportedRun) -> Html:
 
 def _all_facts(run: ReportedRun) -> Iterator[tuple[str, Any]]:
     report = run.report
-    shape = " x ".join(map(str, run.described.get("input_shape", ())))
+    shape = " x ".join(map(str, run.input_description.get("input_shape", ())))
     classes = f", {len(run.class_names)} classes" if run.class_names else ""
     inputs = f": {f'{run.item}s of {shape}' if run.has_images else f'{shape} features'}" if shape else ""
     yield "Data", title_of_data(run) + inputs + classes
@@ -219,7 +219,7 @@ def _all_facts(run: ReportedRun) -> Iterator[tuple[str, Any]]:
         trained = report.get("trainable", report["parameters"])
         frozen = f", of which {trained:,} are trained" if trained < report["parameters"] else ""
         yield "Parameters", f"{report['parameters']:,}{frozen}"
-    if (operations := run.said.get("operations_an_input")) is not None:
+    if (operations := run.figure_numbers.get("operations_an_input")) is not None:
         yield (
             "Operations",
             f"{operations:,} floating-point operations an input, two for each multiplication with its sum",
@@ -262,8 +262,8 @@ def _plan(run: ReportedRun) -> str:
     if optimizer:
         parts += [short_class(optimizer), f"lr {(optimizer.get('init_args') or {}).get('lr')}"]
     if scheduler:
-        given = _not_defaults(scheduler)
-        arguments = f" ({', '.join(f'{name} {value}' for name, value in given.items())})" if given else ""
+        chosen = _not_defaults(scheduler)
+        arguments = f" ({', '.join(f'{name} {value}' for name, value in chosen.items())})" if chosen else ""
         after = "optimizer step" if model.get("lr_interval") == "step" else "epoch"
         parts.append(f"{short_class(scheduler)}{arguments} after each {after}")
     if trainer.get("max_epochs") is not None:
@@ -275,11 +275,11 @@ def _plan(run: ReportedRun) -> str:
 
 def _not_defaults(scheduler: Mapping[str, Any]) -> dict[str, Any]:
     """A scheduler's arguments, without those of torch's that have their default."""
-    given = dict(scheduler.get("init_args") or {})
+    arguments = dict(scheduler.get("init_args") or {})
     if not str(scheduler.get("class_path")).startswith("torch.optim."):
-        return given  # a user's own module is not imported for it
+        return arguments  # a user's own module is not imported for it
     defaults = {name: p.default for name, p in inspect.signature(class_of(scheduler)).parameters.items()}
-    return {name: value for name, value in given.items() if value != defaults.get(name)}
+    return {name: value for name, value in arguments.items() if value != defaults.get(name)}
 
 
 def _placed(run: ReportedRun) -> dict[tuple[str, str], list[Html]]:
@@ -313,7 +313,7 @@ def _split(run: ReportedRun, stage: str, placed: Mapping[tuple[str, str], list[H
         yield tag("p", "The epoch was chosen by these samples, so that what they say of it flatters a little.")
     if stage == "train":
         yield tag(
-            "p", "What the model says of the samples that it was trained on: how well it has learnt them by heart."
+            "p", "What the model says of the samples that it was trained on: how well it has learned them by heart."
         )
     if shown := placed.get((stage, SPLIT)):
         yield page.figures(shown)
@@ -323,21 +323,21 @@ def _split(run: ReportedRun, stage: str, placed: Mapping[tuple[str, str], list[H
 
 def _scores(run: ReportedRun, stage: str) -> Iterator[Html]:
     """A table with a row for each class."""
-    said, names = run.predictions[stage], run.class_names
-    counts = confusion(said.labels, said.predicted, len(names))
+    predictions, names = run.predictions[stage], run.class_names
+    counts = confusion(predictions.labels, predictions.predicted, len(names))
     scores = class_scores(counts)
-    taken: dict[int, tuple[int, int]] = {}
+    confused_with: dict[int, tuple[int, int]] = {}
     for true, other, count in confused_pairs(counts):  # the most frequent first
-        taken.setdefault(true, (other, count))
+        confused_with.setdefault(true, (other, count))
     shown = sorted(np.argsort(scores["f1"], kind="stable")[:CLASSES].tolist())
     rows = []
     for n in shown:
         support = int(scores["support"][n])
         measures = (f"{scores[name][n]:.3f}" for name in ("precision", "recall", "f1"))
-        most = f"{names[taken[n][0]]} ({taken[n][1]:,})" if n in taken else "nothing else"
+        most = f"{names[confused_with[n][0]]} ({confused_with[n][1]:,})" if n in confused_with else "nothing else"
         rows.append((names[n], f"{support:,}", f"{int(counts[n, n]):,}", *measures, most if support else "no sample"))
     means = (f"{scores[name].mean():.3f}" for name in ("precision", "recall", "f1"))
-    total = ("all (means)", f"{len(said):,}", f"{int(np.trace(counts)):,}", *means, "")
+    total = ("all (means)", f"{len(predictions):,}", f"{int(np.trace(counts)):,}", *means, "")
     which = f" The {CLASSES} with the lowest F1 of {len(names)}." if len(names) > len(shown) else ""
     yield tag("h3", "Scores by class")
     yield tag("p", f"Each class by itself, and the mean over the classes, {WORDS[stage]}.{which}", class_="same")

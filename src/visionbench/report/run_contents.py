@@ -19,6 +19,7 @@ from visionbench.console import quiet_libraries
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError, first_user_error, root_cause
 from visionbench.evaluation.predictions import Predictions
+from visionbench.figures.figure import Figure
 from visionbench.figures.images import Images
 from visionbench.runs.folder import RunFolder
 from visionbench.text import one_line
@@ -54,11 +55,11 @@ class ReportedRun:
         folder: As it was given.
         config: What config.yaml says.
         report: Content of run.json; empty where the file is absent.
-        described: What input.json says; empty where it is not there.
+        input_description: Content of input.json; empty where the file is absent.
         rows: Of metrics.csv: numbers by name.
         predictions: By split, `test` and `val`.
         pictures: The figures of its end, in their order.
-        said: What figures.json says.
+        figure_numbers: What figures.json says.
         untrained: Metrics before training, where they were had.
         missing: What could be there and is not, a sentence each.
     """
@@ -66,11 +67,11 @@ class ReportedRun:
     folder: Path
     config: dict[str, Any]
     report: dict[str, Any]
-    described: dict[str, Any]
+    input_description: dict[str, Any]
     rows: list[dict[str, Any]]
     predictions: dict[str, Predictions] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
-    said: dict[str, Any] = field(default_factory=dict)
+    figure_numbers: dict[str, Any] = field(default_factory=dict)
     untrained: dict[str, float] | None = None
     missing: list[str] = field(default_factory=list)
 
@@ -88,17 +89,17 @@ class ReportedRun:
     @property
     def class_names(self) -> tuple[str, ...]:
         """One a label; empty where they are not known."""
-        return tuple(self.described.get("class_names", ()))
+        return tuple(self.input_description.get("class_names", ()))
 
     @property
     def has_images(self) -> bool:
         """Whether its samples are images, not rows of a table."""
-        return len(self.described.get("input_shape", ())) == 3
+        return len(self.input_description.get("input_shape", ())) == 3
 
     @property
     def item(self) -> str:
         """What a sample is called."""
-        return "image" if self.has_images or not self.described else "row"
+        return "image" if self.has_images or not self.input_description else "row"
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -113,8 +114,8 @@ class ReportedRun:
         """Samples of a split, where that is known."""
         if stage in self.predictions:
             return len(self.predictions[stage])
-        said = self.said.get(stage)
-        return said.get("samples") if isinstance(said, dict) else None
+        numbers = self.figure_numbers.get(stage)
+        return numbers.get("samples") if isinstance(numbers, dict) else None
 
 
 def read_run(folder: Path) -> ReportedRun:
@@ -128,35 +129,35 @@ def read_run(folder: Path) -> ReportedRun:
         folder=folder,
         config=files.config,
         report=files.metadata,
-        described=files.input,
+        input_description=files.input,
         rows=files.rows,
     )
-    run.said = files.figure_contents
+    run.figure_numbers = files.figure_contents
     run.untrained = files.untrained_metrics or None
     for stage in ("test", "val"):
         try:
-            said = files.predictions(stage)
+            predictions = files.predictions(stage)
         except UserError as error:
             run.missing.append(str(error))
             continue
-        if said is not None and len(said):
-            run.predictions[stage] = said
+        if predictions is not None and len(predictions):
+            run.predictions[stage] = predictions
     _read_pictures(run)
-    again = f"visionbench repeat {shlex.quote(str(folder))} --figures final"
-    if run.finished and not run.said and not run.predictions:
+    command = f"visionbench repeat {shlex.quote(str(folder))} --figures final"
+    if run.finished and not run.figure_numbers and not run.predictions:
         run.missing.append(
-            f"There are neither figures nor predictions, as of a run with --figures none; {again} runs it again with "
+            f"There are neither figures nor predictions, as of a run with --figures none; {command} runs it again with "
             "both."
         )
-    elif run.finished and not run.said:
-        run.missing.append(f"There are no figures; {again} runs it again with them.")
+    elif run.finished and not run.figure_numbers:
+        run.missing.append(f"There are no figures; {command} runs it again with them.")
     elif run.finished and not run.predictions:
-        run.missing.append(f"There are no predictions; {again} runs it again and keeps them.")
+        run.missing.append(f"There are no predictions; {command} runs it again and keeps them.")
     return run
 
 
 def _read_pictures(run: ReportedRun) -> None:
-    files = [name for name in run.said.get("figures", ()) if isinstance(name, str)]
+    files = [name for name in run.figure_numbers.get("figures", ()) if isinstance(name, str)]
     for file in files:
         path = RunFolder(run.folder).figures / Path(file).name
         try:
@@ -166,7 +167,7 @@ def _read_pictures(run: ReportedRun) -> None:
             run.missing.append(f"The figure {file} cannot be read ({one_line(error).rstrip('.')}).")
             continue
         run.pictures.append(Picture(path.stem, content, width, height))
-    for name, reason in (run.said.get("failed") or {}).items():
+    for name, reason in (run.figure_numbers.get("failed") or {}).items():
         run.missing.append(f"The figures {name} could not be drawn ({str(reason).rstrip('.')}).")
 
 
@@ -187,10 +188,10 @@ def _size(content: bytes) -> tuple[int, int]:
     return width, height
 
 
-def picture_of(drawn: Any) -> Picture:
+def picture_of(figure: Figure) -> Picture:
     """A figure that has just been drawn, as the file that it would be."""
-    content = drawn.picture()[1]
-    return Picture(drawn.name, content, *_size(content))
+    content = figure.picture()[1]
+    return Picture(figure.name, content, *_size(content))
 
 
 def find_images(run: ReportedRun, predictions: Predictions, root: str | None) -> tuple[Images | None, str]:
@@ -215,8 +216,8 @@ def find_images(run: ReportedRun, predictions: Predictions, root: str | None) ->
     except Exception as error:  # a data set may be a user's own, and the page is to come all the same: it says why
         if isinstance(error, MemoryError):
             raise
-        said = first_user_error(error)
-        return None, one_line(said if said is not None else root_cause(error)).rstrip(".")
+        cause = first_user_error(error) or root_cause(error)
+        return None, one_line(cause).rstrip(".")
     if names != list(predictions.names):
         return None, "its samples have other names than those that were predicted"
     return lambda places: np.stack([images[place] for place in split.index[places]]), ""
@@ -233,7 +234,7 @@ def _open_data(run: ReportedRun, root: str | None) -> VisionDataModule:
         raise UserError(f"{data.title} is not prepared in {data.root}; give the folder that holds it with --root.")
     if run.has_images and data.mean is None and data.std is None:
         # As the run found them: they are a part of the digest, and need not be computed anew.
-        data.mean, data.std = run.described.get("mean"), run.described.get("std")
+        data.mean, data.std = run.input_description.get("mean"), run.input_description.get("std")
     data.prepare_data()
     data.setup()
     return data
@@ -241,9 +242,9 @@ def _open_data(run: ReportedRun, root: str | None) -> VisionDataModule:
 
 def divergence(rows: Sequence[Mapping[str, Any]]) -> str | None:
     """Which losses stop being numbers, and in which epoch; `None` where all are."""
-    found = []
+    places = []
     for name, word in (("train/loss", "training"), ("val/loss", "validation")):
         epochs = [row["epoch"] + 1 for row in rows if name in row and not np.isfinite(row[name])]
         if epochs:
-            found.append(f"the {word} loss first in epoch {epochs[0]}")
-    return f"not a number: {', '.join(found)}" if found else None
+            places.append(f"the {word} loss first in epoch {epochs[0]}")
+    return f"not a number: {', '.join(places)}" if places else None
