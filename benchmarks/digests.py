@@ -37,7 +37,7 @@ COMMANDS = {
     "MLP, table": "--data Table --data.source {table} --data.target kind --data.root {data} --data.batch_size 16 "
     f"--data.test_size 40 --trainer.precision 32-true {MLP} --trainer.max_epochs 5",
     "CNN, one cycle": f"{DIGITS} {CNN} {ONE_CYCLE} --trainer.max_epochs 2",
-    "CNN, augmented": f"{DIGITS} {CNN} --data.augment [RandomCrop,RandomRotation,RandomErasing] --trainer.max_epochs 2",
+    "CNN, augmented": f"{DIGITS} {CNN} --data.augment [RandomCrop,HorizontalFlip,RandomErasing] --trainer.max_epochs 2",
     "CNN, MixUp, memory-mapped": f"{DIGITS} {CNN} {MAPPED} --data.augment [MixUp] --trainer.max_epochs 2",
     "PatchMLP": f"{DIGITS} {PATCHES} --trainer.max_epochs 2",
     "FrozenResNet": f"{DIGITS} --model FrozenResNet --model.weights none --model.min_size 32 --model.hidden 16 "

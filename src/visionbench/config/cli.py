@@ -227,16 +227,18 @@ class _SettingsCLI(LightningCLI):
         """Asks the guards of the configuration, and fills in what depends on the machine."""
         config = self.config
         model = config.model
+        given = config.clone()
         if self.made_data is not None:
-            config.data = _namespace(_data_spec(self.made_data))
-            self.linked = {name: model.init_args.pop(name) for name in LINKED}
-        self.kinds = class_of(model), class_of(config.data)
+            given.data = _namespace(_data_spec(self.made_data))
+            for name in LINKED:  # settings_from has taken them from the data module
+                del given.model.init_args[name]
+        self.kinds = class_of(model), class_of(given.data)
         for kind in self.kinds:
             remember_source(kind)
         scheduler = model.init_args.get("lr_scheduler")
         logs = self.kinds[0].metrics if issubclass(self.kinds[0], Classifier) else Classifier.metrics
         on_plateau = scheduler is not None and issubclass(class_of(scheduler), ReduceLROnPlateau)
-        context = ConfigContext(config, logs, on_plateau)
+        context = ConfigContext(given, logs, on_plateau)
         guards.inspect(GUARDS, "config", context)
         optimizer = model.init_args.get("optimizer")
         if config.trainer.gradient_clip_val is not None and optimizer and optimizer.init_args.get("fused"):
@@ -252,13 +254,8 @@ class _SettingsCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Makes data and model; what one of them refuses is said without the parser's words around it."""
-        config = self.config
-        if self.made_data is not None:
-            config = config.clone()
-            config.data = None
-            config.model.init_args.update(self.linked)
         try:
-            self.config_init = self.parser.instantiate_classes(config)
+            self.config_init = self.parser.instantiate_classes(self.config)
         except ValueError as error:
             if (refusal := first_user_error(error)) is not None:
                 raise refusal from None
@@ -272,12 +269,11 @@ class _SettingsCLI(LightningCLI):
     def settings(self) -> Settings:
         """The settings that the command line gives."""
         config, init = self.config, self.config_init
-        whole: Namespace = config.clone()
-        if self.made_data is not None:
-            whole.data = None
-        plain: dict[str, Any] = yaml.safe_load(self.parser.dump(whole, skip_unset=False))
+        plain: dict[str, Any] = yaml.safe_load(self.parser.dump(config, skip_unset=False))
         if self.made_data is not None:
             plain["data"] = _data_spec(self.made_data)
+            for name in LINKED:
+                del plain["model"]["init_args"][name]
         objective = Objective(
             config.objective.metric, config.objective.mode or self.model.metrics[config.objective.metric]
         )

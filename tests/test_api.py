@@ -1,0 +1,111 @@
+"""Runs from Python: the same runs as those of the command line, in a process that stays as it was."""
+
+import os
+import signal
+import sys
+import warnings
+
+import pytest
+import torch
+import yaml
+
+import visionbench
+from visionbench.data import Digits
+from visionbench.errors import UserError
+from visionbench.models import MLP
+from visionbench.runs.folder import RunFolder
+
+OPTIONS = {"model.widths": [8], "model.dropout": 0.3, "trainer.precision": "32-true"}
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch, digits_root):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("VISIONBENCH_DATA", str(digits_root))
+    return tmp_path
+
+
+def of_command_line(cli):
+    line = "fit --model MLP --data Digits --model.widths [8] --model.dropout 0.3 --trainer.precision 32-true"
+    assert cli(f"{line} --trainer.max_epochs 2 --name line").status == 0
+
+
+def test_a_notebook_cell_gives_the_digest_of_the_command_line(cli, place):
+    of_command_line(cli)
+    line = RunFolder(place / "lightning_logs/line/version_0")
+    result = visionbench.fit("MLP", "Digits", max_epochs=2, **OPTIONS)
+    assert result.status == "finished"
+    assert result.folder.resolve() == place / "lightning_logs/mlp/version_0"
+    assert result.weights_digest == line.metadata["weights_digest"]
+    assert result.metrics == line.metadata["metrics"]
+    assert RunFolder(result.folder).metadata["identity"] == line.metadata["identity"]
+    assert visionbench.fit(MLP, Digits, max_epochs=2, **OPTIONS).weights_digest == result.weights_digest
+
+
+def test_a_run_of_python_is_repeated_by_its_config(cli, place):
+    result = visionbench.fit("MLP", "Digits", max_epochs=1, run_dir="exactly/here", **OPTIONS)
+    assert str(result.folder) == "exactly/here"
+    again = cli("fit --config exactly/here/config.yaml --run_dir null --name again")
+    assert again.status == 0, again
+    digest = RunFolder(place / "lightning_logs/again/version_0").metadata["weights_digest"]
+    assert digest == result.weights_digest
+
+
+def test_a_data_module_that_is_made_already_gives_the_same_run(place):
+    named = visionbench.fit("MLP", "Digits", max_epochs=1, **OPTIONS)
+    made = visionbench.fit("MLP", Digits(), max_epochs=1, **OPTIONS)
+    assert made.weights_digest == named.weights_digest
+    config = yaml.safe_load((made.folder / "config.yaml").read_text())
+    assert config["data"]["class_path"].endswith("Digits")
+
+
+def test_arrays_and_a_model_that_is_made_already_train(place):
+    data = visionbench.load_data("Digits")
+    arrays = data.open_store().arrays
+    own = visionbench.Arrays(
+        arrays["train-images"], arrays["train-labels"], arrays["test-images"], arrays["test-labels"]
+    )
+    model = MLP(10, (1, 28, 28), widths=[8])
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    result = visionbench.fit(model, own, max_epochs=2, **{"trainer.precision": "32-true"})
+    assert result.counts["test"] == 360
+    assert result.metrics["test/acc"] > 0.5
+    assert any(not torch.equal(before[name], value) for name, value in model.state_dict().items())
+    probabilities, names = visionbench.open_run(result.folder).predict(arrays["test-images"][:5])
+    assert probabilities.shape == (5, 10)
+    assert len(names) == 5
+
+
+def test_what_is_given_twice_is_refused(place):
+    with pytest.raises(UserError, match=r"trainer\.max_epochs is given twice"):
+        visionbench.fit("MLP", "Digits", max_epochs=1, **{"trainer.max_epochs": 2})
+    with pytest.raises(UserError, match="An option of data is given, but the data is made already"):
+        visionbench.fit("MLP", Digits(), max_epochs=1, **{"data.batch_size": 2})
+    with pytest.raises(UserError, match="There is no data set Digit"):
+        visionbench.load_data("Digit")
+
+
+def test_a_run_folder_that_is_there_is_refused(place):
+    (place / "full").mkdir()
+    (place / "full" / "file").touch()
+    with pytest.raises(UserError, match="run_dir is full, which is there already"):
+        visionbench.fit("MLP", "Digits", max_epochs=1, run_dir="full", **OPTIONS)
+    assert [path.name for path in (place / "full").iterdir()] == ["file"]
+
+
+def test_the_process_is_as_it_was_before(place):
+    def state():
+        handlers = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+        kernels = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
+        return dict(os.environ), list(sys.path), list(warnings.filters), handlers, kernels
+
+    visionbench.fit("MLP", "Digits", max_epochs=1, **OPTIONS)  # imports have effects of their own
+    before = state()
+    visionbench.fit("MLP", "Digits", max_epochs=1, threads=1, **OPTIONS, **{"trainer.deterministic": True})
+    assert state() == before
+
+
+def test_the_version_is_the_packages():
+    assert visionbench.__version__.count(".") >= 1
+    with pytest.raises(AttributeError):
+        _ = visionbench.fitt
