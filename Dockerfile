@@ -12,14 +12,15 @@ RUN apt-get update \
 
 WORKDIR /visionbench
 COPY requirements.txt ./
-# Wheels only: building a source distribution would fetch tools that nothing pins.
+# Wheels only: building a source distribution would fetch tools that nothing pins. Compiled to bytecode here, as is the
+# package below: the user of a container may not write it, and would compile torch and Lightning in every process.
 RUN python3 -m venv /opt/venv \
-    && /opt/venv/bin/pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements.txt
+    && /opt/venv/bin/pip install --compile --no-cache-dir --require-hashes --only-binary :all: -r requirements.txt
 ENV PATH=/opt/venv/bin:$PATH
 
 COPY . ./
 # Every user may write there, so that --user goes with the volumes that Docker makes itself.
-RUN pip install --no-cache-dir --no-deps --no-build-isolation . \
+RUN pip install --compile --no-cache-dir --no-deps --no-build-isolation . \
     && install -d -m 1777 data lightning_logs
 VOLUME ["/visionbench/data", "/visionbench/lightning_logs"]
 

@@ -47,6 +47,12 @@ def cifar10_contents() -> dict[str, tuple[np.ndarray, list[int]]]:
     return {name: (random.randint(0, 256, (20, 3072)).astype(np.uint8), [*range(10), *range(10)]) for name in names}
 
 
+def image_size(path: Path) -> tuple[int, int]:
+    """Width and height of an image file, which is closed again."""
+    with Image.open(path) as image:
+        return image.size
+
+
 def python2_pickle(rows: np.ndarray, labels: list[int], maker: str = "numpy.core.multiarray\n_reconstruct") -> bytes:
     """A batch as Python 2 pickled it for the official archive; its strings are of a kind that Python 3 never writes.
 

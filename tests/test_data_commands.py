@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from tests.fakes import image_size
 from visionbench.data import Digits
 
 
@@ -82,7 +83,7 @@ def test_show_draws_samples_counts_and_augmented_images(cli, root, tmp_path):
     plain = cli(f"data show Digits --data.root {root} --output plain.png")
     assert plain.status == 0, plain
     assert cli(f"data show Digits --data.root {root} --data.augment+ RandomCrop --output pictures/a.png").status == 0
-    sizes = [Image.open(tmp_path / name).size for name in ("plain.png", "pictures/a.png")]
+    sizes = [image_size(tmp_path / name) for name in ("plain.png", "pictures/a.png")]
     assert sizes == [(1200, 800), (1200, 1100)]
 
 

@@ -73,6 +73,11 @@ def test_nothing_is_installed_without_a_hash():
     assert {"--no-deps", "--no-build-isolation", "."} <= set(installed[1].split())
 
 
+def test_everything_installed_is_compiled():
+    installed = [words for run in instructions("RUN") for words in run.split(" && ") if "pip install" in words]
+    assert all("--compile" in words.split() for words in installed)
+
+
 def test_the_base_is_an_argument_and_gets_fashion_mnist():
     argument, base, *_ = logical_lines("Dockerfile")
     assert re.fullmatch(r"ARG BASE_IMAGE=[^:]+:.+", argument)

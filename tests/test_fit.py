@@ -1,6 +1,7 @@
 """What a run leaves behind: that it is whole, right, and the same when it is run again."""
 
 import csv
+import gc
 import json
 import os
 import shutil
@@ -182,6 +183,7 @@ def test_a_run_leaves_no_thread_and_no_open_file(cli, tmp_path):
     threads, descriptors = threading.enumerate(), open_descriptors()
     assert cli(line).status == 0
     assert (threading.enumerate(), open_descriptors()) == (threads, descriptors)
+    assert not [thing for thing in gc.get_objects() if type(thing) is Digits]
     assert len(list((tmp_path / "lightning_logs/mlp/version_1").glob("events.out.tfevents.*"))) == 1
 
 

@@ -38,6 +38,10 @@ def quiet_libraries() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
             warnings.filterwarnings("ignore", message=".*could not find the monitored key.*")
             warnings.filterwarnings("ignore", message=".*module.s. in eval mode at the start of training.*")
+            # The learning rate may follow the epochs, and OneCycleLR is then made for their number.
+            warnings.filterwarnings("ignore", message=".*scheduler is using 'interval': 'epoch'.*")
+            # torch of a file that is then refused as no checkpoint.
+            warnings.filterwarnings("ignore", message=".*Detected pickle protocol.*")
             # Ours is, by begin_at.
             warnings.filterwarnings("ignore", message=".*your dataloader is not resumable.*")
             # Training notes the names of these for run.json.

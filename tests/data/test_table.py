@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from sklearn.compose import ColumnTransformer
 from sklearn.impute import SimpleImputer
 from sklearn.pipeline import make_pipeline
@@ -14,7 +13,7 @@ from sklearn.preprocessing import OneHotEncoder, OrdinalEncoder, StandardScaler
 
 from tests.exactness.same import differences, first_event_file, report
 from tests.exactness.test_resume import go_on, stop
-from tests.fakes import write_table
+from tests.fakes import image_size, write_table
 from visionbench.commands import data as data_commands
 from visionbench.data import Table
 from visionbench.errors import UserError
@@ -596,7 +595,7 @@ def test_a_table_is_listed_and_drawn(cli, source, tmp_path):
     assert "90 train, 30 test of 3 columns" in cli(f"data list --root {root}").out
     drawn = cli(f"data show {options} --output drawn.png")
     assert (drawn.status, drawn.err) == (0, "")
-    assert Image.open(tmp_path / "drawn.png").size == (1200, 600)
+    assert image_size(tmp_path / "drawn.png") == (1200, 600)
 
 
 def test_more_columns_and_classes_than_fit_are_left_out_of_the_picture(cli, tmp_path, monkeypatch):
@@ -606,4 +605,4 @@ def test_more_columns_and_classes_than_fit_are_left_out_of_the_picture(cli, tmp_
     (tmp_path / "wide.csv").write_text("\n".join([",".join([*names, "kind"]), *lines]))
     drawn = cli("data show Table --data.source wide.csv --data.target kind --data.root root")
     assert (drawn.status, drawn.err) == (0, "")
-    assert Image.open(tmp_path / "Table.png").size == (1200, 600)
+    assert image_size(tmp_path / "Table.png") == (1200, 600)

@@ -399,6 +399,7 @@ def test_a_damaged_file_in_the_folder_is_named(cli, hub):
     assert f"{hub / IMAGENET_FILE} cannot be read as weights" in sentence
 
 
+@pytest.mark.filterwarnings("ignore:.*in eval mode at the start of training")  # frozen batch norms are
 def test_a_model_from_a_checkpoint_trains_on_from_that(tmp_path, digits_root, hub, trained_weights):
     """Not from ImageNet once more, whose weights are not even there."""
     hub.mkdir(parents=True)

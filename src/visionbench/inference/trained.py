@@ -344,6 +344,7 @@ class Predictor:
         Returns:
             Probabilities, shape (B, num_classes), float32, and predicted labels, shape (B,), int64.
         """
-        outputs = self.module(self.normalize(torch.from_numpy(pixels).to(self.device)))
+        # Copied, since stored images are read-only and torch would share their memory.
+        outputs = self.module(self.normalize(torch.tensor(pixels, device=self.device)))
         probabilities, classes = self.model.probabilities(outputs), self.model.predict(outputs)
         return probabilities.cpu().numpy(), classes.cpu().numpy()
