@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from visionbench.data.loader import EpochOrder, ResidentLoader
-from visionbench.data.mapped import MappedImages, forget
+from visionbench.data.mapped import MappedImages, release_pages
 
 CPU = torch.device("cpu")
 SHAPE = (64, 64, 3)
@@ -69,7 +69,7 @@ def epoch(loader: ResidentLoader, number: int) -> tuple[float, float]:
 
 def drop(array: np.memmap) -> None:
     """Asks the system to take a file out of the page cache."""
-    forget(array)
+    release_pages(array)
     descriptor = os.open(array.filename, os.O_RDONLY)
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
     os.close(descriptor)

@@ -1,6 +1,6 @@
-"""From a file to pixels: what each process does that helps to prepare a folder of images.
+"""Decoding of image files to pixels, in the processes that prepare a folder of images.
 
-It lies outside of `data/`, whose import brings torch and seconds of waiting, and is all that such a process imports.
+This module is outside of `data/`, whose import loads torch and takes seconds, so that such a process imports only this.
 """
 
 import errno
@@ -19,23 +19,23 @@ from typing import Literal
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-# By content, whatever the name says. Not everything that Pillow knows: for EPS it would start Ghostscript.
+# Formats, recognized by content, not by name. EPS and the like are excluded, since Pillow would start Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 
-# That a strip may become when it is enlarged: as many as Pillow lets a file have.
+# Largest number of pixels of an enlarged image: Pillow's limit for the pixels of a file.
 MAX_PIXELS = 89_478_485
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """How an image becomes an array.
+    """Settings for turning an image into an array.
 
     Attributes:
-        size: Height and width.
-        channels: 1 for grey, 3 for RGB.
-        resize: `crop`, `squash` or `none`, as `ImageFolder` describes them.
-        scale: Zoom about the centre.
-        invert: Whether black and white change places.
+        size: Height and width of the array.
+        channels: Number of channels: 1 for gray, 3 for RGB.
+        resize: Way to reach the size: `crop`, `squash` or `none`, as in `ImageFolder`.
+        scale: Zoom factor about the center.
+        invert: Whether black and white are exchanged.
     """
 
     size: tuple[int, int]
@@ -47,12 +47,12 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Decoded:
-    """What became of some files, one entry a file.
+    """Result of decoding several files.
 
     Attributes:
-        digests: The sha256 of each file's bytes, cut to 16 bytes; `None` where it could not be read.
-        problems: Why a file cannot be used; `None` where it can.
-        images: Those that can, shape (n, H, W, C), uint8, in their order.
+        digests: Sha256 of the bytes of each file, truncated to 16 bytes; `None` for a file that could not be read.
+        problems: Reason why each file cannot be used; `None` for a usable file.
+        images: Images of the usable files, shape (n, H, W, C), uint8, in the order of the files.
     """
 
     digests: list[bytes | None]
@@ -61,17 +61,17 @@ class Decoded:
 
 
 class Unusable(Exception):
-    """A file that is no image or not one that can be used; the message is a short reason."""
+    """A file that is not an image, or an image that cannot be used; the message is a short reason."""
 
 
 def start_process() -> None:
-    """Readies a process that decodes: Ctrl+C is its parent's affair, and it does not outlive its parent."""
+    """Sets up a decoding process: it leaves Ctrl+C to its parent, and it ends when its parent ends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 
     def follow() -> None:
         if parent is not None:
-            parent.join()  # a parent that is killed tells nobody
+            parent.join()  # a killed parent sends no signal to its children
             os._exit(1)
 
     threading.Thread(target=follow, daemon=True).start()
@@ -84,7 +84,7 @@ def decode_files(paths: Sequence[str], recipe: Recipe) -> Decoded:
     images = np.empty((len(paths), *recipe.size, recipe.channels), dtype=np.uint8)
     count = 0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of files that are odd but can be read
+        warnings.simplefilter("ignore")  # about unusual files that can be read
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         for path in paths:
             digest = problem = None
@@ -100,7 +100,7 @@ def decode_files(paths: Sequence[str], recipe: Recipe) -> Decoded:
             except Exception as error:
                 if isinstance(error, MemoryError):
                     raise
-                # Pillow's decoders raise what they like at what is not right in a file.
+                # Pillow's decoders raise exceptions of many types for a damaged file.
                 problem = _reason(error)
             digests.append(digest)
             problems.append(problem)
@@ -108,17 +108,17 @@ def decode_files(paths: Sequence[str], recipe: Recipe) -> Decoded:
 
 
 def to_array(image: Image.Image, recipe: Recipe) -> np.ndarray:
-    """Turns an opened image, of several the first, into pixels.
+    """Turns an open image (the first frame) into pixels.
 
     Args:
-        image: Of any mode and size.
-        recipe: What to make of it.
+        image: Image of any mode and size.
+        recipe: Settings for turning the image into an array.
 
     Returns:
-        Shape (H, W, C), uint8.
+        Pixels, shape (H, W, C), uint8.
 
     Raises:
-        Unusable: It is of a kind, or of a size, of which this cannot be made.
+        Unusable: The mode or the size of the image does not fit the recipe.
     """
     image = _eight_bits(ImageOps.exif_transpose(image))
     if image.has_transparency_data:
@@ -138,12 +138,12 @@ def to_array(image: Image.Image, recipe: Recipe) -> np.ndarray:
     elif image.width < width or image.height < height:
         raise Unusable(f"{image.width} x {image.height} pixels, smaller than {width} x {height}")
     pixels = np.asarray(image).reshape(image.height, image.width, recipe.channels)
-    pixels = _zoomed_centre(pixels, recipe.size, recipe.scale)
+    pixels = _zoomed_center(pixels, recipe.size, recipe.scale)
     return 255 - pixels if recipe.invert else pixels
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Brings 16 bits to 8: 0 to 65535 becomes 0 to 255, to the nearest, whatever part of it the image uses."""
+    """Converts 16 bits to 8: 0 to 65535 becomes 0 to 255, rounded, independent of the range that the image uses."""
     if image.mode == "F":
         raise Unusable("pixels in floating point, expected 8 or 16 bits")
     if not image.mode.startswith("I"):
@@ -156,27 +156,27 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _covering(size: tuple[int, int], target: tuple[int, int]) -> tuple[int, int]:
-    """The smallest size, (width, height), of the same shape that covers the target; rounded down, as torchvision."""
+    """Smallest size (width, height) of the same aspect ratio that covers the target; rounded down as in torchvision."""
     (width, height), (to_width, to_height) = size, target
     if to_width * height >= to_height * width:
         return to_width, max(to_height, to_width * height // width)
     return max(to_width, to_height * width // height), to_height
 
 
-def _zoomed_centre(pixels: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
-    """The centre of an image that is zoomed about its own centre, with the nearest pixel; black where there is none.
+def _zoomed_center(pixels: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
+    """Center of an image after a zoom about it, with the nearest pixels; black outside of the image.
 
-    Equal to torchvision's `affine` with nearest-neighbour interpolation, then `center_crop`; where a new pixel lies
-    half-way between two old ones, the upper or left one is taken.
+    Equal to torchvision's `affine` with nearest-neighbor interpolation, then `center_crop`; where a new pixel lies
+    half-way between two old ones, the upper or left one is used.
     """
-    places, inside = [], []
+    indices, inside = [], []
     for length, new in zip(pixels.shape, size, strict=False):
         first = round((length - new) / 2)
-        centre = (length - 1) / 2
-        place = np.ceil((np.arange(first, first + new) - centre) / scale + centre - 0.5).astype(int)
-        inside.append((place >= 0) & (place < length))
-        places.append(np.clip(place, 0, length - 1))
-    window = pixels[places[0][:, None], places[1]]
+        center = (length - 1) / 2
+        index = np.ceil((np.arange(first, first + new) - center) / scale + center - 0.5).astype(int)
+        inside.append((index >= 0) & (index < length))
+        indices.append(np.clip(index, 0, length - 1))
+    window = pixels[indices[0][:, None], indices[1]]
     return np.where((inside[0][:, None] & inside[1])[..., None], window, np.uint8(0))
 
 
@@ -186,8 +186,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "not an image"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
-        return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, which may be meant to fill the memory"
-    # EINVAL is of a decoder that was sent to a place before the file's beginning.
+        return f"more than {Image.MAX_IMAGE_PIXELS:,} pixels, too many to decode"
+    # A decoder that seeks before the beginning of the file raises EINVAL, which means a damaged file.
     if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):
         return f"cannot be read ({error.strerror})"
     return f"damaged ({' '.join(str(error).split()) or type(error).__name__})"

@@ -49,7 +49,7 @@ def test_an_archive_cut_short_is_refused(files, tmp_path, cut):
 
 
 def test_a_source_without_the_archive_is_refused_by_its_name(tmp_path):
-    with pytest.raises(UserError, match=r"it has no cifar-10-python\.tar\.gz; mend it"):
+    with pytest.raises(UserError, match=r"it has no cifar-10-python\.tar\.gz; correct it"):
         CIFAR10(root=str(tmp_path / "root"), source=str(tmp_path)).prepare_data()
 
 

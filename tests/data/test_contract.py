@@ -127,7 +127,7 @@ def test_classes_and_shape_are_known_before_anything_is_prepared(make, tmp_path)
 
 
 def test_the_docstring_is_a_data_sheet(kind):
-    for word in (f"{kind.item.capitalize()}s", "Classes", "Split", "Source", "Licence"):
+    for word in (f"{kind.item.capitalize()}s", "Classes", "Split", "Source", "License"):
         assert f"{word}: " in kind.__doc__
 
 
@@ -337,9 +337,9 @@ def test_the_digest_is_the_same_for_the_same_data_and_no_other(ready, make, kind
             {"folds": 5, "fold": 0, "fold_is": "val", "val_size": 0.1},
             r"data\.val_size is 0\.1, but the val (image|row)s",
         ),
-        ({"allow": ["test_as_validation"], "val_size": 0}, r"data\.val_size is 0; leave one of them out"),
-        ({"allow": ["test_as_validation"], "test_size": 3}, r"data\.test_size is 3; leave one of them out"),
-        ({"allow": ["test_as_validation"], "folds": 5, "fold": 0}, r"data\.folds is 5; leave one of them out"),
+        ({"allow": ["test_as_validation"], "val_size": 0}, r"data\.val_size is 0; give only one of them"),
+        ({"allow": ["test_as_validation"], "test_size": 3}, r"data\.test_size is 3; give only one of them"),
+        ({"allow": ["test_as_validation"], "folds": 5, "fold": 0}, r"data\.folds is 5; give only one of them"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, arguments, message):
@@ -450,7 +450,7 @@ def test_the_statistics_are_exact(tiny):
 
 
 def test_the_statistics_of_more_images_than_one_portion_are_exact(monkeypatch):
-    monkeypatch.setattr(mapped, "PORTION_BYTES", 5000)
+    monkeypatch.setattr(mapped, "CHUNK_BYTES", 5000)
     images = np.random.RandomState(0).randint(0, 256, (9001, 2, 1, 1)).astype(np.uint8)
     mean, std = channel_statistics(images, np.arange(9000))
     assert mean == pytest.approx([images[:9000].mean() / 255], rel=1e-12)
@@ -510,7 +510,7 @@ def test_a_second_setup_changes_nothing(tiny):
 
 
 def test_loaders_hold_copies_that_can_be_written_to(tiny, monkeypatch):
-    monkeypatch.setattr(mapped, "PORTION_BYTES", 5 * 3 * 5 * 7)
+    monkeypatch.setattr(mapped, "CHUNK_BYTES", 5 * 3 * 5 * 7)
     tiny.setup()
     loader = tiny.test_dataloader()
     for tensor, name in ((loader.images, "test-images"), (loader.labels, "test-labels")):

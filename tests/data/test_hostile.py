@@ -153,7 +153,7 @@ def test_a_file_that_cannot_be_used_is_said_and_is_left_out_if_asked(source, tmp
     assert (stores(tmp_path), left_over(tmp_path)) == ([], [])
     done = prepare("--data.max_skipped 1", size=size)
     assert done.status == 0, done
-    assert f"left out: dog/a name.png: {reason}" in done.out
+    assert f"skipped: dog/a name.png: {reason}" in done.out
     assert "prepared 12 images" in done.out
     assert contents(source) == before
 
@@ -210,9 +210,9 @@ def test_names_of_every_kind_are_prepared_and_trained(tmp_path, cli):
 @pytest.mark.parametrize(
     ("change", "sentence"),
     [
-        (lambda source: (source / "ox").mkdir(), "The class folder photos/ox is empty; fill it, or take it away."),
+        (lambda source: (source / "ox").mkdir(), "The class folder photos/ox is empty; add images, or remove it."),
         (lambda source: (source / "ox" / "more").mkdir(parents=True), "holds the folder more, expected only images"),
-        (lambda source: shutil.rmtree(source / "dog"), "photos holds 1 class folders to train on (cat)"),
+        (lambda source: shutil.rmtree(source / "dog"), "photos holds 1 class folder for training (cat)"),
         (
             lambda source: write_images(source, {"train/a": 1, "train/b": 1, "test/c": 1}),
             "photos/test/c is of a class that train does not have (train has a, b)",
@@ -257,7 +257,7 @@ def test_a_source_that_changes_while_it_is_prepared_is_not_kept(source, tmp_path
     with monkeypatch.context() as patch:
         patch.setattr(image_folder, "decode_files", decode_and_change)
         sentence = prepare().refusal()
-    assert sentence.startswith("photos has changed while it was prepared (a name, a size or a time of its files); run ")
+    assert sentence.startswith("photos has changed while it was prepared (the name, size or time of a file); run ")
     assert (stores(tmp_path), left_over(tmp_path)) == ([], [])
     assert "prepared 13 images" in prepare().out
 
@@ -345,12 +345,12 @@ DAMAGES = {
     "no array": (lambda store: (store / "train-labels.npy").unlink(), "train-labels.npy cannot be read"),
     "no meta": (lambda store: (store / "meta.json").unlink(), "meta.json cannot be read"),
     "meta cut short": (lambda store: os.truncate(store / "meta.json", 100), "meta.json cannot be read"),
-    "meta of another version": (edit("schema", 99), "meta.json is not of the kind this version writes"),
+    "meta of another version": (edit("schema", 99), "meta.json does not have the form that this version writes"),
     "class names edited": (edit("class_names", ["cat", "cow"]), "holds images of"),
-    "skipped edited": (edit("skipped", 3), "meta.json is not of the kind this version writes"),
-    "settings edited": (edit("settings", None), "meta.json is not of the kind this version writes"),
-    "fingerprint edited": (edit("fingerprint", "x"), "meta.json is not of the kind this version writes"),
-    "class names no list": (edit("class_names", None), "meta.json is not of the kind this version writes"),
+    "skipped edited": (edit("skipped", 3), "meta.json does not have the form that this version writes"),
+    "settings edited": (edit("settings", None), "meta.json does not have the form that this version writes"),
+    "fingerprint edited": (edit("fingerprint", "x"), "meta.json does not have the form that this version writes"),
+    "class names no list": (edit("class_names", None), "meta.json does not have the form that this version writes"),
 }
 
 

@@ -136,7 +136,7 @@ def test_what_lies_beside_the_classes_is_not_read_and_said(source, folder, capsy
     (source / "train" / "a" / ".hidden.png").touch()
     (source / "train" / "a" / "Thumbs.db").touch()
     store = folder(source).open_store()
-    assert "not read, since in no class folder: README.txt, single_prediction\n" in capsys.readouterr().out
+    assert "outside of the class folders, not read: README.txt, single_prediction\n" in capsys.readouterr().out
     assert store.meta["not_read"] == ["README.txt", "single_prediction"]
     assert len(store.arrays["train-labels"]) == 12
 
@@ -145,8 +145,8 @@ def test_what_lies_beside_the_classes_is_not_read_and_said(source, folder, capsy
     ("counts", "message"),
     [
         ({}, "holds no folders; expected train/CLASS/"),
-        ({"a": 1}, r"holds 1 class folders to train on \(a\), expected two or more"),
-        ({"train/a": 1, "test/a": 1}, r"holds 1 class folders to train on \(a\)"),
+        ({"a": 1}, r"holds 1 class folder for training \(a\), expected two or more"),
+        ({"train/a": 1, "test/a": 1}, r"holds 1 class folder for training \(a\)"),
         (
             {"train/a": 1, "train/b": 1, "test/B": 1},
             r"test/B is of a class that train does not .* has a, b\)",
@@ -202,7 +202,7 @@ def test_up_to_the_limit_files_are_left_out_and_named(spoiled, folder, capsys, l
     data.setup()
     reasons = {entry["file"]: entry["reason"].split(" (")[0] for entry in data.store.meta["skipped"]}
     assert reasons == {"test/b/01.png": "damaged", "train/a/zero.png": "empty", "train/b/text.png": "not an image"}
-    assert "left out: train/b/text.png: not an image" in capsys.readouterr().out
+    assert "skipped: train/b/text.png: not an image" in capsys.readouterr().out
     assert_holds(data.store, "train", sorted(spoiled.glob("train/*/0*")))
     assert_holds(data.store, "test", [*sorted(spoiled.glob("test/a/*")), spoiled / "test" / "b" / "00.png"])
 
@@ -210,7 +210,7 @@ def test_up_to_the_limit_files_are_left_out_and_named(spoiled, folder, capsys, l
 @pytest.mark.parametrize("limit", [2, 0.1])
 def test_a_lower_limit_refuses_the_store_that_a_higher_one_made(spoiled, folder, limit):
     folder(spoiled, max_skipped=3).prepare_data()
-    with pytest.raises(UserError, match=r"leaves out 3 of the files .*, but data\.max_skipped is"):
+    with pytest.raises(UserError, match=r"skips 3 of the files .*, but data\.max_skipped is"):
         folder(spoiled, max_skipped=limit).prepare_data()
 
 
@@ -409,7 +409,7 @@ def test_of_two_stores_that_could_be_meant_none_is_chosen(tmp_path, folder, monk
         monkeypatch.chdir(tmp_path / name)
         folder("source").prepare_data()
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(UserError, match="2 prepared stores come from sources written like that"):
+    with pytest.raises(UserError, match="2 prepared stores come from a source of this name"):
         folder("source")
 
 
@@ -482,7 +482,7 @@ def test_a_process_that_dies_is_a_message_and_leaves_nothing_behind(source, tmp_
     monkeypatch.setattr(image_folder, "FEW_FILES", 0)
     monkeypatch.setattr(image_folder, "decode_files", Deadly())
     monkeypatch.setattr(image_folder.os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
-    with pytest.raises(UserError, match="came to a sudden end"):
+    with pytest.raises(UserError, match="ended unexpectedly"):
         folder(source).prepare_data()
     assert [path for path in (tmp_path / "root" / "ImageFolder").iterdir() if path.is_dir()] == []
 

@@ -16,7 +16,7 @@ from visionbench.data import ImageFolder, base, mapped
 from visionbench.data import loader as module
 from visionbench.data.base import GIB
 from visionbench.data.loader import EpochOrder, ResidentLoader
-from visionbench.data.mapped import MappedImages, forget, portions
+from visionbench.data.mapped import MappedImages, chunks, release_pages
 from visionbench.data.memory import free_host_memory
 from visionbench.errors import RunFailed, UserError
 
@@ -199,7 +199,7 @@ def test_a_file_cut_short_between_two_blocks_is_a_sentence(array, workers, monke
         assert copied.acquire(timeout=60)
     with Path(array.filename).open("r+b") as file:
         file.truncate(9000)
-    with pytest.raises(UserError, match=r"images\.npy has been cut short since the run began; delete"):
+    with pytest.raises(UserError, match=r"images\.npy has been truncated since the run started; delete"):
         list(blocks)
 
 
@@ -209,7 +209,7 @@ def test_a_worker_without_memory_ends_the_run_in_a_sentence(array, workers, monk
         raise MemoryError
 
     monkeypatch.setattr(mapped, "_take", full)
-    with pytest.raises(RunFailed, match=r"There was no memory left to read the next images into\."):
+    with pytest.raises(RunFailed, match=r"The memory is full, so that the next images cannot be read\."):
         list(MappedImages(array, np.arange(60), CPU, workers).blocks(torch.arange(60).split(1)))
 
 
@@ -229,21 +229,21 @@ def resident_pages(array):
 
 
 @linux
-@pytest.mark.parametrize("way", ["portions", "blocks"])
+@pytest.mark.parametrize("way", ["chunks", "blocks"])
 def test_pages_that_were_read_do_not_pile_up(tmp_path, way, monkeypatch):
     array = saved(tmp_path / "images.npy", (2000, 64, 64, 3))  # 25 MB
-    monkeypatch.setattr(mapped, "PORTION_BYTES", 2**20)
+    monkeypatch.setattr(mapped, "CHUNK_BYTES", 2**20)
     monkeypatch.setattr(mapped, "MAPPED_BYTES", 2**20)
     peak = 0
-    if way == "portions":
-        read = portions(array, np.arange(2000))
+    if way == "chunks":
+        read = chunks(array, np.arange(2000))
     else:
         read = MappedImages(array, np.arange(2000), CPU, 0).blocks(torch.arange(2000).split(50))
     for part in read:
         assert len(part) <= 2**20 / (64 * 64 * 3)
         peak = max(peak, resident_pages(array))
     assert 0 < peak < 12e6  # the system maps up to 2 MB around a page
-    forget(array)
+    release_pages(array)
     assert resident_pages(array) == 0
 
 

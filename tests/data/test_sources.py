@@ -373,7 +373,7 @@ def test_offline_opens_no_socket_and_runs_no_command(tmp_path: Path, monkeypatch
     monkeypatch.setattr(sources, "urlopen", lambda *args, **kwargs: touched.append(args))
     monkeypatch.setattr(subprocess, "Popen", lambda *args, **kwargs: touched.append(args))
     origin = Origin(FILES, ("http://127.0.0.1:9/",), tmp_path / "system", "dataset-noise")
-    with pytest.raises(UserError, match=r"the network: not asked, because offline is on.*run once without offline"):
+    with pytest.raises(UserError, match=r"the network: not used, because offline is on.*run once without offline"):
         fetch(origin, dataset="Noise", source=None, downloads=tmp_path / "downloads", offline=True)
     assert not (tmp_path / "downloads").exists()
     fill(tmp_path / "downloads")

@@ -75,7 +75,7 @@ def test_an_array_written_in_pieces_is_the_same_file(folder, tmp_path, pieces):
     images = CONTENT["train-images"][: sum(pieces)]
 
     def write(writer):
-        with writer.growing("train-images", (5, 4, 3), np.uint8) as append:
+        with writer.stream_array("train-images", (5, 4, 3), np.uint8) as append:
             for start, stop in itertools.pairwise(np.cumsum((0, *pieces))):
                 append(images[start:stop])
         writer.save("train-labels", np.arange(len(images)))
@@ -91,7 +91,7 @@ def test_an_array_written_in_pieces_is_the_same_file(folder, tmp_path, pieces):
 
 def test_a_failure_between_two_pieces_leaves_nothing_behind(folder):
     def write(writer):
-        with writer.growing("train-images", (5, 4, 3), np.uint8) as append:
+        with writer.stream_array("train-images", (5, 4, 3), np.uint8) as append:
             append(CONTENT["train-images"])
             raise KeyboardInterrupt
 

@@ -256,7 +256,7 @@ def test_quoted_cells_hold_separators_and_line_ends(of):
 def test_columns_of_other_files_are_found_by_their_names(of, capsys):
     data = of("n,m,kind\n1,10,a\n2,20,b\n", test="extra,kind,m,n\nq,b,20,1\n", scaling="none")
     assert data.encoded["test"].tolist() == [[1, 20]]
-    assert "not read, since train.csv has no such column: extra of test.csv" in capsys.readouterr().out
+    assert "columns of test.csv that train.csv does not have, not read: extra" in capsys.readouterr().out
 
 
 def test_classes_that_are_numbers_are_the_same_however_they_are_written(of):
@@ -284,9 +284,13 @@ TRAIN = "n,word,kind\n1,x,a\n2,y,b\n3,x,a\n4,y,b\n"
     ("files", "arguments", "said"),
     {
         "empty": ({"train": ""}, {}, r"train\.csv is empty, expected a line with the names"),
-        "header alone": ({"train": "n,kind\n"}, {}, r"train\.csv has the names of columns but no row"),
-        "test header alone": ({"train": TRAIN, "test": "n,word,kind\n"}, {}, r"test\.csv has the names of columns but"),
-        "one column": ({"train": "kind\na\nb\n"}, {}, r"has one column, 'kind', expected the target and one more"),
+        "header alone": ({"train": "n,kind\n"}, {}, r"train\.csv has a line of column names but no rows"),
+        "test header alone": (
+            {"train": TRAIN, "test": "n,word,kind\n"},
+            {},
+            r"test\.csv has a line of column names but no",
+        ),
+        "one column": ({"train": "kind\na\nb\n"}, {}, r"has one column, 'kind', expected two or more"),
         "target alone": ({"train": "n,kind\n1,a\n2,b\n"}, {"ignore": ["n"]}, r"has no column besides the target"),
         "wrong target": (
             {"train": TRAIN},
@@ -297,8 +301,8 @@ TRAIN = "n,word,kind\n1,x,a\n2,y,b\n3,x,a\n4,y,b\n"
         "wrong missing": ({"train": TRAIN}, {"missing": {"N": 0}}, r"data\.missing names 'N', .*\(did you mean 'n'\?"),
         "target named": ({"train": TRAIN}, {"numeric": ["kind"]}, r"data\.numeric names 'kind', which is the target"),
         "named twice": ({"train": TRAIN}, {"numeric": ["n"], "ignore": ["n"]}, r"'n' is named in data\.numeric and"),
-        "same names": ({"train": "n,n,kind\n1,2,a\n"}, {}, r"train\.csv has 2 columns called 'n'"),
-        "no name": ({"train": ",n,kind\n0,1,a\n1,2,b\n"}, {}, r"Column 1 of .* has no name, .* by --data\.ignore"),
+        "same names": ({"train": "n,n,kind\n1,2,a\n"}, {}, r"train\.csv has 2 columns named 'n'"),
+        "no name": ({"train": ",n,kind\n0,1,a\n1,2,b\n"}, {}, r"Column 1 of .* has no name .* with --data\.ignore"),
         "short row": ({"train": TRAIN + "5,x\n"}, {}, r"train\.csv, line 6, has 2 cells, expected 3"),
         "long row": ({"train": TRAIN, "test": "n,word,kind\n1,x,a,b\n"}, {}, r"test\.csv, line 2, has 4 cells"),
         "open quote": ({"train": TRAIN + '5,"x,a\n'}, {}, r"train\.csv cannot be read as CSV after line 5"),
@@ -319,14 +323,22 @@ TRAIN = "n,word,kind\n1,x,a\n2,y,b\n3,x,a\n4,y,b\n"
             {},
             r"test\.csv, line 3: column 'n' holds 'abc', expected a number as in train\.csv",
         ),
-        "infinite": ({"train": TRAIN + "inf,x,a\n"}, {}, r"line 6: column 'n' holds 'inf', expected a number of at m"),
-        "too large": ({"train": TRAIN + "1e39,x,a\n"}, {}, r"holds '1e39', expected a number of at most 3\.4e\+38"),
+        "infinite": (
+            {"train": TRAIN + "inf,x,a\n"},
+            {},
+            r"line 6: column 'n' holds 'inf', expected an absolute value of at m",
+        ),
+        "too large": (
+            {"train": TRAIN + "1e39,x,a\n"},
+            {},
+            r"holds '1e39', expected an absolute value of at most 3\.4e\+38",
+        ),
         "underscores": ({"train": TRAIN + "1_000,x,a\n"}, {}, r"column 'n' holds '1_000'"),
         "no value": ({"train": "n,m,kind\n,1,a\n?,2,b\n"}, {}, r"Column 'n' of .* has no value in any row"),
         "names": (
             {"train": "name,n,kind\n" + "".join(f"Mr {n},1,{'ab'[n % 2]}\n" for n in range(50))},
             {},
-            r"Column 'name' of .* has 50 different words in 50 rows",
+            r"Column 'name' of .* has 50 different values in 50 rows",
         ),
         "missing column": (
             {"train": TRAIN, "test": "m,word,kind\n1,x,a\n"},
@@ -338,10 +350,14 @@ TRAIN = "n,word,kind\n1,x,a\n2,y,b\n3,x,a\n4,y,b\n"
         "unseen": (
             {"train": TRAIN, "test": "n,word,kind\n1,z,a\n1,z,a\n1,q,a\n"},
             {},
-            r"test\.csv has 'z' in column 'word' 2 times, which train\.csv never has \(and so for 1 more values\); "
-            r".*--data\.unseen zeros",
+            r"test\.csv has 'z' in column 'word' 2 times, a category that train\.csv does not have "
+            r"\(nor 1 other value\); .*--data\.unseen zeros",
         ),
-        "unseen gap": ({"train": TRAIN, "test": "n,word,kind\n1,,a\n"}, {}, r"has '' in column 'word' once, which"),
+        "unseen gap": (
+            {"train": TRAIN, "test": "n,word,kind\n1,,a\n"},
+            {},
+            r"has '' in column 'word' once, a category",
+        ),
         "unseen class": ({"train": TRAIN, "test": "n,word,kind\n1,x,c\n"}, {}, r"line 2: 'kind' is 'c', a class that"),
         "no class": ({"train": TRAIN + "5,x,\n"}, {}, r"train\.csv, line 6, has no class \(the target 'kind' is ''\)"),
         "no class in test": ({"train": TRAIN, "test": "n,word,kind\n1,x,NA\n"}, {}, r"test\.csv, line 2, has no class"),
@@ -354,7 +370,7 @@ TRAIN = "n,word,kind\n1,x,a\n2,y,b\n3,x,a\n4,y,b\n"
         "a name as the class": (
             {"train": "n,kind\n" + "".join(f"1,Mr {n}\n" for n in range(40))},
             {},
-            r"has 40 different words in the 40 rows",
+            r"has 40 different values in the 40 rows",
         ),
         "encoding": ({"train": TRAIN}, {"encoding": "onehot"}, r"data\.encoding is onehot, expected one_hot or label"),
     }.values(),
@@ -380,7 +396,7 @@ def test_row_numbers_without_a_name_can_be_left_out(of):
 def test_no_number_in_the_rows_trained_on_is_said(of):
     text = "n,m,kind\n" + "".join(f"{n if n == 3 else ''},1,{'ab'[n % 2]}\n" for n in range(8))
     seed = next(seed for seed in range(20) if 3 in of(text, split_seed=99).train_index and _held_out(of, text, seed))
-    with pytest.raises(UserError, match=r"None of the 6 rows trained on has a number in column 'n'"):
+    with pytest.raises(UserError, match=r"None of the 6 training rows has a number in column 'n'"):
         of(text, 2, split_seed=seed)
 
 
@@ -395,8 +411,8 @@ def _held_out(of, text, seed):
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        ((), r"holds no train\.csv, expected it with test\.csv"),
-        (("heart",), r"holds no train\.csv, .*; it holds heart\.csv"),
+        ((), r"holds no CSV file, expected train\.csv"),
+        (("heart",), r"holds heart\.csv, expected train\.csv"),
         (("train", "Training"), r"holds two files for train, Training\.csv and train\.csv; keep one"),
     ],
 )

@@ -146,7 +146,7 @@ def verify(module: VisionDataModule) -> tuple[bool, list[str]]:
 
 
 def show(module: VisionDataModule, output: Path) -> Iterator[str]:
-    """Draws a labelled grid of samples, the class counts of each split, and the same samples augmented.
+    """Draws a labeled grid of samples, the class counts of each split, and the same samples augmented.
 
     Of a table it draws, instead of samples, how the values of each column are spread in each class.
 
@@ -217,7 +217,7 @@ def _root(words: list[str]) -> Path:
 def _opened(module: VisionDataModule) -> Store:
     module.prepare_data()
     module.setup()
-    return module.open_store(look=False)
+    return module.open_store(check_source=False)
 
 
 def _sha256(array: np.ndarray) -> str:
@@ -320,10 +320,10 @@ def _grid(part: Any, images: np.ndarray, names: list[str], title: str) -> None:
         axes.axis("off")
         if number < len(images):
             image = images[number]
-            grey = image.shape[-1] == 1
-            # Without the limits grey levels would be stretched to the image's own darkest and lightest one.
-            limits = {"cmap": "gray", "vmin": 0, "vmax": 255 if image.dtype == np.uint8 else 1} if grey else {}
-            axes.imshow(image[..., 0] if grey else image, interpolation="nearest", **limits)
+            gray = image.shape[-1] == 1
+            # Without the limits gray levels would be stretched to the image's own darkest and lightest one.
+            limits = {"cmap": "gray", "vmin": 0, "vmax": 255 if image.dtype == np.uint8 else 1} if gray else {}
+            axes.imshow(image[..., 0] if gray else image, interpolation="nearest", **limits)
             axes.set_title(_cut(names[number], 19), fontsize=7)
 
 
@@ -382,8 +382,8 @@ def _columns(part: Any, table: Table, values: np.ndarray, labels: np.ndarray) ->
                 axes.stairs(shares, bins, color=f"C{label}", label=name)
             else:
                 bar = 0.8 / len(classes)
-                centres = np.arange(len(words)) + (label - (len(classes) - 1) / 2) * bar
-                axes.bar(centres, shares, bar, color=f"C{label}", label=name)
+                centers = np.arange(len(words)) + (label - (len(classes) - 1) / 2) * bar
+                axes.bar(centers, shares, bar, color=f"C{label}", label=name)
             if gaps.any():
                 place = bins[-1] + aside * (1 + (label + 0.5) / len(classes))
                 axes.bar(place, ((labels == label) & gaps).sum() / total, aside / len(classes), color=f"C{label}")
@@ -393,7 +393,7 @@ def _columns(part: Any, table: Table, values: np.ndarray, labels: np.ndarray) ->
             axes.text(bins[-1] + 0.9 * aside, 0, " missing", rotation=90, va="bottom", ha="right", fontsize=7)
         axes.set_ylim(bottom=0)
     drawn = all_axes[0].get_legend_handles_labels()
-    part.legend(*drawn, title=_cut(table.reading.target, 40), loc="outside lower center", ncols=10, fontsize=8)
+    part.legend(*drawn, title=_cut(table.options.target, 40), loc="outside lower center", ncols=10, fontsize=8)
 
 
 def _bins(cells: np.ndarray) -> np.ndarray:

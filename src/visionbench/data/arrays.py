@@ -25,7 +25,7 @@ class Arrays(VisionDataModule):
       length 1 or 3; a tensor in which both have is refused.
     - Classes: the labels 0 to K-1.
     - Split: the test images that are passed; without them the test split is cut by `split_seed`, as for every data set.
-    - Source: the caller's arrays. Licence: that of the images.
+    - Source: the caller's arrays. License: that of the images.
 
     Args:
         images: Images to train and validate on (and to test on, without `test_images`).
@@ -80,7 +80,7 @@ class Arrays(VisionDataModule):
         labels = self._arrays["train-labels"]
         if class_names is not None:
             if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
-                raise UserError("The class_names of Arrays are no list of strings; pass one string per class.")
+                raise UserError("The class_names of Arrays are not a list of strings; pass one string per class.")
             names = tuple(class_names)
             if len(set(names)) < len(names):
                 raise UserError("The class_names of Arrays contain a name twice; give every class a name of its own.")
@@ -116,11 +116,11 @@ class Arrays(VisionDataModule):
     def prepare_settings(self) -> dict[str, Any]:  # noqa: D102
         return {"arrays": self.open_store().meta["arrays"]}
 
-    def open_store(self, look: bool = True) -> Store:
+    def open_store(self, check_source: bool = True) -> Store:
         """The arrays in the form of a store; it is only in memory, its folder does not exist.
 
         Args:
-            look: Without effect, since there is no source that could change.
+            check_source: Without effect, since arrays in memory have no source.
         """
         if self._store is None:
             entries = {

@@ -1,12 +1,12 @@
-"""Augmentations of whole batches, with parameters of their own for each image.
+"""Augmentations of whole batches, with separate random parameters for each image.
 
-An augmentation draws its random parameters for all positions of an epoch at once, from a generator given to it; what
-happens to an image is so a function of (seed, epoch, position) alone, whatever the batch size, the device or the
-model do. All work on images in [0, 1], before normalisation.
+An augmentation draws its random parameters for all positions of an epoch at once, from the generator of its caller. The
+change of an image is therefore a function of (seed, epoch, position) only; batch size, device and model do not matter.
+All augmentations work on images in [0, 1], before normalization.
 
-Names, arguments and distributions are torchvision's, whose transforms however draw one set of parameters for all images
-that they are given together. What goes through a sine or an exponential is computed by `draw`, on the CPU and for the
-whole epoch: the last digit of such a function may depend on the device and on how many values are computed at once.
+Names, arguments and distributions are those of torchvision, whose transforms draw one set of parameters per batch.
+Sines and exponentials are computed in `draw`, on the CPU and for the whole epoch, since the last digit of such a
+function may depend on the device and on the number of values computed together.
 """
 
 import math
@@ -20,7 +20,7 @@ from torch.nn import functional as F
 
 from visionbench.errors import UserError
 
-# How often torchvision tries to find a rectangle that fits the image before it gives up.
+# Number of times that torchvision tries to draw a rectangle that fits the image.
 TRIES = 10
 
 
@@ -28,19 +28,19 @@ class Augmentation(ABC):
     """A random change of training images."""
 
     moves_pixels: ClassVar[bool] = False
-    """Whether `apply` only moves values about, so that it can be given bytes, which is quicker, as well as floats."""
+    """Whether `apply` only moves pixels, so that it takes uint8 images, which is faster, as well as floats."""
 
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Draws the parameters of an epoch: shape (n, ...), one row a position, on the CPU."""
+        """Draws the parameters of an epoch: shape (n, ...), one row per position, on the CPU."""
 
     @abstractmethod
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """Changes a batch.
+        """Augments a batch.
 
         Args:
-            images: Shape (B, C, H, W), float32 in [0, 1]; where `moves_pixels`, uint8 too.
-            parameters: Their rows of what `draw` gave, shape (B, ...), on the images' device.
+            images: Images, shape (B, C, H, W), float32 in [0, 1]; with `moves_pixels` also uint8.
+            parameters: Rows of the result of `draw` for these images, shape (B, ...), on the images' device.
 
         Returns:
             New images of the same shape and type.
@@ -50,10 +50,10 @@ class Augmentation(ABC):
 class Mixing(Augmentation):
     """A random mixture of two images, and of their labels in the same shares.
 
-    The partner of an image is the one before it in the epoch's order, as the augmentations before this one left it;
-    that of the first is the last. As the order is drawn anew for each epoch, that is any other image, and which one
-    depends neither on the batch size nor on the number of processes. The labels become shares of the classes, shape
-    (B, num_classes), float32.
+    The partner of an image is the previous image in the epoch's order, with all earlier augmentations applied; the
+    partner of the first image is the last one. Since each epoch has another random order, the partner is a random
+    image, which depends neither on the batch size nor on the number of processes. The labels become shares of the
+    classes, shape (B, num_classes), float32.
     """
 
     @abstractmethod
@@ -61,16 +61,17 @@ class Mixing(Augmentation):
         """Mixes a batch with its partners.
 
         Args:
-            images: Shape (B, C, H, W), as for `apply`.
-            partners: One for each image, of the same shape and type.
-            parameters: The images' rows of what `draw` gave, shape (B, ...), on their device.
+            images: Images, shape (B, C, H, W), as for `apply`.
+            partners: Partners of the images, same shape and type.
+            parameters: Rows of the result of `draw` for these images, shape (B, ...), on the images' device.
 
         Returns:
-            New images, and how much of each is the image itself and not its partner, shape (B,), float32 in [0, 1].
+            New images, and the share of each that comes from the image and not from its partner, shape (B,), float32
+            in [0, 1].
         """
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
-        """Mixes each image with the one before it in this batch; only for looking at, since the labels are left out."""
+        """Mixes each image with the previous one of the batch, without the labels; only for displaying images."""
         return self.mix(images, images.roll(1, 0), parameters)[0]
 
 
@@ -78,7 +79,7 @@ class HorizontalFlip(Augmentation):
     """Mirrors an image left to right.
 
     Args:
-        p: The probability, from 0 to 1.
+        p: Probability of a flip, from 0 to 1.
     """
 
     moves_pixels = True
@@ -91,27 +92,27 @@ class HorizontalFlip(Augmentation):
         return torch.rand(n, generator=generator) < self.p
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
-        # Whole images are copied, out of both versions of each: quicker than a choice pixel by pixel.
+        # Copying whole images out of both versions is faster than a choice per pixel.
         both = torch.cat([images, images.flip(self.dimension)])
         return both.index_select(0, torch.arange(len(images), device=images.device) + parameters * len(images))
 
 
 class VerticalFlip(HorizontalFlip):
-    """Turns an image upside down, as a mirror below it does.
+    """Mirrors an image top to bottom.
 
     Args:
-        p: The probability, from 0 to 1.
+        p: Probability of a flip, from 0 to 1.
     """
 
     dimension = -2
 
 
 class RandomCrop(Augmentation):
-    """Shifts an image by cutting its own size out of a padded copy.
+    """Shifts an image by cropping a padded copy to the original size.
 
     Args:
-        padding: The border on each side, and so the largest shift, in pixels.
-        mode: What the border holds: black (`zeros`) or the image mirrored at its edge (`reflect`).
+        padding: Width of the border on each side, which is the largest shift, in pixels.
+        mode: Content of the border: black (`zeros`), or the image mirrored at its edge (`reflect`).
     """
 
     moves_pixels = True
@@ -123,7 +124,7 @@ class RandomCrop(Augmentation):
         self.mode = mode
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Shape (n, 2), int64: the rows and columns of the padded copy that lie above and to the left of the cut."""
+        """Draws shape (n, 2), int64: number of rows above and of columns left of the crop in the padded copy."""
         return torch.randint(2 * self.padding + 1, (n, 2), generator=generator)
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
@@ -135,8 +136,8 @@ class RandomCrop(Augmentation):
             )
         padded = F.pad(images, [self.padding] * 4, mode="constant" if self.mode == "zeros" else "reflect")
         rows, columns = padded.shape[2:]
-        # Where each row of each cut begins in memory. They are copied out whole, from a view that has every run of
-        # `width` values as a row: many times quicker than an index for every pixel.
+        # Start of each row of each crop in memory. Whole rows are copied, from a view in which each run of `width`
+        # values is a row, which is many times faster than an index per pixel.
         planes = torch.arange(batch * channels, device=images.device).view(batch, channels, 1) * (rows * columns)
         first = (parameters[:, 0] * columns + parameters[:, 1])[:, None, None]
         begin = planes + first + torch.arange(height, device=images.device) * columns  # (B, C, H)
@@ -144,13 +145,13 @@ class RandomCrop(Augmentation):
 
 
 class RandomResizedCrop(Augmentation):
-    """Cuts out a part of random size, place and aspect ratio, and enlarges it to the image's size, bilinearly.
+    """Crops a part of random size, position and aspect ratio and resizes it to the image's size, bilinearly.
 
-    A part is tried up to ten times, as torchvision does; if none fits, it is the largest in the middle whose aspect
-    ratio is allowed.
+    As in torchvision, up to ten parts are drawn until one fits the image; if none fits, the part is the largest central
+    one with an allowed aspect ratio.
 
     Args:
-        scale: Smallest and largest part, as shares of the image's area.
+        scale: Smallest and largest area of the part, as shares of the image's area.
         ratio: Smallest and largest aspect ratio of the part, width by height.
     """
 
@@ -159,11 +160,11 @@ class RandomResizedCrop(Augmentation):
         self.ratio = _positive_range(self, "ratio", ratio)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Shape (n, 22): ten areas, ten aspect ratios, and the place from top to bottom and from left to right."""
+        """Draws shape (n, 22): ten areas, ten aspect ratios, and the vertical and the horizontal position."""
         return _draw_rectangles(n, self.scale, self.ratio, generator)
 
     def rectangles(self, parameters: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Top, left, height and width of each part of images of a size, each (B,), int64."""
+        """Top, left, height and width of each part, for images of this height and width, each (B,), int64."""
         area = parameters[:, :TRIES] * (height * width)
         aspect = parameters[:, TRIES : 2 * TRIES]
         tall, wide = (area / aspect).sqrt().round(), (area * aspect).sqrt().round()
@@ -174,17 +175,17 @@ class RandomResizedCrop(Augmentation):
             middle_height = round(width / lowest)
         elif width / height > highest:
             middle_width = round(height * highest)
-        found, tall, wide = _first(fits, tall, wide)
-        tall, wide = tall.where(found, middle_height), wide.where(found, middle_width)
-        top, left = _placed(parameters[:, 2 * TRIES :], tall, wide, height, width)
-        top = top.where(found, (height - middle_height) // 2)
-        left = left.where(found, (width - middle_width) // 2)
+        any_fits, tall, wide = _first(fits, tall, wide)
+        tall, wide = tall.where(any_fits, middle_height), wide.where(any_fits, middle_width)
+        top, left = _position(parameters[:, 2 * TRIES :], tall, wide, height, width)
+        top = top.where(any_fits, (height - middle_height) // 2)
+        left = left.where(any_fits, (width - middle_width) // 2)
         return top, left, tall, wide
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
         height, width = images.shape[2:]
         top, left, tall, wide = (t[:, None] for t in self.rectangles(parameters, height, width))
-        # Where each pixel of the result lies in the image, within the part: beyond its edge nothing is mixed in.
+        # Position of each pixel of the result in the image, clamped to the part, so that no pixel outside is used.
         y = top + (torch.arange(height, device=images.device) + 0.5) * (tall / height) - 0.5  # (B, H)
         x = left + (torch.arange(width, device=images.device) + 0.5) * (wide / width) - 0.5  # (B, W)
         y, x = y.clamp(top, top + tall - 1), x.clamp(left, left + wide - 1)
@@ -195,16 +196,16 @@ class RandomResizedCrop(Augmentation):
 
 
 class RandomAffine(Augmentation):
-    """Turns, shifts, scales and shears an image about its centre; what comes in from outside is black.
+    """Rotates, shifts, scales and shears an image about its center; the area outside of the image is black.
 
     Args:
-        degrees: Range of the angle, clockwise; one number v stands for -v to v.
-        translate: Largest shift to the right or left and up or down, as shares of the width and the height; the shift
-            is rounded to whole pixels.
-        scale: Range of the factor of the size.
+        degrees: Range of the angle in degrees, clockwise; one number v stands for -v to v.
+        translate: Largest horizontal and vertical shift, as shares of the width and the height; the shift is rounded to
+            whole pixels.
+        scale: Range of the scale factor.
         shear: Range of the shear along x in degrees; one number v stands for -v to v, and four numbers are the ranges
             along x and along y.
-        interpolation: How a pixel is taken from between others: the nearest, or all four around it.
+        interpolation: Interpolation between pixels: the nearest pixel, or bilinear from four pixels.
     """
 
     def __init__(
@@ -226,10 +227,10 @@ class RandomAffine(Augmentation):
         self.interpolation = interpolation
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Shape (n, 10): angle, shares shifted to the right and down, scale, shear along x and y; then the matrix.
+        """Draws shape (n, 10): angle, shift to the right and down as shares, scale, shear along x and y; then a matrix.
 
-        Its four numbers, row by row, say where in the image a pixel of the result is taken from, both as (x, y) from
-        the centre, before the shift.
+        The matrix (four numbers, row by row) maps a position in the result to the position in the image that it shows,
+        both as (x, y) from the center, before the shift.
         """
         right, down = self.translate
         along_y = self.shear[2:] or (0.0, 0.0)
@@ -250,11 +251,11 @@ class RandomAffine(Augmentation):
 
 
 class RandomRotation(RandomAffine):
-    """Turns an image about its centre; what comes in from outside is black.
+    """Rotates an image about its center; the area outside of the image is black.
 
     Args:
-        degrees: Range of the angle, anticlockwise; one number v stands for -v to v.
-        interpolation: How a pixel is taken from between others: the nearest, or all four around it.
+        degrees: Range of the angle in degrees, counterclockwise; one number v stands for -v to v.
+        interpolation: Interpolation between pixels: the nearest pixel, or bilinear from four pixels.
     """
 
     def __init__(self, degrees: float | list[float], interpolation: Literal["nearest", "bilinear"] = "nearest") -> None:
@@ -263,16 +264,16 @@ class RandomRotation(RandomAffine):
 
 
 class ColorJitter(Augmentation):
-    """Changes brightness, contrast, saturation and hue, in an order that is random for each image.
+    """Changes brightness, contrast, saturation and hue, in a random order per image.
 
-    One number v stands for a factor from max(0, 1 - v) to 1 + v. Saturation and hue do nothing to images of one
+    One number v stands for a factor from max(0, 1 - v) to 1 + v. Saturation and hue do not change images with one
     channel.
 
     Args:
-        brightness: Range of the factor of all pixels.
-        contrast: Range of the factor of their distance from the image's mean grey.
-        saturation: Range of the factor of their distance from the pixel's own grey.
-        hue: Range of the shift round the colour circle, in turns from -0.5 to 0.5; one number v stands for -v to v.
+        brightness: Range of the factor that multiplies all pixels.
+        contrast: Range of the factor that multiplies each pixel's difference from the image's mean gray.
+        saturation: Range of the factor that multiplies each pixel's difference from its own gray.
+        hue: Range of the hue shift, as a share of the color circle from -0.5 to 0.5; one number v stands for -v to v.
     """
 
     def __init__(
@@ -289,10 +290,10 @@ class ColorJitter(Augmentation):
             _hues(hue),
         ]
         neutral = [(1.0, 1.0)] * 3 + [(0.0, 0.0)]
-        self.active = [i for i, (given, same) in enumerate(zip(self.ranges, neutral, strict=True)) if given != same]
+        self.active = [i for i, (value, same) in enumerate(zip(self.ranges, neutral, strict=True)) if value != same]
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Shape (n, 4 + K): three factors and the shift of the hue; then which of the K that vary comes when."""
+        """Draws shape (n, 4 + K): three factors and the hue shift; then the order of the K changes that are active."""
         drawn = torch.stack([_uniform(n, low, high, generator) for low, high in self.ranges], dim=1)
         order = torch.rand(n, len(self.active), generator=generator).argsort(dim=1)
         return torch.cat([drawn, torch.tensor(self.active, dtype=torch.float32)[order]], dim=1)
@@ -300,39 +301,39 @@ class ColorJitter(Augmentation):
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
         channels = images.shape[1]
         if channels not in (1, 3):
-            raise UserError(f"ColorJitter: the images have {channels} channels, expected 1 (grey) or 3 (RGB).")
+            raise UserError(f"ColorJitter: the images have {channels} channels, expected 1 (gray) or 3 (RGB).")
         for step in parameters[:, 4:].long().unbind(dim=1):
             factor = parameters.gather(1, step[:, None])[:, :, None, None]  # (B, 1, 1, 1)
             contrast, saturation, hue = (step[:, None, None, None] == kind for kind in (1, 2, 3))
-            # All but the hue stretch the distance from something: from black, the mean grey, or the pixel's own grey.
+            # All changes but hue multiply the difference from an anchor: black, the mean gray, or the pixel's own gray.
             anchor = torch.zeros_like(factor)
-            grey = _grey(images) if {1, 2} & set(self.active) else anchor
+            gray = _gray(images) if {1, 2} & set(self.active) else anchor
             if 1 in self.active:
-                # Row by row first: the sum of a row is the same however many images there are, and threads.
-                anchor = grey.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True).where(contrast, anchor)
+                # The mean of each row comes first, since it does not depend on the number of images or threads.
+                anchor = gray.mean(dim=3, keepdim=True).mean(dim=2, keepdim=True).where(contrast, anchor)
             if 2 in self.active and channels == 3:
-                anchor = grey.where(saturation, anchor)
+                anchor = gray.where(saturation, anchor)
             unstretched = hue if channels == 3 else hue | saturation
             stretch = factor.masked_fill(unstretched, 1)
             stretched = (images * stretch).add_(anchor * (1 - stretch)).clamp_(0, 1)
             if 3 in self.active and channels == 3:
-                turned = hue.flatten().nonzero().squeeze(1)  # the others are spared the way to HSV and back
+                turned = hue.flatten().nonzero().squeeze(1)  # only these images need the conversion
                 stretched.index_copy_(0, turned, _shift_hue(images[turned], factor[turned]))
             images = stretched
         return images if self.active else images.clone()
 
 
 class RandomErasing(Augmentation):
-    """Fills a random rectangle, smaller than the image, with one colour.
+    """Fills a random rectangle, smaller than the image, with one color.
 
-    From Zhong et al., "Random Erasing Data Augmentation" (AAAI 2020). A rectangle is tried up to ten times, as
-    torchvision does; if none fits, nothing is erased.
+    From Zhong et al., "Random Erasing Data Augmentation" (AAAI 2020). As in torchvision, up to ten rectangles are drawn
+    until one fits the image; if none fits, nothing is erased.
 
     Args:
-        p: The probability, from 0 to 1.
-        scale: Smallest and largest rectangle, as shares of the image's area.
-        ratio: Smallest and largest aspect ratio, height by width.
-        value: What it is filled with, before normalisation, from 0 (black) to 1: one number, or one a channel.
+        p: Probability of erasing, from 0 to 1.
+        scale: Smallest and largest area of the rectangle, as shares of the image's area.
+        ratio: Smallest and largest aspect ratio of the rectangle, height by width.
+        value: Fill value before normalization, from 0 (black) to 1: one number, or one per channel.
     """
 
     def __init__(
@@ -348,22 +349,22 @@ class RandomErasing(Augmentation):
         self.value = value if isinstance(value, list) else [value]
         if not self.value or not all(0 <= v <= 1 for v in self.value):
             raise UserError(
-                f"RandomErasing: value is {value}, expected numbers from 0 (black) to 1, as before normalisation."
+                f"RandomErasing: value is {value}, expected numbers from 0 (black) to 1, as before normalization."
             )
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Shape (n, 23): whether (1) or not (0); ten areas; ten aspect ratios; the place downwards and rightwards."""
+        """Draws shape (n, 23): erase (1) or not (0); ten areas; ten aspect ratios; vertical and horizontal position."""
         chosen = (torch.rand(n, 1, generator=generator) < self.p).float()
         return torch.cat([chosen, _draw_rectangles(n, self.scale, self.ratio, generator)], dim=1)
 
     def rectangles(self, parameters: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Top, left, height and width of what is erased of images of a size, each (B,), int64; all 0 for nothing."""
+        """Top, left, height and width of each erased rectangle, each (B,), int64; all 0 if nothing is erased."""
         area = parameters[:, 1 : 1 + TRIES] * (height * width)
         aspect = parameters[:, 1 + TRIES : 1 + 2 * TRIES]
         tall, wide = (area * aspect).sqrt().round(), (area / aspect).sqrt().round()
-        found, tall, wide = _first((tall < height) & (wide < width), tall, wide)
-        top, left = _placed(parameters[:, 1 + 2 * TRIES :], tall, wide, height, width)
-        erased = found & (parameters[:, 0] > 0)
+        any_fits, tall, wide = _first((tall < height) & (wide < width), tall, wide)
+        top, left = _position(parameters[:, 1 + 2 * TRIES :], tall, wide, height, width)
+        erased = any_fits & (parameters[:, 0] > 0)
         return top * erased, left * erased, tall * erased, wide * erased
 
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:  # noqa: D102
@@ -379,20 +380,21 @@ class RandomErasing(Augmentation):
 
 
 class MixUp(Mixing):
-    """Lays an image over its partner: the sum of both, in shares that are random for each image.
+    """Adds an image and its partner with random shares that sum to 1.
 
-    From Zhang et al., "mixup: Beyond Empirical Risk Minimization" (ICLR 2018), with a share for each image where the
-    paper draws one a batch.
+    From Zhang et al., "mixup: Beyond Empirical Risk Minimization" (ICLR 2018); the share is drawn per image, while the
+    paper draws one per batch.
 
     Args:
-        alpha: The image's own share is drawn from Beta(alpha, alpha): uniform for 1, near 0 or 1 for less.
+        alpha: Parameter of Beta(alpha, alpha), the distribution of the image's own share: uniform for 1; smaller values
+            give shares near 0 or 1.
     """
 
     def __init__(self, alpha: float = 1.0) -> None:
         self.alpha = _alpha(self, alpha)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:  # noqa: D102
-        return _beta(n, self.alpha, generator)
+        return _beta_shares(n, self.alpha, generator)
 
     def mix(self, images: Tensor, partners: Tensor, parameters: Tensor) -> tuple[Tensor, Tensor]:  # noqa: D102
         share = parameters[:, None, None, None]
@@ -400,14 +402,15 @@ class MixUp(Mixing):
 
 
 class CutMix(Mixing):
-    """Puts a rectangle of its partner in the same place of an image.
+    """Replaces a rectangle of an image by the same rectangle of its partner.
 
     From Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features" (ICCV
-    2019): the rectangle has the image's aspect ratio and its centre anywhere; what is cut off at the image's edge
-    counts for the image's own share. Area and place are drawn for each image, where the paper draws one a batch.
+    2019). The rectangle has the image's aspect ratio and a random center; the part of it that lies outside of the image
+    counts for the image's own share. Area and position are drawn per image, while the paper draws them per batch.
 
     Args:
-        alpha: The share that the image would keep with the rectangle uncut is drawn from Beta(alpha, alpha).
+        alpha: Parameter of Beta(alpha, alpha), the distribution of the image's own share before the rectangle is cut
+            off at the edge.
     """
 
     moves_pixels = True
@@ -416,13 +419,15 @@ class CutMix(Mixing):
         self.alpha = _alpha(self, alpha)
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
-        """Shape (n, 3): the share kept with the rectangle uncut, and its centre from top to bottom, left to right."""
-        return torch.cat([_beta(n, self.alpha, generator)[:, None], torch.rand(n, 2, generator=generator)], dim=1)
+        """Draws shape (n, 3): the image's own share before the cut at the edge; vertical and horizontal center."""
+        return torch.cat(
+            [_beta_shares(n, self.alpha, generator)[:, None], torch.rand(n, 2, generator=generator)], dim=1
+        )
 
     def rectangles(self, parameters: Tensor, height: int, width: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Top, left, bottom and right of the partner's part of images of a size, each (B,), int64; ends excluded."""
+        """Top, left, bottom and right (both excluded) of each partner's rectangle, each (B,), int64."""
         half = (1 - parameters[:, 0]).sqrt() / 2
-        y, x = _below(parameters[:, 1], height), _below(parameters[:, 2], width)
+        y, x = _floor_of_share(parameters[:, 1], height), _floor_of_share(parameters[:, 2], width)
         half_height, half_width = (half * height).long(), (half * width).long()
         top, left = (y - half_height).clamp(min=0), (x - half_width).clamp(min=0)
         return top, left, (y + half_height).clamp(max=height), (x + half_width).clamp(max=width)
@@ -438,14 +443,14 @@ def _uniform(n: int, low: float, high: float, generator: torch.Generator) -> Ten
     return torch.rand(n, generator=generator) * (high - low) + low
 
 
-def _beta(n: int, alpha: float, generator: torch.Generator) -> Tensor:
-    # torch draws from this distribution with the global generator only; RandomState's stream is frozen (NEP 19).
-    words = torch.randint(2**32, (4,), generator=generator).numpy().astype(np.uint32)
-    return torch.from_numpy(np.random.RandomState(words).beta(alpha, alpha, n)).float()
+def _beta_shares(n: int, alpha: float, generator: torch.Generator) -> Tensor:
+    # torch's Beta distribution uses the global generator only; the stream of RandomState is frozen (NEP 19).
+    seed = torch.randint(2**32, (4,), generator=generator).numpy().astype(np.uint32)
+    return torch.from_numpy(np.random.RandomState(seed).beta(alpha, alpha, n)).float()
 
 
-def _below(share: Tensor, size: int | Tensor) -> Tensor:
-    """The whole number below `size` that a share in [0, 1) of it falls on."""
+def _floor_of_share(share: Tensor, size: int | Tensor) -> Tensor:
+    """The integer below `size` at a share in [0, 1) of it."""
     # A share just below 1 is rounded up to the size itself.
     return (share * size).long().clamp(max=size - 1)
 
@@ -453,7 +458,7 @@ def _below(share: Tensor, size: int | Tensor) -> Tensor:
 def _draw_rectangles(
     n: int, scale: tuple[float, float], ratio: tuple[float, float], generator: torch.Generator
 ) -> Tensor:
-    """Shape (n, 22): tries of a share of the area, tries of an aspect ratio (uniform in its logarithm), the place."""
+    """Draws shape (n, 22): ten shares of the area, ten aspect ratios (uniform in the logarithm), two positions."""
     shares = _uniform(n * TRIES, *scale, generator).view(n, TRIES)
     aspects = _uniform(n * TRIES, math.log(ratio[0]), math.log(ratio[1]), generator).exp().view(n, TRIES)
     return torch.cat([shares, aspects, torch.rand(n, 2, generator=generator)], dim=1)
@@ -466,9 +471,9 @@ def _first(fits: Tensor, tall: Tensor, wide: Tensor) -> tuple[Tensor, Tensor, Te
     return fits.any(dim=1), tall, wide
 
 
-def _placed(places: Tensor, tall: Tensor, wide: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
-    """Top and left of rectangles of a size, each place that is within the image as likely as the others."""
-    return _below(places[:, 0], height - tall + 1), _below(places[:, 1], width - wide + 1)
+def _position(shares: Tensor, tall: Tensor, wide: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
+    """Top and left of rectangles of this size, uniform over all positions within the image."""
+    return _floor_of_share(shares[:, 0], height - tall + 1), _floor_of_share(shares[:, 1], width - wide + 1)
 
 
 def _inside(top: Tensor, left: Tensor, bottom: Tensor, right: Tensor, height: int, width: int) -> Tensor:
@@ -480,7 +485,7 @@ def _inside(top: Tensor, left: Tensor, bottom: Tensor, right: Tensor, height: in
 
 
 def _inverse_matrices(drawn: Tensor) -> Tensor:
-    """Of turning (clockwise), scaling and shearing, in this order from the left: (n, 6) as drawn -> (n, 4)."""
+    """Inverse matrices of rotation (clockwise), scale and shear, in this order from the left: (n, 6) -> (n, 4)."""
     angle, _, _, scale, shear_x, shear_y = drawn.double().unbind(dim=1)
     angle, shear_x, shear_y = angle.deg2rad(), shear_x.deg2rad(), shear_y.deg2rad()
     # The matrix without the scale has determinant 1, so that its inverse needs no division.
@@ -491,8 +496,8 @@ def _inverse_matrices(drawn: Tensor) -> Tensor:
     return (torch.stack([yy, -xy, -yx, xx], dim=1) / scale[:, None]).float()
 
 
-def _grey(images: Tensor) -> Tensor:
-    """The brightness that the eye sees (ITU-R BT.601): (B, 3 or 1, H, W) -> (B, 1, H, W)."""
+def _gray(images: Tensor) -> Tensor:
+    """Luma of images (ITU-R BT.601): (B, 3 or 1, H, W) -> (B, 1, H, W)."""
     if images.shape[1] == 1:
         return images
     red, green, blue = images.unsqueeze(2).unbind(dim=1)
@@ -500,12 +505,12 @@ def _grey(images: Tensor) -> Tensor:
 
 
 def _shift_hue(images: Tensor, turns: Tensor) -> Tensor:
-    """Turns the colours round the circle, with HSV's saturation and value as they were; (B, 3, H, W)."""
+    """Shifts the hue by a share of the color circle; saturation and value (HSV) stay; shape (B, 3, H, W)."""
     red, green, blue = images.unbind(dim=1)
     darkest, brightest = images.aminmax(dim=1)
     chroma = brightest - darkest
     safe = chroma.where(chroma > 0, 1)
-    # In sixths of the circle, from red by way of green.
+    # Hue in sixths of the color circle, from red over green.
     hue = ((red - green) / safe + 4).where(brightest != green, (blue - red) / safe + 2)
     hue = hue.where(brightest != red, (green - blue) / safe)
     hue = (hue + 6 * turns.squeeze(1)).remainder(6)
@@ -538,45 +543,45 @@ def _share_of_area(augmentation: Augmentation, scale: tuple[float, float]) -> tu
     return scale[0], scale[1]
 
 
-def _positive_range(augmentation: Augmentation, name: str, given: tuple[float, float]) -> tuple[float, float]:
-    if len(given) != 2 or not 0 < given[0] <= given[1] < math.inf:
+def _positive_range(augmentation: Augmentation, name: str, value: tuple[float, float]) -> tuple[float, float]:
+    if len(value) != 2 or not 0 < value[0] <= value[1] < math.inf:
         raise UserError(
-            f"{_name(augmentation)}: {name} is {list(given)}, expected the smallest and the largest value, above 0."
+            f"{_name(augmentation)}: {name} is {list(value)}, expected the smallest and the largest value, above 0."
         )
-    return given[0], given[1]
+    return value[0], value[1]
 
 
 def _angles(
-    augmentation: Augmentation, name: str, given: float | list[float] | tuple[float, ...], lengths: tuple[int, ...]
+    augmentation: Augmentation, name: str, value: float | list[float] | tuple[float, ...], lengths: tuple[int, ...]
 ) -> tuple[float, ...]:
     """Ranges of angles, each a pair; one number stands for the range from its negative."""
-    angles = (-given, given) if isinstance(given, int | float) else tuple(given)
+    angles = (-value, value) if isinstance(value, int | float) else tuple(value)
     pairs = list(zip(angles[::2], angles[1::2], strict=False))
     if len(angles) not in lengths or not all(-math.inf < low <= high < math.inf for low, high in pairs):
         what = " or ".join(str(length) for length in lengths)
         raise UserError(
-            f"{_name(augmentation)}: {name} is {given}, expected one number from 0, or {what} numbers in pairs of the "
+            f"{_name(augmentation)}: {name} is {value}, expected one number from 0, or {what} numbers in pairs of the "
             "smallest and the largest angle, in degrees."
         )
     return angles
 
 
-def _factors(name: str, given: float | tuple[float, float]) -> tuple[float, float]:
-    if isinstance(given, int | float) and 0 <= given < math.inf:
-        return max(0.0, 1.0 - given), 1.0 + given
-    if isinstance(given, tuple | list) and len(given) == 2 and 0 <= given[0] <= given[1] < math.inf:
-        return float(given[0]), float(given[1])
+def _factors(name: str, value: float | tuple[float, float]) -> tuple[float, float]:
+    if isinstance(value, int | float) and 0 <= value < math.inf:
+        return max(0.0, 1.0 - value), 1.0 + value
+    if isinstance(value, tuple | list) and len(value) == 2 and 0 <= value[0] <= value[1] < math.inf:
+        return float(value[0]), float(value[1])
     raise UserError(
-        f"ColorJitter: {name} is {given}, expected a number v from 0, for factors from 1 - v to 1 + v, or the smallest "
+        f"ColorJitter: {name} is {value}, expected a number v from 0, for factors from 1 - v to 1 + v, or the smallest "
         "and the largest factor."
     )
 
 
-def _hues(given: float | tuple[float, float]) -> tuple[float, float]:
-    pair = (-given, given) if isinstance(given, int | float) else given
+def _hues(value: float | tuple[float, float]) -> tuple[float, float]:
+    pair = (-value, value) if isinstance(value, int | float) else value
     if len(pair) != 2 or not -0.5 <= pair[0] <= pair[1] <= 0.5:
         raise UserError(
-            f"ColorJitter: hue is {given}, expected a number v from 0 to 0.5, for shifts from -v to v, or the smallest "
+            f"ColorJitter: hue is {value}, expected a number v from 0 to 0.5, for shifts from -v to v, or the smallest "
             "and the largest shift, from -0.5 to 0.5."
         )
     return float(pair[0]), float(pair[1])

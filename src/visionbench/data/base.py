@@ -1,4 +1,4 @@
-"""What all data sets share: preparing, splitting, statistics and loaders."""
+"""Base class of all data sets: prepared store, splits, statistics and loaders."""
 
 import hashlib
 import math
@@ -18,29 +18,29 @@ from torch import Tensor
 from visionbench.classes import file_of, is_ours
 from visionbench.data.augment import Augmentation
 from visionbench.data.loader import EpochOrder, ResidentLoader
-from visionbench.data.mapped import MappedImages, portions
+from visionbench.data.mapped import MappedImages, chunks
 from visionbench.data.memory import free_memory, processor_cores
 from visionbench.data.splits import Split, check_folds, stratified_fold, stratified_holdout, stratified_part
 from visionbench.data.statistics import channel_statistics, imagenet_statistics
-from visionbench.data.store import SPLITS, Store, Writer, open_or_write, store_key
+from visionbench.data.store import SPLITS, Store, StoreWriter, open_or_write, store_key
 from visionbench.decoding import Recipe
 from visionbench.errors import UserError
 
-# What is cut for a split of which the data set has no official images, where no size is given.
+# Size of a split for which the data set has no official images and the user sets no size.
 DEFAULT_SIZES = {"test": 0.2, "val": 0.1}
-# Of the memory that is free, what the images of all splits may take by default; the rest is the model's.
+# Share of the free memory that the images of all splits may take by default; the rest is for the model.
 FREE_SHARE = 0.5
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Residency:
-    """Where the images of a run's splits are while it lasts.
+    """Place of the images of all splits during a run.
 
     Attributes:
-        resident: Whether all of them are held on the device; else they are read through the memory map.
-        workers: Threads that read ahead, where they are.
-        reason: Why they are not held, in words.
+        resident: Whether all images are held on the device; otherwise they are read through the memory map.
+        workers: Number of threads that read ahead through the memory map.
+        reason: Text that says why the images are not held on the device.
     """
 
     resident: bool
@@ -49,49 +49,52 @@ class Residency:
 
 
 class VisionDataModule(LightningDataModule, ABC):
-    """Images and labels, prepared once, split, normalised and served in batches.
+    """Images and labels, prepared once, split, normalized and served in batches.
 
-    A subclass names its classes and its image shape and says in `prepare_arrays` how its files are decoded. An official
-    test set stays whole; what is cut from the training images - test, then validation, then what is trained on - is
-    stratified by class. Mean and standard deviation are those of the part that is trained on.
+    A subclass defines its class names, its input shape and, in `prepare_arrays`, how its files are decoded. An official
+    test set stays whole. The other splits are cut from the official training images, stratified by class: first test,
+    then validation; the rest is the training split. Mean and standard deviation are computed on the training split.
 
     Args:
-        root: Folder of prepared data sets, written to; by default `$VISIONBENCH_DATA`, else `data`.
-        batch_size: Images in a batch (for each process, where there are several).
-        val_size: Validation images cut from the training images: a count, or a fraction below 1; 0 for none; null for
-            the official ones or, where there are none, a tenth.
-        test_size: Test images cut from the training images, in the same way, and the official ones left alone; null
-            for the official ones or, where there are none, a fifth.
-        folds: Cut the training images into this many stratified parts, of which one is held out; as many as there are
-            images leave one out.
-        fold: Which of them, from 0; over all of them every image is held out once.
-        fold_is: What the part that is held out is: `test`, or `val`, with test as it is without folds.
-        train_size: How many of the training images that are left are trained on: a count, or a fraction up to 1; null
-            for all. A smaller number is a part of a larger one.
-        split_seed: Chooses which images are cut; the same for all runs that are to be compared.
-        allow: What is refused otherwise: `test_as_validation` watches the official test images as validation, as some
-            published studies did; then there is no test accuracy.
-        augment: Random changes of the training images, in this order; never of validation or test.
-        statistics: Where mean and std come from: `train`, the images trained on, or `imagenet`, for a network with
-            weights from ImageNet (for grey images the mean over its channels). They go with the weights, not with the
-            images, so `imagenet` stays when another data set is chosen; mean and std do not.
-        mean: Subtracted from the pixels, in [0, 1], one a channel; by default as `statistics` says.
-        std: Divides the pixels after that, one a channel; by default as `statistics` says.
-        offline: Never touch the network, and refuse a source that has changed rather than prepare it again; a prepared
-            store is all that is needed.
-        seed: Chooses order and augmentation; by default the run's seed_everything, or 0 in Python.
-        memory_budget: GiB that the images of all splits together may take to be held on the device that trains. Above
-            it they are read from the prepared data through the memory map, in the same order and with the same
-            augmentation, so that the same comes out; 0 does that always. By default half of what is free: of a GPU's
-            memory, or of what the system, and the limit of a container or job, leave.
-        workers: Threads that read ahead through the memory map; 0 reads a batch when it is needed. By default one for
-            each processor core, up to four.
+        root: Folder that holds all prepared data sets; written to. By default `$VISIONBENCH_DATA`, else `data`.
+        batch_size: Number of images in a batch, for each process.
+        val_size: Number of validation images to cut from the training images, or their fraction (below 1); 0 for no
+            validation; null for the official validation images or, if there are none, for a tenth.
+        test_size: Number of test images to cut from the training images, or their fraction (below 1); the official test
+            images are then not used. null for the official test images or, if there are none, for a fifth.
+        folds: Number of stratified folds that the training images are cut into; as many folds as images give
+            leave-one-out cross-validation.
+        fold: Number of the fold that is held out, from 0. Over all folds, every image is held out exactly once.
+        fold_is: Split that the fold held out becomes: `test`, or `val`; with `val`, the test split is the same as
+            without folds.
+        train_size: Number of images in the training split, or their fraction (up to 1) of the images that the other
+            splits leave; null for all of them. A smaller training split is a subset of a larger one.
+        split_seed: Seed that chooses the images of each split; use the same one for all runs that are compared.
+        allow: Practices that are refused unless they are named here. `test_as_validation`: the official test images are
+            the validation split, as in some published studies; there is then no test accuracy.
+        augment: Random augmentations of the training images, applied in this order; validation and test images are not
+            augmented.
+        statistics: Source of mean and std: `train`, the training split; or `imagenet`, for a network with ImageNet
+            weights (for gray images, the average over ImageNet's channels). `imagenet` belongs to the weights, so it
+            stays when another data set is chosen; `mean` and `std` do not.
+        mean: Mean per channel, subtracted from pixels in [0, 1]; by default given by `statistics`.
+        std: Divisor per channel, applied after the mean; by default given by `statistics`.
+        offline: Whether the network is never used, and a source that has changed is refused instead of prepared again;
+            a prepared store is then enough.
+        seed: Seed of the order of the training images and of their augmentation; by default the run's seed_everything
+            (0 in Python).
+        memory_budget: Memory in GiB that the images of all splits may take on the training device. Images that need
+            more are read through the memory map, in the same order and with the same augmentation, so that results
+            are the same; 0 always reads through the memory map. By default half of the free memory: of the GPU, or of
+            the system within the limit of its container or job.
+        workers: Number of threads that read ahead through the memory map; 0 reads each batch when it is needed. By
+            default one thread per processor core, at most four.
     """
 
     title: str
-    """The data set's name as people write it."""
+    """Name of the data set, as printed in reports."""
     specific_arguments: ClassVar[frozenset[str]] = frozenset({"source", "mean", "std", "augment"})
-    """Arguments that speak of one data set and are never carried over to another: a flipped 6 is no 6."""
+    """Arguments that fit one data set only and are never carried over to another: a flipped 6 is not a 6."""
     item: ClassVar[str] = "image"
     """Name of one sample in messages: image or row."""
     from_command_line: ClassVar[bool] = True
@@ -130,8 +133,8 @@ class VisionDataModule(LightningDataModule, ABC):
         for name, value in (("folds", folds), ("test_size", test_size), ("val_size", val_size)):
             if allow and value is not None:
                 raise UserError(
-                    f"data.allow is {', '.join(allow)}, so that the official test {self.item}s are the validation, but "
-                    f"data.{name} is {value}; leave one of them out."
+                    f"data.allow is {', '.join(allow)}, so that the official test {self.item}s are the validation "
+                    f"split, but data.{name} is {value}; give only one of them."
                 )
         if train_size is not None and (not train_size > 0 or (isinstance(train_size, float) and train_size > 1)):
             raise UserError(
@@ -149,8 +152,8 @@ class VisionDataModule(LightningDataModule, ABC):
         if statistics == "imagenet":
             if mean is not None or std is not None:
                 raise UserError(
-                    f"data.statistics is imagenet but data.{'std' if mean is None else 'mean'} is given too; leave one "
-                    "of them out."
+                    f"data.statistics is imagenet but data.{'std' if mean is None else 'mean'} is given too; give only "
+                    "one of them."
                 )
             mean, std = imagenet_statistics(self.input_shape, self.title)
         if split_seed < 0:
@@ -182,124 +185,125 @@ class VisionDataModule(LightningDataModule, ABC):
         self.workers = workers
         self.store: Store | None = None
         self.splits: dict[str, Split] = {}
-        """The images of `train`, `val` and `test`; filled by `setup`."""
-        self._looked = False
+        """Splits `train`, `val` and `test`; filled by `setup`."""
+        self._source_checked = False
         self._residency: Residency | None = None
 
     @property
     @abstractmethod
     def class_names(self) -> tuple[str, ...]:
-        """One a label, in the order of the labels."""
+        """Names of the classes, in the order of the labels."""
 
     @property
     @abstractmethod
     def input_shape(self) -> tuple[int, ...]:
-        """What a model is given of each: channels, height and width of an image, or the number of a row's features."""
+        """Shape of one model input: channels, height and width of an image, or the number of features of a row."""
 
     @property
     def stored_shape(self) -> tuple[int, ...]:
-        """What a store holds of each: height, width and channels of an image."""
+        """Shape of one sample in the store: height, width and channels of an image."""
         channels, height, width = self.input_shape
         return (height, width, channels)
 
     @property
     def shape_in_words(self) -> str:
-        """`input_shape` as people write it."""
+        """Text of `input_shape`, as printed in messages."""
         return " x ".join(map(str, self.input_shape))
 
     @property
     def num_classes(self) -> int:
-        """How many classes there are."""
+        """Number of classes."""
         return len(self.class_names)
 
     def prepare_settings(self) -> dict[str, Any]:
-        """All that the prepared arrays depend on besides the data set's name; it decides which store is opened."""
+        """Settings that the prepared arrays depend on, besides the data set's name; they choose the store."""
         return {}
 
     def prepare_arrays(self, downloads: Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:
-        """Decodes the source: called only where there is no prepared store yet.
+        """Decodes the source; called only if there is no prepared store yet.
 
-        Every data set that fits in memory defines this; one that does not defines `write_store`.
+        A data set that fits in memory defines this method; a larger one defines `write_store`.
 
         Args:
-            downloads: A folder for what has to be fetched.
+            downloads: Folder for downloaded files.
 
         Returns:
-            `train-images` and, where they are official, `val-images` and `test-images`, (N, H, W, C) uint8;
-            `train-labels` and so on, (N,) int64; and what `meta.json` is to say of them: `source`, `licence`, `split`.
+            The arrays by name and entries for `meta.json`. Arrays: `train-images` and, if they are official,
+            `val-images` and `test-images`, shape (N, H, W, C), uint8; `train-labels` and so on, shape (N,), int64.
+            Entries: `source`, `licence`, `split`.
 
         Raises:
-            UserError: The source is not there and cannot be fetched, or is damaged.
+            UserError: The source is missing and cannot be fetched, or is damaged.
         """
         raise NotImplementedError(f"{type(self).__name__} defines neither prepare_arrays nor write_store.")
 
-    def write_store(self, writer: Writer, downloads: Path) -> dict[str, Any]:
-        """Decodes the source into a new store: called only where there is none yet, or an old one.
+    def write_store(self, writer: StoreWriter, downloads: Path) -> dict[str, Any]:
+        """Decodes the source into a new store; called only if there is no store yet, or an outdated one.
 
         Args:
-            writer: Takes the arrays that `prepare_arrays` describes.
-            downloads: A folder for what has to be fetched.
+            writer: Writer for the arrays that `prepare_arrays` describes.
+            downloads: Folder for downloaded files.
 
         Returns:
-            What `meta.json` is to say: `source`, `licence`, `split`.
+            Entries for `meta.json`: `source`, `licence`, `split`.
 
         Raises:
-            UserError: The source is not there and cannot be fetched, or is damaged.
+            UserError: The source is missing and cannot be fetched, or is damaged.
         """
         arrays, meta = self.prepare_arrays(downloads)
-        _check(arrays, self.num_classes)
+        _check_arrays(arrays, self.num_classes)
         for name, array in arrays.items():
             writer.save(name, array)
         return meta
 
     def is_stale(self, meta: Mapping[str, Any]) -> bool:
-        """Whether a prepared store is of a source that has changed since; by default a source never does.
+        """Whether the source has changed since the store was prepared; by default a source never changes.
 
         Args:
-            meta: What the store's `meta.json` says.
+            meta: Content of the store's `meta.json`.
 
         Raises:
-            UserError: It is, and may not be prepared again.
+            UserError: The source has changed, but may not be prepared again.
         """
         return False
 
     def prepare_data(self) -> None:
-        """Makes sure that the prepared store is there and still of what the source holds."""
-        if not self._looked:
+        """Prepares the store if it is missing or if its source has changed."""
+        if not self._source_checked:
             self.open_store()
-            self._looked = True
+            self._source_checked = True
 
     def settings(self) -> dict[str, Any]:
-        """All that decides which prepared store is this data set's."""
+        """Settings that identify the prepared store of this data set."""
         kind = type(self)
         settings = {"dataset": f"{kind.__module__}.{kind.__qualname__}", **self.prepare_settings()}
         if not is_ours(kind) and (source := file_of(kind)) is not None:
-            # A class that is still being written: its store is that of this text of it.
+            # A user's class may still change, so that its source code belongs to the identity of its store.
             settings["code"] = hashlib.sha256(source.read_bytes()).hexdigest()
         return settings
 
     def store_folder(self) -> Path:
-        """Where the prepared store lies, or is going to."""
+        """Folder of the prepared store, which may not exist yet."""
         return self.root / type(self).__name__ / store_key(self.settings())
 
-    def open_store(self, look: bool = True) -> Store:
-        """Opens the prepared store, preparing it where there is none.
+    def open_store(self, check_source: bool = True) -> Store:
+        """Opens the prepared store, preparing it first if there is none.
 
         Args:
-            look: Whether to look at the source too, and prepare again what has changed.
+            check_source: Whether the store is prepared again if its source has changed.
 
         Raises:
-            UserError: The data cannot be had, or the store is damaged.
+            UserError: The source is missing and cannot be fetched, or the store is damaged.
         """
         kind = type(self)
 
-        def write(writer: Writer) -> dict[str, Any]:
-            meta = self.write_store(writer, self.root / "downloads" / kind.__name__)
-            said = {"dataset": kind.__name__, "class_names": list(self.class_names), "settings": self.settings()}
-            return said | meta
+        def write(writer: StoreWriter) -> dict[str, Any]:
+            entries = self.write_store(writer, self.root / "downloads" / kind.__name__)
+            meta = {"dataset": kind.__name__, "class_names": list(self.class_names), "settings": self.settings()}
+            return meta | entries
 
         folder = self.store_folder()
-        store = open_or_write(folder, write, self.is_stale if look else None)
+        store = open_or_write(folder, write, self.is_stale if check_source else None)
         for split in SPLITS:
             if f"{split}-images" not in store.arrays:
                 continue
@@ -307,23 +311,23 @@ class VisionDataModule(LightningDataModule, ABC):
             if shape[1:] != self.stored_shape or store.meta.get("class_names") != list(self.class_names):
                 raise UserError(
                     f"The prepared store {folder} holds {self.item}s of shape {shape[1:]} and classes "
-                    f"{store.meta.get('class_names')}, but {kind.__name__} says {self.stored_shape} and "
-                    f"{list(self.class_names)}; mend the class, or delete the store to prepare it again."
+                    f"{store.meta.get('class_names')}, but the class {kind.__name__} defines {self.stored_shape} and "
+                    f"{list(self.class_names)}; correct the class, or delete the store to prepare it again."
                 )
         return store
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the store, cuts the splits and computes the statistics; what was done is not done again."""
+        """Opens the store, makes the splits and computes the statistics; a second call does nothing."""
         if self.store is not None:
             return
-        # Of several processes the first has looked at the source, in `prepare_data`.
-        store = self.open_store(look=not self._looked and getattr(rank_zero_only, "rank", 0) == 0)
-        self.splits = self._cut(store)
+        # With several processes, the first one has checked the source in `prepare_data`.
+        store = self.open_store(check_source=not self._source_checked and getattr(rank_zero_only, "rank", 0) == 0)
+        self.splits = self._make_splits(store)
         self.fit_statistics(store)
         self.store = store
 
     def fit_statistics(self, store: Store) -> None:
-        """Learns from the part that is trained on what the inputs are normalised by; `splits` are there."""
+        """Fits the normalization of the inputs on the training split; called by `setup` after the splits are made."""
         if self.mean is None or self.std is None:
             mean, std = channel_statistics(store.arrays["train-images"], self.train_index)
             self.mean = self.mean if self.mean is not None else mean
@@ -331,10 +335,10 @@ class VisionDataModule(LightningDataModule, ABC):
 
     @property
     def test_is_watched(self) -> bool:
-        """Whether the official test images are the validation, so that nothing is left to test on."""
+        """Whether the official test images are the validation split, so that there is no test split."""
         return "test_as_validation" in self.allow
 
-    def _cut(self, store: Store) -> dict[str, Split]:
+    def _make_splits(self, store: Store) -> dict[str, Split]:
         labels = np.asarray(store.arrays["train-labels"])
         rest = np.arange(len(labels))
         splits = {}
@@ -343,14 +347,14 @@ class VisionDataModule(LightningDataModule, ABC):
             if "test-labels" not in store.arrays:
                 raise UserError(
                     f"data.allow is test_as_validation, but {self.title} has no official test {self.item}s; "
-                    "leave it out."
+                    "remove data.allow."
                 )
-            nothing = np.arange(0)
-            splits = {"val": Split("test", np.arange(len(store.arrays["test-labels"]))), "test": Split("test", nothing)}
+            empty = np.arange(0)
+            splits = {"val": Split("test", np.arange(len(store.arrays["test-labels"]))), "test": Split("test", empty)}
             sizes = {}
         for stage, size in sizes.items():
             if self.folds is not None and self.fold is not None and self.fold_is == stage:
-                stays, cut = stratified_fold(
+                remaining, selected = stratified_fold(
                     labels[rest],
                     self.fold,
                     self.folds,
@@ -362,7 +366,7 @@ class VisionDataModule(LightningDataModule, ABC):
                 splits[stage] = Split(stage, np.arange(len(store.arrays[f"{stage}-labels"])))
                 continue
             else:
-                stays, cut = stratified_holdout(
+                remaining, selected = stratified_holdout(
                     labels[rest],
                     size if size is not None else DEFAULT_SIZES[stage],
                     self.split_seed,
@@ -370,24 +374,24 @@ class VisionDataModule(LightningDataModule, ABC):
                     class_names=self.class_names,
                     item=self.item,
                 )
-            splits[stage] = Split("train", rest[cut])
-            rest = rest[stays]
+            splits[stage] = Split("train", rest[selected])
+            rest = rest[remaining]
         if self.train_size is not None:
             rest = rest[stratified_part(labels[rest], self.train_size, self.split_seed, self.class_names, self.item)]
         return {"train": Split("train", rest), "val": splits["val"], "test": splits["test"]}
 
     @property
     def train_index(self) -> np.ndarray:
-        """The places of the images trained on in the store's `train` part; valid after `setup`."""
+        """Indices of the training split in the store's `train` arrays; valid after `setup`."""
         return self.splits["train"].index
 
     @property
     def val_index(self) -> np.ndarray:
-        """The places of the validation images in their part of the store; valid after `setup`."""
+        """Indices of the validation split in the store's arrays; valid after `setup`."""
         return self.splits["val"].index
 
     def data_digest(self) -> str:
-        """The sha256 of all that the model can see: every array, the split and the normalisation.
+        """Sha256 of everything that reaches the model: arrays, splits and normalization.
 
         Valid after `setup`.
         """
@@ -398,14 +402,14 @@ class VisionDataModule(LightningDataModule, ABC):
         return digest.hexdigest()
 
     def file_recipe(self) -> Recipe | None:
-        """How an image file becomes an input, for predictions; `None` where files do not become inputs."""
+        """Recipe that turns an image file into a model input for predictions; `None` if files cannot be inputs."""
         if len(self.input_shape) != 3 or self.input_shape[0] not in (1, 3):
             return None
         channels, height, width = self.input_shape
         return Recipe((height, width), 1 if channels == 1 else 3, resize="crop", scale=1.0, invert=False)
 
     def describe_input(self) -> dict[str, Any]:
-        """What a trained model has to be given and what its outputs mean, in plain types; valid after `setup`."""
+        """Description of a model's inputs and outputs in plain types, for its run folder; valid after `setup`."""
         self._ready()
         recipe = self.file_recipe()
         return {
@@ -418,49 +422,49 @@ class VisionDataModule(LightningDataModule, ABC):
             "file": vars(recipe) | {"size": list(recipe.size)} if recipe is not None else None,
         }
 
-    def sample_name(self, part: str, place: int) -> str:
-        """What a sample is called: its file in the source, where the store says so, else part and place, as test/17.
+    def sample_name(self, part: str, index: int) -> str:
+        """Name of a sample: its file in the source if the store knows it, else part and index, such as test/17.
 
         Args:
-            part: Of the store: `train`, `val` or `test`.
-            place: In it, from 0.
+            part: Part of the store: `train`, `val` or `test`.
+            index: Index of the sample in that part, from 0.
         """
         names = self._ready()[0].arrays.get(f"{part}-names")
-        return os.fsdecode(bytes(names[place])) if names is not None else f"{part}/{place}"
+        return os.fsdecode(bytes(names[index])) if names is not None else f"{part}/{index}"
 
     def sizes(self) -> dict[str, int]:
-        """Images in each split; valid after `setup`."""
+        """Number of samples in each split; valid after `setup`."""
         self._ready()
         return {stage: len(split.index) for stage, split in self.splits.items()}
 
     def train_dataloader(self) -> ResidentLoader:
-        """Shuffled, augmented batches of the images trained on."""
+        """Shuffled, augmented batches of the training split."""
         self._ready()
         order = EpochOrder(len(self.train_index), self.seed if self.seed is not None else 0)
         return self._loader("train", order=order, augmentations=self.augment)
 
     def val_dataloader(self) -> ResidentLoader | list[Any]:
-        """Batches of the validation images, in their order; nothing where there are none."""
+        """Batches of the validation split, in its order; an empty list if the split is empty."""
         return self._loader("val") if self.sizes()["val"] else []
 
     def test_dataloader(self) -> ResidentLoader | list[Any]:
-        """Batches of the test images, in their order; nothing where there are none."""
+        """Batches of the test split, in its order; an empty list if the split is empty."""
         return self._loader("test") if self.sizes()["test"] else []
 
     def predict_dataloader(self) -> ResidentLoader:
-        """Batches of the images trained on, in their order and as they are."""
+        """Batches of the training split, in its order and without augmentation."""
         return self._loader("train")
 
     def _loader(
         self, stage: str, order: EpochOrder | None = None, augmentations: Sequence[Augmentation] = ()
     ) -> ResidentLoader:
         store, mean, std = self._ready()
-        device, shard, neighbours = torch.device("cpu"), (0, 1), 1
+        device, shard, local_processes = torch.device("cpu"), (0, 1), 1
         if self.trainer is not None:
             device = self.trainer.strategy.root_device
             shard = (self.trainer.global_rank, self.trainer.world_size)
-            neighbours = self.trainer.num_devices
-        split, residency = self.splits[stage], self.residency(device, neighbours)
+            local_processes = self.trainer.num_devices
+        split, residency = self.splits[stage], self.residency(device, local_processes)
         images = store.arrays[f"{split.part}-images"]
         return ResidentLoader(
             _resident(images, split.index, device)
@@ -479,24 +483,25 @@ class VisionDataModule(LightningDataModule, ABC):
     def residency(self, device: torch.device, processes: int = 1) -> Residency:
         """Decides whether the images of all splits are held on the device; valid after `setup`.
 
-        All of them are, or none: a run's loaders live side by side. Once decided it stays so, since what is free is
-        less when some of them are there.
+        Either all splits are held or none, since the loaders of a run exist at the same time. The first decision stays,
+        since less memory is free once some images are loaded.
 
         Args:
-            device: The one that trains.
-            processes: How many of them train on this machine; on a processor they share its memory.
+            device: Training device.
+            processes: Number of processes that train on this machine; on CPUs they share its memory.
         """
         if self._residency is None:
             sharing = processes if device.type == "cpu" else 1
             needed = sum(self.sizes().values()) * math.prod(self.input_shape)
             if self.memory_budget is not None:
                 budget = self.memory_budget * GIB
-                which = f"data.memory_budget, {self.memory_budget:g} GiB"
+                limit = f"data.memory_budget, {self.memory_budget:g} GiB"
             else:
                 budget = FREE_SHARE * free_memory(device) / sharing
-                which = f"half of what is free{f' for one of {sharing} processes' * (sharing > 1)}, {_in_words(budget)}"
+                share = f" for one of {sharing} processes" * (sharing > 1)
+                limit = f"half of the free memory{share}, {_size_text(budget)}"
             workers = self.workers if self.workers is not None else max(1, min(4, processor_cores() // processes))
-            self._residency = Residency(needed <= budget, workers, f"{_in_words(needed)} are more than {which}")
+            self._residency = Residency(needed <= budget, workers, f"{_size_text(needed)} are more than {limit}")
         return self._residency
 
     def _ready(self) -> tuple[Store, list[float], list[float]]:
@@ -505,12 +510,12 @@ class VisionDataModule(LightningDataModule, ABC):
         return self.store, self.mean, self.std
 
 
-def _in_words(size: float) -> str:
+def _size_text(size: float) -> str:
     return f"{size / GIB:,.2f} GiB" if size >= GIB else f"{size / 2**20:,.1f} MiB"
 
 
-def _check(arrays: Mapping[str, np.ndarray], classes: int) -> None:
-    """Refuses arrays that would fail in training, or not fail and mean something else."""
+def _check_arrays(arrays: Mapping[str, np.ndarray], classes: int) -> None:
+    """Refuses arrays that would make training fail or would give wrong labels."""
     for split in SPLITS:
         if split != "train" and f"{split}-images" not in arrays:
             continue
@@ -527,11 +532,11 @@ def _check(arrays: Mapping[str, np.ndarray], classes: int) -> None:
 
 
 def _resident(images: np.ndarray, index: np.ndarray, device: torch.device) -> Tensor:
-    """Images of the store as a tensor of its own, shape (n, C, H, W), on the device."""
+    """Copy of images of the store as a tensor on the device, shape (n, C, H, W)."""
     _, height, width, channels = images.shape
     tensor = torch.empty((len(index), channels, height, width), dtype=torch.uint8, device=device)
     start = 0
-    for part in portions(images, index):  # so that the images are not there twice on the way
+    for part in chunks(images, index):  # so that the images are never in memory twice
         tensor[start : start + len(part)] = torch.from_numpy(part).to(device).permute(0, 3, 1, 2)
         start += len(part)
     return tensor

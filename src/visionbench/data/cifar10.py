@@ -29,25 +29,25 @@ ORIGIN = Origin(
     ),
 )
 
-# What Python 2's pickles of NumPy arrays are made of, and nothing that could do anything else.
-HARMLESS: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # it has moved since
+# Functions that Python 2's pickles of NumPy arrays need; none of them can do harm.
+ALLOWED: dict[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): np.empty(0).__reduce__()[0],  # newer versions of NumPy moved it
     ("numpy", "ndarray"): np.ndarray,
     ("numpy", "dtype"): np.dtype,
 }
 
 
 class CIFAR10(VisionDataModule):
-    """60,000 colour photographs of animals and vehicles, tiny and real.
+    """60,000 small color photographs of animals and vehicles.
 
     - Images: 32 x 32 RGB.
     - Classes: ten, with 5,000 training and 1,000 test images each.
     - Split: official, 50,000 for training and 10,000 for test; validation is cut from the 50,000.
-    - Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. Licence: none is stated; its
+    - Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. License: none is stated; its
       page asks for that report to be cited.
 
     Args:
-        source: Folder with `cifar-10-python.tar.gz`, to use instead of fetching it; it is only read.
+        source: Folder with `cifar-10-python.tar.gz`, used instead of a download; read only.
     """
 
     title = "CIFAR-10"
@@ -61,7 +61,7 @@ class CIFAR10(VisionDataModule):
     def prepare_arrays(self, downloads: Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:  # noqa: D102
         files, origin = fetch(ORIGIN, dataset=self.title, source=self.source, downloads=downloads, offline=self.offline)
         arrays = {}
-        # The archive has been verified by its sha256; its files are read where they lie, so none can land elsewhere.
+        # The sha256 of the archive is verified; its files are read in memory, so that none is written to the disk.
         with tarfile.open(fileobj=io.BytesIO(files[ARCHIVE])) as archive:
             for split, names in (("train", [f"data_batch_{n}" for n in range(1, 6)]), ("test", ["test_batch"])):
                 batches = [read_batch(archive, f"cifar-10-batches-py/{name}") for name in names]
@@ -70,26 +70,26 @@ class CIFAR10(VisionDataModule):
         return arrays, {"source": origin, "licence": "none stated; cite the report", "split": "official"}
 
 
-class Unpickler(pickle.Unpickler):
-    """Unpickles arrays, lists, numbers and strings, and refuses all else, since a pickle can run any code."""
+class ArrayUnpickler(pickle.Unpickler):
+    """Unpickles arrays, lists, numbers and strings, and refuses everything else, since a pickle can run any code."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Gives one of the three functions that arrays need.
+        """Returns one of the three functions that arrays need.
 
         Raises:
-            pickle.UnpicklingError: It is another.
+            pickle.UnpicklingError: The pickle asks for another function.
         """
-        if (module, name) not in HARMLESS:
+        if (module, name) not in ALLOWED:
             raise pickle.UnpicklingError(f"{module}.{name} has no place in a pickle of CIFAR-10")
-        return HARMLESS[module, name]
+        return ALLOWED[module, name]
 
 
 def read_batch(archive: tarfile.TarFile, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """One of the archive's files: images, shape (N, 32, 32, 3), uint8, and labels, shape (N,), int64."""
+    """Reads one file of the archive: images, shape (N, 32, 32, 3), uint8, and labels, shape (N,), int64."""
     file = archive.extractfile(name)
     if file is None:
-        raise RuntimeError(f"{name} is no file in the archive, although its sha256 is right.")
-    content = Unpickler(file, encoding="bytes").load()
-    # A row is an image: its red pixels, then the green ones, then the blue ones.
+        raise RuntimeError(f"{name} is not a file in the archive, although the sha256 of the archive is correct.")
+    content = ArrayUnpickler(file, encoding="bytes").load()
+    # Each row is an image: its red values, then its green values, then its blue values.
     images = content[b"data"].reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
     return images, np.array(content[b"labels"], dtype=np.int64)

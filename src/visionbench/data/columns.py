@@ -1,8 +1,8 @@
-"""A CSV file's columns: which they are, what they hold, and the features that a model is given of them.
+"""Columns of CSV files: their kinds, their values and their features.
 
-Read by the standard library's csv module, in two passes without holding the text. Filling in, scaling and one-hot
-vectors are a few lines of NumPy each; scikit-learn's, which take seconds to import at the start of each run, are what
-the tests compare them with.
+The csv module of the standard library reads each file in two passes, without keeping its text in memory. Imputation,
+scaling and one-hot encoding are a few lines of NumPy each; scikit-learn would add seconds of import time to each run,
+so it serves only as the reference in tests.
 """
 
 import csv
@@ -18,29 +18,29 @@ from typing import Any, Literal
 import numpy as np
 
 from visionbench.errors import UserError
-from visionbench.text import shown
+from visionbench.text import counted, shown
 
 DELIMITERS = ",;\t|"
 MISSING = frozenset({"", "?", "na", "n/a", "#n/a", "nan", "null"})  # in upper or lower case
-LARGEST = float(np.finfo(np.float32).max)  # features are float32
-ROWS = 4096  # that are read before they are written
-# Categories that a column may have without being named as categorical; and those that it may have at all.
-RECOGNISED, AT_MOST = 100, 10_000
-# A target of more numbers than this, with fewer rows to each, is a quantity and not a class.
-NUMBERS, ROWS_EACH = 20, 20
+MAX_ABSOLUTE = float(np.finfo(np.float32).max)  # features are float32
+CHUNK_ROWS = 4096  # rows that are read before they are written
+# Limits of the number of categories: of a column that is not listed as categorical, and of any column.
+MAX_INFERRED_CATEGORIES, MAX_CATEGORIES = 100, 10_000
+# A target with more distinct numbers than the first, and fewer rows per number than the second, is a quantity.
+MAX_NUMERIC_CLASSES, MIN_ROWS_PER_CLASS = 20, 20
 
-MISSING_CODE, UNSEEN_CODE = -1, -2  # where the others are the category's place
+MISSING_CODE, UNSEEN_CODE = -1, -2  # codes of cells without a known category; a known one has its index, from 0
 
 
 @dataclass(frozen=True)
 class Column:
-    """A column that a model is given.
+    """A column that becomes features of the model.
 
     Attributes:
-        name: As in the file's first line.
-        kind: What its cells are.
-        categories: Of a categorical one, sorted.
-        has_missing: Whether a cell of the training file is missing.
+        name: Name of the column in the first line of the file.
+        kind: Kind of the cells.
+        categories: Sorted categories of a categorical column.
+        has_missing: Whether cells of the training file are missing in this column.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Column:
 
 @dataclass(frozen=True)
 class Schema:
-    """What a training file says that every file of the table has.
+    """Columns and classes of a table, inferred from its training file.
 
     Attributes:
-        columns: Those that a model is given, in the file's order.
-        class_names: The values of the target, sorted.
+        columns: Columns that become features, in the order of the file.
+        class_names: Sorted values of the target.
     """
 
     columns: tuple[Column, ...]
@@ -63,8 +63,8 @@ class Schema:
 
 
 @dataclass(frozen=True)
-class Reading:
-    """How a table is read; the fields are arguments of `Table`."""
+class TableOptions:
+    """Options for reading a table; the fields are arguments of `Table`."""
 
     target: str
     numeric: Sequence[str]
@@ -75,21 +75,21 @@ class Reading:
 
 
 class CsvFile:
-    """A CSV file whose first line, which names the columns, has been read.
+    """A CSV file, opened by reading its first line, which names the columns.
 
-    Fields are separated by commas, semicolons, tabs or bars - whichever gives the most names - and may be quoted; the
-    text is UTF-8, with or without a byte order mark. Where commas do not separate fields, they may be decimal commas.
-    Lines without a word are passed over.
+    Fields are separated by commas, semicolons, tabs or bars (the separator that gives the most names is used) and may
+    be quoted. The text is UTF-8, with or without a byte order mark. If commas do not separate fields, they may be
+    decimal commas. Empty lines are ignored.
 
     Args:
-        path: The file.
-        nameless: Whether a column may have no name.
+        path: Path of the file.
+        allow_unnamed: Whether columns without a name are allowed.
 
     Raises:
-        UserError: It cannot be read, is empty, or a name is there twice or not there.
+        UserError: The file cannot be read or is empty, or a column name is missing or repeated.
     """
 
-    def __init__(self, path: Path, nameless: bool = False) -> None:
+    def __init__(self, path: Path, allow_unnamed: bool = False) -> None:
         self.path = path
         headers = {}
         refusal = None
@@ -97,38 +97,38 @@ class CsvFile:
             self.delimiter = delimiter
             try:
                 headers[delimiter] = next(self._records(), None)
-            except UserError as error:  # quotes, seen with another delimiter, may be in the wrong place
+            except UserError as error:  # with a wrong delimiter, quotes may seem to be in a wrong position
                 refusal = refusal or error
-        found = {delimiter: header for delimiter, header in headers.items() if header is not None}
-        if not found:
+        readable = {delimiter: header for delimiter, header in headers.items() if header is not None}
+        if not readable:
             raise refusal or UserError(
-                f"{self.name} is empty, expected a line with the names of the columns and a row in each line after it."
+                f"{self.name} is empty, expected a line with the names of the columns, followed by one row per line."
             )
-        self.delimiter, (_, self.names) = max(found.items(), key=lambda item: len(item[1][1]))
+        self.delimiter, (_, self.names) = max(readable.items(), key=lambda item: len(item[1][1]))
         if len(self.names) == 1:
             raise UserError(
-                f"{self.name} has one column, {quoted(self.names[0])}, expected the target and one more or several, "
+                f"{self.name} has one column, {quoted(self.names[0])}, expected two or more (the target and others), "
                 "separated by commas, semicolons, tabs or bars."
             )
         for name, count in Counter(self.names).items():
-            if count > 1 and (name or not nameless):
-                raise UserError(f"{self.name} has {count} columns called {quoted(name)}; give each a name of its own.")
-        if "" in self.names and not nameless:
+            if count > 1 and (name or not allow_unnamed):
+                raise UserError(f"{self.name} has {count} columns named {quoted(name)}; give each a different name.")
+        if "" in self.names and not allow_unnamed:
             raise UserError(
-                f"Column {self.names.index('') + 1} of {self.name} has no name, as the row numbers that a data frame "
-                "writes; give it one, or leave it out by --data.ignore \"['']\"."
+                f"Column {self.names.index('') + 1} of {self.name} has no name (pandas writes row numbers like this); "
+                "give it a name, or ignore it with --data.ignore \"['']\"."
             )
 
     @property
     def name(self) -> str:
-        """How it is called in messages."""
+        """Path of the file, for messages."""
         return shown(str(self.path))
 
     def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """The number of the line that each row ends in, and its cells.
+        """Line number (of the row's last line) and cells of each row.
 
         Raises:
-            UserError: The file cannot be read, or a row has more or fewer cells than there are columns.
+            UserError: The file cannot be read, or the number of cells of a row is not that of the columns.
         """
         records = self._records()
         next(records, None)
@@ -136,16 +136,16 @@ class CsvFile:
             if len(cells) != len(self.names):
                 raise UserError(
                     f"{self.name}, line {line}, has {len(cells)} cells, expected {len(self.names)}, one for each "
-                    "column; a cell that holds the separator belongs in double quotes."
+                    "column; put a cell that contains the separator in double quotes."
                 )
             yield line, cells
 
     def number(self, cell: str) -> float | None:
-        """The number that a cell holds; `None` where it holds none."""
+        """Number in a cell; `None` if the cell is not a number."""
         if self.delimiter != "," and cell.count(",") == 1 and "." not in cell:
             cell = cell.replace(",", ".")
         try:
-            value = float(cell) if "_" not in cell else math.nan  # Python's 1_000 is nobody else's
+            value = float(cell) if "_" not in cell else math.nan  # only Python reads 1_000 as a number
         except ValueError:
             return None
         return None if math.isnan(value) else value
@@ -164,156 +164,159 @@ class CsvFile:
             raise UserError(f"{_where_not_utf8(self.path)}; save it as UTF-8.") from error
         except csv.Error as error:
             raise UserError(
-                f"{self.name} cannot be read as CSV after line {line} ({error}); mend the quotes there."
+                f"{self.name} cannot be read as CSV after line {line} ({error}); correct the quotes there."
             ) from error
         except OSError as error:
             raise UserError(f"{self.name} cannot be read ({error.strerror}); make it readable.") from error
 
 
 @dataclass
-class Tally:
-    """What has been seen of a column."""
+class ColumnStatistics:
+    """Counts of the cells of one column."""
 
-    words: set[str] = field(default_factory=set)  # up to one more than a column may have
+    values: set[str] = field(default_factory=set)  # distinct cells; at most MAX_CATEGORIES + 1 of them
     present: int = 0
     numbers: int = 0
     missing: int = 0
-    first_word: tuple[int, str] | None = None  # the line and the cell
+    first_non_number: tuple[int, str] | None = None  # line number and cell
 
 
-def find_schema(file: CsvFile, reading: Reading) -> Schema:
-    """Reads a training file and says what its columns are.
+def infer_schema(file: CsvFile, options: TableOptions) -> Schema:
+    """Infers the columns and classes of a table from its training file.
 
-    A column is numeric if more than half of its cells are numbers; then all of them have to be.
+    A column is numeric if more than half of its cells are numbers; all of its cells must then be numbers.
 
     Raises:
-        UserError: A name is of no column, a column is neither numbers nor categories, or the target is not classes.
+        UserError: An option names a column that does not exist, a column is neither numeric nor categorical, or the
+            target has too many values to be classes.
     """
-    _check_names(file, reading)
-    target = file.names.index(reading.target)
-    left = {reading.target, *reading.ignore}
-    features = [(place, name) for place, name in enumerate(file.names) if name not in left]
+    _check_names(file, options)
+    target = file.names.index(options.target)
+    excluded = {options.target, *options.ignore}
+    features = [(position, name) for position, name in enumerate(file.names) if name not in excluded]
     if not features:
-        raise UserError(f"{file.name} has no column besides the target and what data.ignore names; name fewer there.")
-    gaps = _Gaps(file, reading)
-    tallies = {name: Tally() for _, name in features}
+        raise UserError(
+            f"{file.name} has no column besides the target and those in data.ignore; remove names from data.ignore."
+        )
+    missing = _MissingCells(file, options)
+    statistics_by_column = {name: ColumnStatistics() for _, name in features}
     labels: Counter[str] = Counter()
     for line, cells in file.rows():
-        labels[_label(file, line, cells[target], reading.target)] += 1
-        for place, name in features:
-            cell, tally = cells[place], tallies[name]
-            if gaps.has(name, cell):
-                tally.missing += 1
+        labels[_label(file, line, cells[target], options.target)] += 1
+        for position, name in features:
+            cell, statistics = cells[position], statistics_by_column[name]
+            if missing.has(name, cell):
+                statistics.missing += 1
                 continue
-            tally.present += 1
-            if len(tally.words) <= AT_MOST:
-                tally.words.add(cell)
+            statistics.present += 1
+            if len(statistics.values) <= MAX_CATEGORIES:
+                statistics.values.add(cell)
             if file.number(cell) is not None:
-                tally.numbers += 1
-            elif tally.first_word is None:
-                tally.first_word = (line, cell)
+                statistics.numbers += 1
+            elif statistics.first_non_number is None:
+                statistics.first_non_number = (line, cell)
     if not labels:
-        raise UserError(f"{file.name} has the names of columns but no row below them; fill it.")
-    columns = tuple(_column(file, name, tally, reading) for name, tally in tallies.items())
-    return Schema(columns, _class_names(file, labels, reading.target))
+        raise UserError(f"{file.name} has a line of column names but no rows; add rows.")
+    columns = tuple(_column(file, name, statistics, options) for name, statistics in statistics_by_column.items())
+    return Schema(columns, _class_names(file, labels, options.target))
 
 
 def read_rows(
-    file: CsvFile, schema: Schema, reading: Reading, train: str
+    file: CsvFile, schema: Schema, options: TableOptions, train: str
 ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, int]]]:
-    """Reads the rows of a file, some at a time.
+    """Reads the rows of a file in chunks.
 
     Args:
-        file: The training file or another one of the same table.
-        schema: Of the training file.
-        reading: How the table is read.
-        train: The training file's name, for messages.
+        file: Training file, or another file of the same table.
+        schema: Schema of the training file.
+        options: Options for reading the table.
+        train: Name of the training file, for messages.
 
     Yields:
-        Raw columns, shape (n, number of columns), float64: numbers, with NaN for what is missing, and the places of
-        categories, with -1 for what is missing and -2 for what the training file does not have; labels, shape (n,),
-        int64; and how many cells of each column were missing.
+        Raw columns, shape (n, number of columns), float64: numbers (NaN if missing) and indices of categories (-1 if
+        missing, -2 if the training file does not have the category); labels, shape (n,), int64; and the number of
+        missing cells by column.
 
     Raises:
-        UserError: A column is not there, or a cell is not of its column's kind.
+        UserError: A column is missing, or a cell does not fit the kind of its column.
     """
-    for name in (reading.target, *(column.name for column in schema.columns)):
+    for name in (options.target, *(column.name for column in schema.columns)):
         if name not in file.names:
-            what = "the target" if name == reading.target else f"a column of {train}"
+            role = "the target" if name == options.target else f"a column of {train}"
             raise UserError(
-                f"{file.name} has no column {quoted(name)}, which is {what}{_close(name, file.names)}; it has "
-                f"{_some(file.names)}."
+                f"{file.name} has no column {quoted(name)}, which is {role}{_suggestion(name, file.names)}; it has "
+                f"{_listed(file.names)}."
             )
-    gaps = _Gaps(file, reading)
-    target = file.names.index(reading.target)
+    missing_cells = _MissingCells(file, options)
+    target = file.names.index(options.target)
     labels = {name: label for label, name in enumerate(schema.class_names)}
     are_numbers = _all_numbers(file, schema.class_names)
-    places = [file.names.index(column.name) for column in schema.columns]
-    codes = [{word: float(code) for code, word in enumerate(column.categories)} for column in schema.columns]
+    positions = [file.names.index(column.name) for column in schema.columns]
+    codes = [{value: float(code) for code, value in enumerate(column.categories)} for column in schema.columns]
     unseen: Counter[tuple[str, str]] = Counter()
     rows: list[list[float]] = []
-    found: list[int] = []
+    row_labels: list[int] = []
     missing: Counter[str] = Counter()
     for line, cells in file.rows():
-        label = _label(file, line, cells[target], reading.target)
-        label = _canonical(file, label) if are_numbers else label
+        label = _label(file, line, cells[target], options.target)
+        label = _canonical_number(file, label) if are_numbers else label
         if label not in labels:
             raise UserError(
-                f"{file.name}, line {line}: {quoted(reading.target)} is {quoted(label)}, a class that {train} does not "
-                f"have (it has {_some(schema.class_names)}); mend it, or take the row out."
+                f"{file.name}, line {line}: {quoted(options.target)} is {quoted(label)}, a class that {train} does not "
+                f"have (it has {_listed(schema.class_names)}); correct the cell, or remove the row."
             )
         row = []
-        for place, column, code in zip(places, schema.columns, codes, strict=True):
-            cell = cells[place]
-            if gap := gaps.has(column.name, cell):
+        for position, column, code in zip(positions, schema.columns, codes, strict=True):
+            cell = cells[position]
+            if is_missing := missing_cells.has(column.name, cell):
                 missing[column.name] += 1
             if column.kind == "numeric":
-                row.append(math.nan if gap else _number(file, line, column.name, cell, train))
-            elif gap and column.has_missing:
+                row.append(math.nan if is_missing else _number(file, line, column.name, cell, train))
+            elif is_missing and column.has_missing:
                 row.append(MISSING_CODE)
             else:
-                row.append(UNSEEN_CODE if gap else code.get(cell, UNSEEN_CODE))
+                row.append(UNSEEN_CODE if is_missing else code.get(cell, UNSEEN_CODE))
                 if row[-1] == UNSEEN_CODE:
                     unseen[column.name, cell] += 1
         rows.append(row)
-        found.append(labels[label])
-        if len(rows) == ROWS:
-            yield np.array(rows), np.array(found, dtype=np.int64), dict(missing)
-            rows, found, missing = [], [], Counter()
-    if unseen and reading.unseen == "error":
-        (name, word), count = unseen.most_common(1)[0]
-        others = f" (and so for {len(unseen) - 1} more values)" if len(unseen) > 1 else ""
+        row_labels.append(labels[label])
+        if len(rows) == CHUNK_ROWS:
+            yield np.array(rows), np.array(row_labels, dtype=np.int64), dict(missing)
+            rows, row_labels, missing = [], [], Counter()
+    if unseen and options.unseen == "error":
+        (name, value), count = unseen.most_common(1)[0]
+        others = f" (nor {counted(len(unseen) - 1, 'other value')})" if len(unseen) > 1 else ""
         raise UserError(
-            f"{file.name} has {quoted(word)} in column {quoted(name)} {_times(count)}, which {train} never has"
-            f"{others}; mend it, or encode what was never seen as zeros by --data.unseen zeros."
+            f"{file.name} has {quoted(value)} in column {quoted(name)} {_times(count)}, a category that {train} does "
+            f"not have{others}; correct it, or encode unknown categories as zeros with --data.unseen zeros."
         )
-    yield np.array(rows).reshape(-1, len(places)), np.array(found, dtype=np.int64), dict(missing)
+    yield np.array(rows).reshape(-1, len(positions)), np.array(row_labels, dtype=np.int64), dict(missing)
 
 
 class Feature(ABC):
-    """What a model is given of a column, fitted on the rows that are trained on."""
+    """Features of one column, fitted on the training split."""
 
     names: list[str]
-    """Of the features, one a value."""
+    """Names of the features."""
 
     @abstractmethod
     def encode(self, values: np.ndarray) -> np.ndarray:
-        """Raw values, shape (N,), float64, as features, shape (N, len(names)), float64."""
+        """Encodes raw values, shape (N,), float64, as features, shape (N, len(names)), float64."""
 
 
 class NumericFeature(Feature):
-    """A number: the median for what is missing, then less the mean and by the standard deviation.
+    """A standardized number; a missing number is replaced by the median.
 
-    Where the training file lacks some of them, a second feature says which: 1 for missing, 0 otherwise. That a value
-    was not measured may say as much as the value.
+    If numbers are missing in the training file, a second feature is 1 for a missing number and 0 otherwise, since the
+    absence of a measurement may be informative.
 
     Args:
-        column: The column.
-        values: Of the rows that are trained on, shape (N,).
-        standard: Whether it is scaled.
+        column: Column of the table.
+        values: Raw values of the training split, shape (N,).
+        standard: Whether the number is standardized.
 
     Raises:
-        UserError: None of these values is there.
+        UserError: All values are missing.
     """
 
     def __init__(self, column: Column, values: np.ndarray, standard: bool) -> None:
@@ -322,48 +325,48 @@ class NumericFeature(Feature):
         present = values[~np.isnan(values)]
         if not len(present):
             raise UserError(
-                f"None of the {len(values)} rows trained on has a number in column {quoted(column.name)}; train on "
-                "more of them, or name it in data.ignore."
+                f"None of the {len(values)} training rows has a number in column {quoted(column.name)}; use more "
+                "training rows, or add the column to data.ignore."
             )
         self.fill = float(np.median(present))
         self.mean, self.std = 0.0, 1.0
         if standard:
             filled = np.where(np.isnan(values), self.fill, values)
-            # Exact sums, for the same digits on every machine.
+            # Exact sums give the same digits on every machine.
             self.mean = math.fsum(filled) / len(filled)
             self.std = math.sqrt(math.fsum((filled - self.mean) ** 2) / len(filled))
             if self.std == 0 or filled.min() == filled.max():
                 self.std = 1.0  # a constant column is not divided by 0
 
     def encode(self, values: np.ndarray) -> np.ndarray:  # noqa: D102
-        gaps = np.isnan(values)
-        scaled = (np.where(gaps, self.fill, values) - self.mean) / self.std
-        return np.stack([scaled, gaps] if self.has_missing else [scaled], axis=1)
+        is_missing = np.isnan(values)
+        scaled = (np.where(is_missing, self.fill, values) - self.mean) / self.std
+        return np.stack([scaled, is_missing] if self.has_missing else [scaled], axis=1)
 
 
 class CategoricalFeature(Feature):
-    """A category: as one-hot vector, or as its place among the sorted ones; what is missing is a category of its own.
+    """A category as a one-hot vector or as its index among the sorted categories; a missing cell is its own category.
 
-    What none of the rows trained on has was never learned: all zeros in a one-hot vector, -1 as a place.
+    A category that the training split does not contain is encoded as zeros in a one-hot vector, or as the index -1.
 
     Args:
-        column: The column.
-        values: Of the rows that are trained on, shape (N,).
-        one_hot: Whether it becomes a vector.
+        column: Column of the table.
+        values: Raw values of the training split, shape (N,).
+        one_hot: Whether the category becomes a one-hot vector.
     """
 
     def __init__(self, column: Column, values: np.ndarray, one_hot: bool) -> None:
         self.one_hot = one_hot
         self.has_missing = column.has_missing
         self.count = len(column.categories) + column.has_missing
-        words = [f"{column.name}={word}" for word in column.categories]
-        words += [f"{column.name} missing"] * column.has_missing
-        self.names = words if one_hot else [column.name]
-        self.learned = np.isin(np.arange(self.count), self._codes(values))
+        names = [f"{column.name}={value}" for value in column.categories]
+        names += [f"{column.name} missing"] * column.has_missing
+        self.names = names if one_hot else [column.name]
+        self.in_training = np.isin(np.arange(self.count), self._codes(values))
 
     def encode(self, values: np.ndarray) -> np.ndarray:  # noqa: D102
         codes = self._codes(values)
-        known = (codes >= 0) & self.learned[np.maximum(codes, 0)]
+        known = (codes >= 0) & self.in_training[np.maximum(codes, 0)]
         encoded: np.ndarray
         if self.one_hot:
             encoded = (codes[:, None] == np.arange(self.count)) & known[:, None]
@@ -372,25 +375,25 @@ class CategoricalFeature(Feature):
         return encoded.astype(np.float64)
 
     def _codes(self, values: np.ndarray) -> np.ndarray:
-        """Places of the categories, the one of what is missing last."""
+        """Indices of the categories; the last index is for missing cells."""
         codes = values.astype(np.int64)
-        codes[codes == MISSING_CODE] = self.count - 1  # written only where the training file has some
+        codes[codes == MISSING_CODE] = self.count - 1  # occurs only if cells of the training file are missing
         return codes
 
 
 def fit_features(
     columns: Sequence[Column], rows: np.ndarray, encoding: Literal["one_hot", "label"], standard: bool
 ) -> list[Feature]:
-    """Fits what a model is given of each column.
+    """Fits the features of each column on the training split.
 
     Args:
-        columns: The table's.
-        rows: Raw columns of the rows that are trained on, shape (N, len(columns)).
-        encoding: What categories become.
-        standard: Whether numbers are scaled.
+        columns: Columns of the table.
+        rows: Raw columns of the training split, shape (N, len(columns)).
+        encoding: Encoding of categories.
+        standard: Whether numbers are standardized.
 
     Raises:
-        UserError: A column of numbers has none in these rows.
+        UserError: All cells of a numeric column are missing in these rows.
     """
     return [
         NumericFeature(column, values, standard)
@@ -401,105 +404,106 @@ def fit_features(
 
 
 def feature_names(columns: Sequence[Column], encoding: Literal["one_hot", "label"]) -> list[str]:
-    """The names of the features, which do not depend on what they are fitted on."""
+    """Names of the features, which do not depend on the rows of the training split."""
     rows = np.zeros((1, len(columns)))
     return [name for feature in fit_features(columns, rows, encoding, standard=False) for name in feature.names]
 
 
 def encode_rows(features: Sequence[Feature], rows: np.ndarray) -> np.ndarray:
-    """Raw columns, shape (N, number of columns), as what the model sees: (N, number of features), float32."""
+    """Encodes raw columns, shape (N, number of columns), as features, shape (N, number of features), float32."""
     encoded = [feature.encode(values) for feature, values in zip(features, rows.T, strict=True)]
     return np.concatenate(encoded, axis=1).astype(np.float32)
 
 
 def quoted(text: str) -> str:
-    """A cell or a name in a message, cut where it is long."""
+    """Text of a cell or a name for a message, shortened if it is long."""
     text = shown(text)
     return f"'{text if len(text) <= 40 else text[:37] + '...'}'"
 
 
-class _Gaps:
-    """Which cells are missing."""
+class _MissingCells:
+    """Decides which cells count as missing."""
 
-    def __init__(self, file: CsvFile, reading: Reading) -> None:
+    def __init__(self, file: CsvFile, options: TableOptions) -> None:
         self.file = file
-        self.words = {name: frozenset(words) for name, words in reading.missing.items()}
-        numbers = {name: {file.number(word) for word in words} for name, words in self.words.items()}
+        self.markers = {name: frozenset(markers) for name, markers in options.missing.items()}
+        numbers = {name: {file.number(marker) for marker in markers} for name, markers in self.markers.items()}
         self.numbers = {name: values - {None} for name, values in numbers.items()}
 
     def has(self, name: str, cell: str) -> bool:
         if cell.casefold() in MISSING:
             return True
-        if name not in self.words:
+        if name not in self.markers:
             return False
-        return cell in self.words[name] or (bool(self.numbers[name]) and self.file.number(cell) in self.numbers[name])
+        return cell in self.markers[name] or (bool(self.numbers[name]) and self.file.number(cell) in self.numbers[name])
 
 
-def _check_names(file: CsvFile, reading: Reading) -> None:
-    if reading.target not in file.names:
+def _check_names(file: CsvFile, options: TableOptions) -> None:
+    if options.target not in file.names:
         raise UserError(
-            f"data.target is {quoted(reading.target)}, but {file.name} has no such column"
-            f"{_close(reading.target, file.names)}; it has {_some(file.names)}."
+            f"data.target is {quoted(options.target)}, but {file.name} has no such column"
+            f"{_suggestion(options.target, file.names)}; it has {_listed(file.names)}."
         )
-    lists = {"numeric": reading.numeric, "categorical": reading.categorical, "ignore": reading.ignore}
+    lists = {"numeric": options.numeric, "categorical": options.categorical, "ignore": options.ignore}
     named: dict[str, str] = {}
-    for option, names in (*lists.items(), ("missing", reading.missing)):
+    for option, names in (*lists.items(), ("missing", options.missing)):
         for name in names:
             if name not in file.names:
                 raise UserError(
                     f"data.{option} names {quoted(name)}, but {file.name} has no such column"
-                    f"{_close(name, file.names)}; it has {_some(file.names)}."
+                    f"{_suggestion(name, file.names)}; it has {_listed(file.names)}."
                 )
-            if name == reading.target:
-                raise UserError(f"data.{option} names {quoted(name)}, which is the target; take it out there.")
+            if name == options.target:
+                raise UserError(f"data.{option} names {quoted(name)}, which is the target; remove it there.")
             if option != "missing" and named.setdefault(name, option) != option:
-                raise UserError(f"Column {quoted(name)} is named in data.{named[name]} and data.{option}; keep one.")
+                raise UserError(
+                    f"Column {quoted(name)} is named in data.{named[name]} and data.{option}; name it in only one."
+                )
 
 
-def _column(file: CsvFile, name: str, tally: Tally, reading: Reading) -> Column:
-    has_missing = tally.missing > 0
-    if not tally.present:
-        raise UserError(f"Column {quoted(name)} of {file.name} has no value in any row; leave it out by --data.ignore.")
-    if name not in reading.categorical and (name in reading.numeric or 2 * tally.numbers > tally.present):
-        if tally.first_word is not None:
-            line, word = tally.first_word
-            also = "" if name in reading.numeric else ", or name the column in data.categorical"
+def _column(file: CsvFile, name: str, statistics: ColumnStatistics, options: TableOptions) -> Column:
+    has_missing = statistics.missing > 0
+    if not statistics.present:
+        raise UserError(f"Column {quoted(name)} of {file.name} has no value in any row; add it to data.ignore.")
+    if name not in options.categorical and (name in options.numeric or 2 * statistics.numbers > statistics.present):
+        if statistics.first_non_number is not None:
+            line, cell = statistics.first_non_number
+            alternative = "" if name in options.numeric else ", or name the column in data.categorical"
             raise UserError(
-                f"{file.name}, line {line}: column {quoted(name)} holds {quoted(word)}, expected a number as in "
-                f"{tally.numbers:,} of its {tally.present:,} cells; mend it, or call it missing by --data.missing "
-                f'"{{{shown(name)}: {shown(word)}}}"{also}.'
+                f"{file.name}, line {line}: column {quoted(name)} holds {quoted(cell)}, expected a number as in "
+                f"{statistics.numbers:,} of its {statistics.present:,} cells; correct the cell, or mark this value as "
+                f'missing with --data.missing "{{{shown(name)}: {shown(cell)}}}"{alternative}.'
             )
         return Column(name, "numeric", has_missing=has_missing)
-    count = len(tally.words)
-    if count > AT_MOST or (
-        name not in reading.categorical and (count > RECOGNISED or (count > NUMBERS and 2 * count > tally.present))
-    ):
-        more = "more than " if count > AT_MOST else ""
-        also = "" if count > AT_MOST else ", or name it in data.categorical to take it as it is"
+    count = len(statistics.values)
+    is_ambiguous = count > MAX_INFERRED_CATEGORIES or (count > MAX_NUMERIC_CLASSES and 2 * count > statistics.present)
+    if count > MAX_CATEGORIES or (is_ambiguous and name not in options.categorical):
+        more = "more than " if count > MAX_CATEGORIES else ""
+        alternative = "" if count > MAX_CATEGORIES else ", or name it in data.categorical if these are categories"
         raise UserError(
-            f"Column {quoted(name)} of {file.name} has {more}{min(count, AT_MOST):,} different words in "
-            f"{tally.present:,} rows, too many to be categories; leave it out by --data.ignore{also}."
+            f"Column {quoted(name)} of {file.name} has {more}{min(count, MAX_CATEGORIES):,} different values in "
+            f"{statistics.present:,} rows, too many to be categories; add it to data.ignore{alternative}."
         )
-    return Column(name, "categorical", _in_order(file, tally.words), has_missing)
+    return Column(name, "categorical", _sorted(file, statistics.values), has_missing)
 
 
 def _class_names(file: CsvFile, labels: Mapping[str, int], target: str) -> tuple[str, ...]:
     are_numbers = _all_numbers(file, labels)
-    names = _in_order(file, {_canonical(file, word) for word in labels} if are_numbers else labels)
+    names = _sorted(file, {_canonical_number(file, cell) for cell in labels} if are_numbers else labels)
     rows = sum(labels.values())
     if len(names) < 2:
         raise UserError(
             f"The target {quoted(target)} is {quoted(names[0])} in all {rows:,} rows of {file.name}, expected two "
             "classes or more; give another column as data.target."
         )
-    if are_numbers and len(names) > NUMBERS and rows < ROWS_EACH * len(names):
+    if are_numbers and len(names) > MAX_NUMERIC_CLASSES and rows < MIN_ROWS_PER_CLASS * len(names):
         raise UserError(
             f"The target {quoted(target)} has {len(names):,} different numbers in the {rows:,} rows of {file.name}, "
-            "which makes it a quantity, expected classes; put it into ranges, or give another column as data.target."
+            "which makes it a quantity, expected classes; group it into ranges, or give another column as data.target."
         )
-    if len(names) > NUMBERS and 2 * len(names) > rows:
+    if len(names) > MAX_NUMERIC_CLASSES and 2 * len(names) > rows:
         raise UserError(
-            f"The target {quoted(target)} has {len(names):,} different words in the {rows:,} rows of {file.name}, "
+            f"The target {quoted(target)} has {len(names):,} different values in the {rows:,} rows of {file.name}, "
             "too many to be classes; give another column as data.target."
         )
     return names
@@ -509,7 +513,7 @@ def _label(file: CsvFile, line: int, cell: str, target: str) -> str:
     if cell.casefold() in MISSING:
         raise UserError(
             f"{file.name}, line {line}, has no class (the target {quoted(target)} is {quoted(cell)}); fill it in, or "
-            "take the row out."
+            "remove the row."
         )
     return cell
 
@@ -519,40 +523,41 @@ def _number(file: CsvFile, line: int, name: str, cell: str, train: str) -> float
     if value is None:
         raise UserError(
             f"{file.name}, line {line}: column {quoted(name)} holds {quoted(cell)}, expected a number as in {train}; "
-            f'mend it, or call it missing by --data.missing "{{{shown(name)}: {shown(cell)}}}".'
+            f'correct the cell, or mark this value as missing with --data.missing "{{{shown(name)}: {shown(cell)}}}".'
         )
-    if abs(value) > LARGEST:
+    if abs(value) > MAX_ABSOLUTE:
         raise UserError(
-            f"{file.name}, line {line}: column {quoted(name)} holds {quoted(cell)}, expected a number of at most "
-            f'{LARGEST:.1e} in size; mend it, or call it missing by --data.missing "{{{shown(name)}: {shown(cell)}}}".'
+            f"{file.name}, line {line}: column {quoted(name)} holds {quoted(cell)}, expected an absolute value of at "
+            f"most {MAX_ABSOLUTE:.1e}; correct the cell, or mark this value as missing with --data.missing "
+            f'"{{{shown(name)}: {shown(cell)}}}".'
         )
     return value
 
 
-def _all_numbers(file: CsvFile, words: Sequence[str] | Mapping[str, int]) -> bool:
-    return all(file.number(word) is not None for word in words)
+def _all_numbers(file: CsvFile, values: Sequence[str] | Mapping[str, int]) -> bool:
+    return all(file.number(value) is not None for value in values)
 
 
-def _canonical(file: CsvFile, word: str) -> str:
-    """A number as one text, however it was written: 1, 1.0 and 1e0 are one class."""
-    value = file.number(word)
-    return word if value is None else f"{value:.15g}"
+def _canonical_number(file: CsvFile, cell: str) -> str:
+    """The same text for every spelling of a number: 1, 1.0 and 1e0 are one class."""
+    value = file.number(cell)
+    return cell if value is None else f"{value:.15g}"
 
 
-def _in_order(file: CsvFile, words: Any) -> tuple[str, ...]:
-    """By size where all are numbers, else by their letters."""
-    if _all_numbers(file, words):
-        return tuple(sorted(words, key=lambda word: (file.number(word), word)))
-    return tuple(sorted(words))
+def _sorted(file: CsvFile, values: Any) -> tuple[str, ...]:
+    """Sorts by number if all values are numbers, otherwise alphabetically."""
+    if _all_numbers(file, values):
+        return tuple(sorted(values, key=lambda value: (file.number(value), value)))
+    return tuple(sorted(values))
 
 
-def _close(name: str, names: Sequence[str]) -> str:
+def _suggestion(name: str, names: Sequence[str]) -> str:
     folded = {other.casefold(): other for other in reversed(names)}
     close = difflib.get_close_matches(name.casefold(), folded, n=1)
     return f" (did you mean {quoted(folded[close[0]])}?)" if close else ""
 
 
-def _some(names: Sequence[str]) -> str:
+def _listed(names: Sequence[str]) -> str:
     return ", ".join(shown(name) for name in names[:12]) + (f" and {len(names) - 12} more" if len(names) > 12 else "")
 
 

@@ -34,16 +34,16 @@ ORIGIN = Origin(
 
 
 class FashionMNIST(VisionDataModule):
-    """70,000 photographs of clothes from Zalando's shop, made as a harder stand-in for MNIST.
+    """70,000 photographs of clothes from Zalando's shop, a harder replacement for MNIST.
 
-    - Images: 28 x 28 grey levels from 0 to 255.
+    - Images: 28 x 28 gray levels from 0 to 255.
     - Classes: ten, with 6,000 training and 1,000 test images each.
     - Split: official, 60,000 for training and 10,000 for test; validation is cut from the 60,000.
     - Source: Xiao, Rasul and Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
-      Algorithms", 2017. Licence: MIT.
+      Algorithms", 2017. License: MIT.
 
     Args:
-        source: Folder with the four original files, to use instead of fetching them; it is only read.
+        source: Folder with the four original files, used instead of a download; read only.
     """
 
     title = "Fashion-MNIST"

@@ -1,4 +1,4 @@
-"""The IDX files of MNIST and of the data sets that were made in its image."""
+"""IDX files of MNIST and of data sets in the same format."""
 
 from collections.abc import Mapping
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def idx_arrays(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
-    """The arrays of a store, from the contents of the four files, which bear the same names in all these data sets."""
+    """Arrays of a store, from the contents of the four files, which have the same names in all these data sets."""
     arrays = {}
     for split, name in (("train", "train"), ("test", "t10k")):
         arrays[f"{split}-images"] = _idx(files[f"{name}-images-idx3-ubyte"])[..., np.newaxis]
@@ -17,7 +17,7 @@ def idx_arrays(files: Mapping[str, bytes]) -> dict[str, np.ndarray]:
 def _idx(content: bytes) -> np.ndarray:
     """Reads a file of the IDX format: two zero bytes, the type (8: uint8), the number of axes, their lengths, data.
 
-    The content has been verified by its sha256, so nothing is checked again here.
+    The content is not checked here, since its sha256 has been verified.
     """
     axes = content[3]
     shape = np.frombuffer(content, dtype=">u4", count=axes, offset=4)

@@ -1,4 +1,4 @@
-"""Any folder of images, a folder for each class."""
+"""Folders of images, with one folder per class."""
 
 import hashlib
 import json
@@ -24,9 +24,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from visionbench.data.base import VisionDataModule
 from visionbench.data.memory import processor_cores
-from visionbench.data.store import SPLITS, Store, Writer, find_store, read_meta
+from visionbench.data.store import SPLITS, Store, StoreWriter, find_store, read_meta
 from visionbench.decoding import Decoded, Recipe, decode_files, start_process
 from visionbench.errors import UserError
+from visionbench.text import counted
 from visionbench.text import shown as _shown
 
 SPLIT_NAMES = {
@@ -38,18 +39,18 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-LITTER = ("thumbs.db", "desktop.ini")  # which file managers leave, as they do names that begin with a dot
-TASK_BYTES = 4 * 2**20  # of pixels that a process decodes before it hands them on
+SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # written by file managers
+TASK_BYTES = 4 * 2**20  # pixels of one task that is sent to a decoding process
 TASK_FILES = 256
-FEW_FILES = 256  # that are decoded before other processes would have started
-SHOWN = 10  # files named on the screen; all are in meta.json
+FEW_FILES = 256  # this many files are decoded faster than other processes start
+MAX_LISTED = 10  # files named on the screen; meta.json names all
 
 
 Folders = Mapping[str, Mapping[str, Path]]  # by split, then by class name
 
 
 class File(NamedTuple):
-    """A file in a class folder: its path within the source, its label, and why it cannot be used, if that is known."""
+    """A file in a class folder: its path within the source, its label, and the reason why it cannot be used, if any."""
 
     path: str
     label: int
@@ -58,11 +59,12 @@ class File(NamedTuple):
 
 @dataclass(frozen=True)
 class Listing:
-    """The files of a source.
+    """Files of a source.
 
     Attributes:
-        files: Those of each split, in order.
-        fingerprint: Their number and bytes, and a sha256 of the class names and the files' names, sizes and times.
+        files: Files of each split, in order.
+        fingerprint: Number of files, their bytes, and a sha256 of the class names and of the names, sizes and times of
+            the files.
     """
 
     files: Mapping[str, Sequence[File]]
@@ -70,77 +72,79 @@ class Listing:
 
 
 @dataclass
-class Judge:
-    """Decides which files become images, and keeps account of the others.
+class FileFilter:
+    """Decides which files become images, and records skipped and duplicate files.
 
     Attributes:
-        duplicates: As in `ImageFolder`.
-        kept: How many files became images, by (split, label).
-        skipped: What was left out: file and reason.
-        copies: What was kept although its bytes are those of another: file and the other.
-        copies_skipped: How many files were left out because their bytes are those of another.
-        seen: For each digest the file that it was first seen in: path, split and label.
+        duplicates: Treatment of duplicates, as in `ImageFolder`.
+        accepted: Number of files that became images, by (split, label).
+        skipped: Skipped files: file and reason.
+        copies: Accepted files with the same bytes as another file: file and the other file.
+        duplicates_skipped: Number of files skipped because their bytes are those of another file.
+        seen: First file with each digest: path, split and label.
     """
 
     duplicates: Literal["keep", "skip"] | None
-    kept: Counter[tuple[str, int]] = field(default_factory=Counter)
+    accepted: Counter[tuple[str, int]] = field(default_factory=Counter)
     skipped: list[dict[str, str]] = field(default_factory=list)
     copies: list[dict[str, str]] = field(default_factory=list)
-    copies_skipped: int = 0
+    duplicates_skipped: int = 0
     seen: dict[bytes, tuple[str, str, int]] = field(default_factory=dict)
 
     def skip(self, path: str, reason: str) -> None:
-        """Notes a file that cannot be used."""
+        """Records a file that is not used, and the reason."""
         self.skipped.append({"file": _shown(path), "reason": reason})
 
     def admits(self, file: File, split: str, digest: bytes | None) -> bool:
-        """Whether a file that can be decoded is to be used."""
+        """Whether a file that was decoded becomes an image."""
         if digest in self.seen:
-            path, *place = self.seen[digest]
-            if self.duplicates == "skip" or (self.duplicates is None and place != [split, file.label]):
+            path, *split_and_label = self.seen[digest]
+            if self.duplicates == "skip" or (self.duplicates is None and split_and_label != [split, file.label]):
                 self.skip(file.path, f"the same bytes as {_shown(path)}")
-                self.copies_skipped += 1
+                self.duplicates_skipped += 1
                 return False
             self.copies.append({"file": _shown(file.path), "of": _shown(path)})
         elif digest is not None:
             self.seen[digest] = (file.path, split, file.label)
-        self.kept[split, file.label] += 1
+        self.accepted[split, file.label] += 1
         return True
 
 
 class ImageFolder(VisionDataModule):
-    """Your own images: a folder for each class, in one of three layouts.
+    """Your own images, with one folder per class, in one of three layouts.
 
-    `source/train/CLASS/*`, with `val` (or `valid`, `validation`) and `test` beside `train` where there are official
-    ones; `source/CLASS/*`, of which test is cut; or `source/CLASS/train/*` and so on. Upper or lower case is all the
-    same. The classes are the names of their folders, sorted. Names that begin with a dot are passed over.
+    The layouts are `source/train/CLASS/*`, optionally with `val` (or `valid`, `validation`) and `test` beside `train`;
+    `source/CLASS/*`, from which the other splits are cut; and `source/CLASS/train/*` and so on. Names of splits may be
+    in upper or lower case. The class names are the sorted names of the class folders. Names that begin with a dot are
+    ignored.
 
-    - Images: BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP by their content, brought to one size and to uint8. They
-      are turned as their EXIF says; what is transparent lies on white; 16 bits become 8 by dividing by 257; of several
-      frames the first counts; colour profiles do not.
-    - Classes: one a folder. A folder without an image that can be used is an error, and so is a class that `val` or
-      `test` has but `train` has not.
-    - Split: that of the folders; else, or where a size, folds or `pool` say so, cut by `split_seed`.
-    - Source: `source`, which is only read; links that lead out of it are not followed. It is prepared again when a
-      name, size or time of its files has changed. Licence: your images'.
+    - Images: BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP, recognized by content, resized and converted to uint8.
+      The EXIF orientation is applied; transparent pixels are put on white; 16-bit values are divided by 257; only the
+      first of several frames is used; color profiles are ignored.
+    - Classes: one per folder. A class folder without a usable image is an error, as is a class in `val` or `test` that
+      `train` does not have.
+    - Split: that of the folders; without a folder for a split, or with a size, folds or `pool`, cut by `split_seed`.
+    - Source: `source`, which is only read; links that lead out of it are not followed. It is prepared again when the
+      name, size or time of a file has changed. License: that of your images.
 
-    Files that cannot be used - broken, empty, no images, too large, or the same bytes as another - are named in the
-    store's `meta.json`.
+    Files that cannot be used (damaged, empty, not an image, too large, or a duplicate) are named in the store's
+    `meta.json`.
 
     Args:
-        source: The folder. Where it is gone, a prepared store is found that was made of one written in the same way.
+        source: Folder that holds the images. If it no longer exists, the store prepared from a source of the same
+            spelling is used.
         size: Side of the images in pixels, or [height, width].
-        channels: 3 for colour, 1 for grey.
-        resize: How they are brought to that size: `crop` shrinks or enlarges until it is covered and cuts the rest off
-            both ends; `squash` changes the shape; `none` cuts out the centre as it is.
-        scale: Zooms about the centre before it is cut out, with the nearest pixels; goes with `none`.
-        invert: Turn black into white.
-        max_skipped: How many files may be left out: a count, or a fraction below 1. It is 0 so that no study rests on
-            other images than its author believes.
-        duplicates: What happens to a file with the same bytes as another: `keep`, or `skip`, which leaves it out - of
-            two splits it is the training image that goes; by default it is kept within a split and class, where it
-            does little harm, and skipped elsewhere.
-        pool: Put the images of `train`, `val` and `test` together, to be cut anew.
+        channels: Number of channels: 3 for color, 1 for gray.
+        resize: Way to reach the size: `crop` scales the image until it covers the size and crops the rest on both
+            sides; `squash` scales without keeping the aspect ratio; `none` crops the center without scaling.
+        scale: Zoom factor about the center, applied before cropping, with the nearest pixels; only for `none`.
+        invert: Whether black and white are exchanged.
+        max_skipped: Number of files that may be skipped, or their fraction (below 1). The default is 0, so that a study
+            always uses exactly the images of its folder.
+        duplicates: Treatment of a file with the same bytes as another: `keep`; or `skip`, which for two splits skips
+            the training image. By default a duplicate is kept within a split and class, where it does little harm, and
+            skipped otherwise.
+        pool: Whether the images of `train`, `val` and `test` are combined and split again.
     """
 
     title = "ImageFolder"
@@ -162,31 +166,31 @@ class ImageFolder(VisionDataModule):
         if len(sides) != 2 or min(sides) < 1:
             raise UserError(f"data.size is {size}, expected a number of pixels of 1 or more, or [height, width].")
         if channels not in (1, 3):
-            raise UserError(f"data.channels is {channels}, expected 1 for grey or 3 for colour.")
+            raise UserError(f"data.channels is {channels}, expected 1 for gray or 3 for color.")
         if not scale > 0:
             raise UserError(f"data.scale is {scale}, expected a factor above 0.")
         if scale != 1 and resize != "none":
             raise UserError(
-                f"data.scale is {scale} but data.resize is {resize}, which brings the images to their size by itself; "
-                "give --data.resize none, or leave data.scale out."
+                f"data.scale is {scale} but data.resize is {resize}, which scales the images by itself; "
+                "give --data.resize none, or remove data.scale."
             )
         if not max_skipped >= 0 or (isinstance(max_skipped, float) and max_skipped >= 1):
             raise UserError(f"data.max_skipped is {max_skipped}, expected a count of files, or a fraction below 1.")
         self.recipe = Recipe((sides[0], sides[1]), channels, resize, scale, invert)
         self.source = Path(source).expanduser()
-        self.title = _shown(_real(self.source).name)
+        self.title = _shown(_resolved(self.source).name)
         super().__init__(**kwargs)
         self.as_written = source
         self.max_skipped = max_skipped
         self.duplicates = duplicates
         self.pool = pool
         self._listing: Listing | None = None
-        self._folders = find_classes(self.source) if _no_folder(self.source) is None else None
+        self._folders = find_classes(self.source) if _folder_problem(self.source) is None else None
         self._class_names = tuple(self._folders["train"]) if self._folders is not None else self._stored_class_names()
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the class folders, sorted."""
+        """Sorted names of the class folders."""
         return self._class_names
 
     @property
@@ -198,13 +202,13 @@ class ImageFolder(VisionDataModule):
         return self.recipe
 
     def prepare_settings(self) -> dict[str, Any]:  # noqa: D102
-        source = str(_real(self.source))
+        source = str(_resolved(self.source))
         return {"source": source, **vars(self.recipe), "duplicates": self.duplicates, "pool": self.pool}
 
     def store_folder(self) -> Path:
-        """Where the prepared store lies, or is going to; without the source, that of one that was written like it."""
+        """Folder of the prepared store; if the source no longer exists, that of a source of the same spelling."""
         folder = super().store_folder()
-        if folder.exists() or _no_folder(self.source) is None:
+        if folder.exists() or _folder_problem(self.source) is None:
             return folder
         return find_store(folder.parent, self.settings(), self.as_written) or folder
 
@@ -213,8 +217,8 @@ class ImageFolder(VisionDataModule):
         if folder.exists():
             return tuple(read_meta(folder).get("class_names", ()))
         raise UserError(
-            f"data.source {_shown(self.as_written)} {_no_folder(self.source)}, and {self.root} has no store that was "
-            "prepared from it with these settings; give the folder that holds the images."
+            f"data.source {_shown(self.as_written)} {_folder_problem(self.source)}, and {self.root} has no store that "
+            "was prepared from it with these settings; give the folder that holds the images."
         )
 
     def _list(self, folders: Folders) -> Listing:
@@ -233,92 +237,92 @@ class ImageFolder(VisionDataModule):
             return False
         if self.offline:
             raise UserError(
-                f"{_shown(str(self.source))} has changed since it was prepared (a name, a size or a time of its "
-                "files), and data.offline is on; leave it out to prepare the images again, or give back the folder as "
-                "it was."
+                f"{_shown(str(self.source))} has changed since it was prepared (the name, size or time of a "
+                "file), and data.offline is on; remove data.offline to prepare the images again, or restore the folder."
             )
         return True
 
     def setup(self, stage: str | None = None) -> None:
-        """Opens the store, cuts the splits and computes the statistics; says which classes a split has no image of."""
+        """Opens the store, makes the splits and computes the statistics; prints the classes that a split lacks."""
         if self.store is not None:
             return
         super().setup(stage)
         store, _, _ = self._ready()
         for name, word in (("val", "validation"), ("test", "test")):
             split = self.splits[name]
-            there = set(store.arrays[f"{split.part}-labels"][split.index].tolist())
-            missing = [c for label, c in enumerate(self.class_names) if label not in there]
-            if there and missing:
-                listed = ", ".join(missing[:SHOWN]) + " ..." * (len(missing) > SHOWN)
+            present = set(store.arrays[f"{split.part}-labels"][split.index].tolist())
+            missing = [c for label, c in enumerate(self.class_names) if label not in present]
+            if present and missing:
+                listed = ", ".join(missing[:MAX_LISTED]) + " ..." * (len(missing) > MAX_LISTED)
                 rank_zero_only(print)(f"note: no {word} image is of the class{'es' * (len(missing) > 1)} {listed}")
 
-    def open_store(self, look: bool = True) -> Store:
-        """Opens the prepared store, preparing it where there is none or the source has changed.
+    def open_store(self, check_source: bool = True) -> Store:
+        """Opens the prepared store, preparing it first if there is none or if the source has changed.
 
         Args:
-            look: Whether to look at the source.
+            check_source: Whether the store is prepared again if its source has changed.
 
         Raises:
-            UserError: The images cannot be had, too many files had to be left out, or the store is damaged.
+            UserError: The images cannot be read, too many files are skipped, or the store is damaged.
         """
-        store = super().open_store(look)
-        self._listing = None  # hundreds of bytes a file, which a run need not hold
+        store = super().open_store(check_source)
+        self._listing = None  # hundreds of bytes per file, which a run does not need
         skipped = len(store.meta.get("skipped", ()))
         if skipped > self._limit(skipped + sum(len(store.arrays[name]) for name in store.arrays if "labels" in name)):
             raise UserError(
-                f"The prepared store {store.folder} leaves out {skipped} of the files (its meta.json names them), but "
-                f"data.max_skipped is {self.max_skipped}; raise it, or mend the files."
+                f"The prepared store {store.folder} skips {skipped} of the files (its meta.json names them), but "
+                f"data.max_skipped is {self.max_skipped}; raise it, or repair the files."
             )
         return store
 
-    def write_store(self, writer: Writer, downloads: Path) -> dict[str, Any]:  # noqa: D102
-        began = time.monotonic()
+    def write_store(self, writer: StoreWriter, downloads: Path) -> dict[str, Any]:  # noqa: D102
+        start = time.monotonic()
         if self._folders is None:
-            raise UserError(f"There is no folder {_shown(self.as_written)} to prepare images from; give one that is.")
+            raise UserError(f"There is no folder {_shown(self.as_written)} to prepare; give an existing folder.")
         listing = self._list(self._folders)
         total = sum(map(len, listing.files.values()))
         height, width = self.recipe.size
         if self.store_folder().exists():
             print(f"{_shown(str(self.source))} has changed since it was prepared")
         print(f"preparing {total:,} files of {_shown(str(self.source))} as {height} x {width} x {self.recipe.channels}")
-        if aside := _beside(self.source, self._folders):
-            print(f"  not read, since in no class folder: {', '.join(aside[:SHOWN])}{' ...' * (len(aside) > SHOWN)}")
-        judge = Judge(self.duplicates)
-        # Test first, so that of two files with the same bytes it is the training image that goes.
+        if unread := _unread_entries(self.source, self._folders):
+            listed = ", ".join(unread[:MAX_LISTED]) + " ..." * (len(unread) > MAX_LISTED)
+            print(f"  outside of the class folders, not read: {listed}")
+        file_filter = FileFilter(self.duplicates)
+        # Test first, so that of two duplicates in different splits the training image is skipped.
         parts = {split: listing.files[split] for split in reversed(SPLITS) if split in listing.files}
         if self.pool:
             parts = {"train": [file for split in listing.files for file in listing.files[split]]}
         with decoder(self.recipe, total) as decode, _progress(total) as advance:
             for split, files in parts.items():
-                self._write_split(writer, split, files, decode, judge, advance)
-        self._say_and_check(judge, total, self._folders)
+                self._write_split(writer, split, files, decode, file_filter, advance)
+        self._check_skipped(file_filter, total, self._folders)
         if list_files(self.source, find_classes(self.source)).fingerprint != listing.fingerprint:
             raise UserError(
-                f"{_shown(str(self.source))} has changed while it was prepared (a name, a size or a time of its "
-                "files); run the same command again when nothing writes to it any more."
+                f"{_shown(str(self.source))} has changed while it was prepared (the name, size or time of a file); "
+                "run the same command again when nothing writes to it any more."
             )
-        kept, seconds = sum(judge.kept.values()), time.monotonic() - began
-        print(f"prepared {kept:,} images in {seconds:.1f} s, {kept / max(seconds, 1e-9):,.0f} a second")
+        count, seconds = sum(file_filter.accepted.values()), time.monotonic() - start
+        print(f"prepared {count:,} images in {seconds:.1f} s, {count / max(seconds, 1e-9):,.0f} per second")
         return {
-            "source": _shown(f"the folder {_real(self.source)}"),
+            "source": _shown(f"the folder {_resolved(self.source)}"),
             "source_as_written": self.as_written,
             "licence": "that of the folder's images",
             "decoded_by": f"Pillow {PIL.__version__}",
-            "split": f"folders{', put together' * self.pool}: {', '.join(listing.files)}",
+            "split": f"folders{', combined' * self.pool}: {', '.join(listing.files)}",
             "fingerprint": listing.fingerprint,
-            "skipped": judge.skipped,
-            "copies": judge.copies,
-            "not_read": aside,
+            "skipped": file_filter.skipped,
+            "copies": file_filter.copies,
+            "not_read": unread,
         }
 
     def _write_split(
         self,
-        writer: Writer,
+        writer: StoreWriter,
         split: str,
         files: Sequence[File],
         decode: Callable[[Iterable[list[str]]], Iterator[Decoded]],
-        judge: Judge,
+        file_filter: FileFilter,
         advance: Callable[[int], None],
     ) -> None:
         usable = []
@@ -326,20 +330,20 @@ class ImageFolder(VisionDataModule):
             if file.problem is None:
                 usable.append(file)
             else:
-                judge.skip(file.path, file.problem)
+                file_filter.skip(file.path, file.problem)
         size = task_size(self.recipe)
         tasks = [usable[start : start + size] for start in range(0, len(usable), size)]
         labels, names = [], []
         shape = (*self.recipe.size, self.recipe.channels)
-        with writer.growing(f"{split}-images", shape, np.uint8) as append:
+        with writer.stream_array(f"{split}-images", shape, np.uint8) as append:
             paths = ([f"{self.source}/{file.path}" for file in task] for task in tasks)
             for task, decoded in zip(tasks, decode(paths), strict=True):
-                admitted = []  # of those that could be decoded
+                admitted = []  # one entry per decoded image
                 for file, digest, problem in zip(task, decoded.digests, decoded.problems, strict=True):
                     if problem is not None:
-                        judge.skip(file.path, problem)
+                        file_filter.skip(file.path, problem)
                         continue
-                    admitted.append(judge.admits(file, split, digest))
+                    admitted.append(file_filter.admits(file, split, digest))
                     if admitted[-1]:
                         labels.append(file.label)
                         names.append(os.fsencode(file.path))
@@ -348,50 +352,52 @@ class ImageFolder(VisionDataModule):
         writer.save(f"{split}-labels", np.array(labels, dtype=np.int64))
         writer.save(f"{split}-names", np.array(names, dtype=np.bytes_))
 
-    def _say_and_check(self, judge: Judge, total: int, folders: Folders) -> None:
-        """Says what was left out or is there twice; refuses what is too much."""
-        for entry in judge.skipped[:SHOWN]:
-            print(f"  left out: {entry['file']}: {entry['reason']}")
-        if len(judge.skipped) > SHOWN:
-            print(f"  left out: {len(judge.skipped) - SHOWN:,} more")
-        if judge.copies:
+    def _check_skipped(self, file_filter: FileFilter, total: int, folders: Folders) -> None:
+        """Prints skipped and duplicate files; refuses too many skipped files and empty classes."""
+        for entry in file_filter.skipped[:MAX_LISTED]:
+            print(f"  skipped: {entry['file']}: {entry['reason']}")
+        if len(file_filter.skipped) > MAX_LISTED:
+            print(f"  skipped: {len(file_filter.skipped) - MAX_LISTED:,} more")
+        if file_filter.copies:
             print(
-                f"  {len(judge.copies):,} kept although they have the same bytes as another file, such as "
-                f"{judge.copies[0]['file']}; --data.duplicates skip leaves them out"
+                f"  duplicates kept: {len(file_filter.copies):,}, such as {file_filter.copies[0]['file']}; "
+                "--data.duplicates skip skips them"
             )
-        if len(judge.skipped) > self._limit(total):
-            first = judge.skipped[0]
-            such = f"such as {first['file']} ({first['reason']})"
+        if len(file_filter.skipped) > self._limit(total):
+            first = file_filter.skipped[0]
+            example = f"such as {first['file']} ({first['reason']})"
             source = _shown(str(self.source))
-            if not judge.kept:
+            if not file_filter.accepted:
                 raise UserError(
-                    f"None of the {total:,} files of {source} can be used, {such}; mend them, or give another folder."
+                    f"None of the {total:,} files of {source} can be used, {example}; repair them, or give another "
+                    "folder."
                 )
+            keep = ", or keep copies with --data.duplicates keep" * bool(file_filter.duplicates_skipped)
             raise UserError(
-                f"{len(judge.skipped):,} of the {total:,} files of {source} cannot be used, {such}, but "
-                f"data.max_skipped is {self.max_skipped}; mend them, or leave them out with --data.max_skipped "
-                f"{len(judge.skipped)}{', or keep copies with --data.duplicates keep' * bool(judge.copies_skipped)}."
+                f"{len(file_filter.skipped):,} of the {total:,} files of {source} cannot be used, {example}, but "
+                f"data.max_skipped is {self.max_skipped}; repair them, or skip them with --data.max_skipped "
+                f"{len(file_filter.skipped)}{keep}."
             )
         for split, classes in folders.items():
             for name, folder in classes.items():
-                if not judge.kept["train" if self.pool else split, self.class_names.index(name)]:
+                if not file_filter.accepted["train" if self.pool else split, self.class_names.index(name)]:
                     raise UserError(
-                        f"The class folder {_shown(str(folder))} holds no image that can be used; fill it, or take it "
-                        "away."
+                        f"The class folder {_shown(str(folder))} holds no image that can be used; add images, or "
+                        "remove the folder."
                     )
 
 
 def find_classes(source: Path) -> dict[str, dict[str, Path]]:
-    """Finds the class folders of each split, without looking at the files in them.
+    """Finds the class folders of each split, without reading the files in them.
 
     Args:
-        source: The folder with everything.
+        source: Folder that holds the images.
 
     Returns:
-        The folders by split, then by class name, sorted; with `train` first, and the others where they are there.
+        The folders by split, then by class name, sorted; `train` first, then `val` and `test` if they exist.
 
     Raises:
-        UserError: They are not laid out in one of the three ways, or there are fewer than two classes.
+        UserError: The folders have none of the three layouts, or there are fewer than two classes.
     """
     top = _folders(source, source)
     if not top:
@@ -402,49 +408,49 @@ def find_classes(source: Path) -> dict[str, dict[str, Path]]:
     by_name = {name: SPLIT_NAMES.get(name.casefold()) for name in top}
     inner = _folders(next(iter(top.values())), source)
     if None in by_name.values() and inner and None not in {SPLIT_NAMES.get(name.casefold()) for name in inner}:
-        found: dict[str, dict[str, Path]] = {}
+        by_split: dict[str, dict[str, Path]] = {}
         for name, folder in top.items():
             for split, path in _by_split(_folders(folder, source), folder).items():
-                found.setdefault(split, {})[name] = path
+                by_split.setdefault(split, {})[name] = path
     elif any(split == "train" and _folders(top[name], source) for name, split in by_name.items()):
         # A class may be called train: it holds images, not folders.
-        found = {split: _folders(path, source) for split, path in _by_split(top, source).items()}
+        by_split = {split: _folders(path, source) for split, path in _by_split(top, source).items()}
     else:
-        found = {"train": top}
-    if len(found.get("train", ())) < 2:
+        by_split = {"train": top}
+    train = by_split.get("train", {})
+    if len(train) < 2:
         raise UserError(
-            f"{_shown(str(source))} holds {len(found.get('train', ()))} class folders to train on "
-            f"({', '.join(found.get('train', ())) or 'none'}), expected two or more, as train/CLASS/, CLASS/ or "
-            "CLASS/train/."
+            f"{_shown(str(source))} holds {counted(len(train), 'class folder')} for training "
+            f"({', '.join(train) or 'none'}), expected two or more, as train/CLASS/, CLASS/ or CLASS/train/."
         )
-    for split, folders in found.items():
+    for split, folders in by_split.items():
         if not folders:
             raise UserError(
                 f"The folder {split} of {_shown(str(source))} holds no class folders, so that its images have no "
-                "labels; give each class its folder, or take it away."
+                "labels; make one folder per class, or remove the folder."
             )
-        if unknown := [name for name in folders if name not in found["train"]]:
+        if unknown := [name for name in folders if name not in train]:
             raise UserError(
                 f"{_shown(str(folders[unknown[0]]))} is of a class that train does not have (train has "
-                f"{', '.join(found['train'])}); rename it, or take it away."
+                f"{', '.join(train)}); rename the folder, or remove it."
             )
-    return {split: found[split] for split in SPLITS if split in found}
+    return {split: by_split[split] for split in SPLITS if split in by_split}
 
 
 def _folders(parent: Path, source: Path) -> dict[str, Path]:
-    """The folders in one that can be seen, by their names as they are shown, sorted."""
+    """Folders in `parent` that are not hidden, sorted, by their printable names."""
     try:
         with os.scandir(parent) as entries:
-            found = {entry.name: Path(entry.path) for entry in entries if is_folder(entry) and not is_hidden(entry)}
+            paths = {entry.name: Path(entry.path) for entry in entries if is_folder(entry) and not is_hidden(entry)}
     except OSError as error:
         raise _unreadable(parent, error) from error
-    for path in found.values():
-        if not _lies_in(path, source):
+    for path in paths.values():
+        if not _is_inside(path, source):
             raise UserError(
-                f"{_shown(str(path))} is a link that leads out of {_shown(str(source))}, which is not followed; put "
-                "the folder itself in its place."
+                f"{_shown(str(path))} is a link that leads out of {_shown(str(source))}, which is not followed; "
+                "replace the link with the folder itself."
             )
-    return {_shown(name): found[name] for name in sorted(found)}
+    return {_shown(name): paths[name] for name in sorted(paths)}
 
 
 def _unreadable(folder: Path, error: OSError) -> UserError:
@@ -452,21 +458,21 @@ def _unreadable(folder: Path, error: OSError) -> UserError:
 
 
 def _by_split(folders: Mapping[str, Path], parent: Path) -> dict[str, Path]:
-    """Those of the folders that are named as a split is."""
-    found: dict[str, Path] = {}
+    """Folders whose name is that of a split, by split."""
+    by_split: dict[str, Path] = {}
     for name, path in folders.items():
         split = SPLIT_NAMES.get(name.casefold())
-        if split in found:
+        if split in by_split:
             raise UserError(
-                f"{_shown(str(parent))} holds two folders for {split}, {found[split].name} and {name}; keep one."
+                f"{_shown(str(parent))} holds two folders for {split}, {by_split[split].name} and {name}; keep one."
             )
         if split is not None:
-            found[split] = path
-    return found
+            by_split[split] = path
+    return by_split
 
 
 def list_files(source: Path, folders: Folders) -> Listing:
-    """Lists the files of the class folders; links out of the source and what is no file are noted as unusable.
+    """Lists the files of the class folders; links out of the source and special files are recorded as unusable.
 
     Raises:
         UserError: A class folder is empty, holds another folder, or cannot be read.
@@ -484,7 +490,7 @@ def list_files(source: Path, folders: Folders) -> Listing:
             except OSError as error:
                 raise _unreadable(folder, error) from error
             if not entries:
-                raise UserError(f"The class folder {_shown(str(folder))} is empty; fill it, or take it away.")
+                raise UserError(f"The class folder {_shown(str(folder))} is empty; add images, or remove it.")
             prefix = folder.relative_to(source)
             for entry in entries:
                 if is_folder(entry):
@@ -493,7 +499,7 @@ def list_files(source: Path, folders: Folders) -> Listing:
                         "images, as train/CLASS/*, CLASS/* or CLASS/train/*."
                     )
                 path = f"{prefix}/{entry.name}"
-                problem, state = _look_at(entry, source)
+                problem, state = _inspect(entry, source)
                 files[split].append(File(path, labels[name], problem))
                 digest.update(os.fsencode(path) + b"\0%d %d\0" % state)
                 size += state[0]
@@ -501,16 +507,16 @@ def list_files(source: Path, folders: Folders) -> Listing:
     return Listing(files, {"files": count, "bytes": size, "sha256": digest.hexdigest()})
 
 
-def _beside(source: Path, folders: Folders) -> list[str]:
-    """What lies in the source beside the folders of splits or classes, as it is shown."""
+def _unread_entries(source: Path, folders: Folders) -> list[str]:
+    """Printable names of files and folders in the source that are not read, since they are no splits or classes."""
     read = {path.relative_to(source).parts[0] for classes in folders.values() for path in classes.values()}
     with os.scandir(source) as entries:
         return sorted(_shown(entry.name) for entry in entries if entry.name not in read and not is_hidden(entry))
 
 
-def _look_at(entry: os.DirEntry[str], source: Path) -> tuple[str | None, tuple[int, int]]:
-    """Why a file cannot be used, if that can be seen from outside, and its size and time."""
-    if entry.is_symlink() and not _lies_in(Path(entry.path), source):
+def _inspect(entry: os.DirEntry[str], source: Path) -> tuple[str | None, tuple[int, int]]:
+    """Reason why a file cannot be used, if known without opening it, and its size and time."""
+    if entry.is_symlink() and not _is_inside(Path(entry.path), source):
         return "a link that leads out of the folder", (0, 0)
     try:
         state = entry.stat()
@@ -523,12 +529,12 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
     """Whether an entry is a folder or a link to one."""
     try:
         return entry.is_dir()
-    except OSError:  # a link that leads to itself; `_look_at` says so
+    except OSError:  # a link that leads to itself; `_inspect` says so
         return False
 
 
-def _no_folder(path: Path) -> str | None:
-    """Why a path is not that of a folder, if it is not."""
+def _folder_problem(path: Path) -> str | None:
+    """Reason why a path is not a readable folder; `None` if it is one."""
     try:
         return None if stat.S_ISDIR(path.stat().st_mode) else "is not a folder"
     except FileNotFoundError:
@@ -537,41 +543,41 @@ def _no_folder(path: Path) -> str | None:
         return f"cannot be read ({error.strerror})"
 
 
-def _lies_in(path: Path, source: Path) -> bool:
-    """Whether a path is within the source when every link is followed."""
-    return _real(path).is_relative_to(_real(source))
+def _is_inside(path: Path, source: Path) -> bool:
+    """Whether a path with all links resolved is within the source."""
+    return _resolved(path).is_relative_to(_resolved(source))
 
 
-def _real(path: Path) -> Path:
-    """A path with every link followed; `Path.resolve` fails where one leads to itself."""
+def _resolved(path: Path) -> Path:
+    """A path with all links resolved; `Path.resolve` would fail for a link to itself."""
     return Path(os.path.realpath(path))
 
 
 def is_hidden(entry: os.DirEntry[str]) -> bool:
-    """Whether a file or folder is passed over: its name begins with a dot, or a file manager left it."""
-    return entry.name.startswith(".") or entry.name.casefold() in LITTER
+    """Whether a file or folder is ignored: its name begins with a dot, or a file manager wrote it."""
+    return entry.name.startswith(".") or entry.name.casefold() in SYSTEM_FILES
 
 
 def task_size(recipe: Recipe) -> int:
-    """How many files a process decodes before it hands them on."""
+    """Number of files in one task for a decoding process."""
     return max(1, min(TASK_FILES, TASK_BYTES // (math.prod(recipe.size) * recipe.channels)))
 
 
 @contextmanager
 def decoder(recipe: Recipe, files: int) -> Iterator[Callable[[Iterable[list[str]]], Iterator[Decoded]]]:
-    """Gives a function that decodes lists of files, in their order, by all processors where there are many files."""
+    """Context with a function that decodes lists of files in their order, in several processes if there are many."""
     processes = processor_cores()
     if processes == 1 or files <= FEW_FILES:
         yield lambda tasks: (decode_files(task, recipe) for task in tasks)
         return
-    # Not forked: torch's threads may be running.
+    # Spawned, not forked, since torch's threads may be running.
     pool = ProcessPoolExecutor(processes, mp_context=get_context("spawn"), initializer=start_process)
 
     def decode(tasks: Iterable[list[str]]) -> Iterator[Decoded]:
         waiting: deque[Future[Decoded]] = deque()
         for task in tasks:
             waiting.append(pool.submit(decode_files, task, recipe))
-            if len(waiting) > 2 * processes:  # few at a time, so that what is ready does not pile up in memory
+            if len(waiting) > 2 * processes:  # a limit, so that decoded images do not fill the memory
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
@@ -580,8 +586,8 @@ def decoder(recipe: Recipe, files: int) -> Iterator[Callable[[Iterable[list[str]
         yield decode
     except BrokenProcessPool as error:
         raise UserError(
-            "A process that decodes images came to a sudden end, as it does when memory is short, or when a script "
-            'prepares data outside of `if __name__ == "__main__":`; mend that and run the same command again.'
+            "A process that decodes images ended unexpectedly; the memory may be full, or a script may prepare data "
+            'outside of `if __name__ == "__main__":`. Free memory or correct the script, and run the command again.'
         ) from error
     finally:
         pool.shutdown(cancel_futures=True)
@@ -589,7 +595,7 @@ def decoder(recipe: Recipe, files: int) -> Iterator[Callable[[Iterable[list[str]
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """A bar on a terminal; gives what moves it on by some files."""
+    """Context with a progress bar on a terminal; yields a function that advances it by a number of files."""
     console = Console()
     columns = (TextColumn("decoding"), BarColumn(bar_width=24), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:

@@ -1,4 +1,4 @@
-"""What the machine has to give: free memory, also to a container or a job that may take only so much, and cores."""
+"""Free memory, within the limits of a container or a job, and processor cores."""
 
 import math
 import os
@@ -8,15 +8,15 @@ import torch
 
 
 def processor_cores() -> int:
-    """How many this process may use."""
+    """Number of processor cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def free_memory(device: torch.device) -> float:
-    """Bytes that can be taken on a device; infinite where nobody says.
+    """Free memory of a device in bytes; infinite if the system does not report it.
 
     Args:
-        device: One that trains.
+        device: Training device.
     """
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
@@ -25,18 +25,18 @@ def free_memory(device: torch.device) -> float:
     return free_host_memory()
 
 
-def free_host_memory(processes: Path = Path("/proc"), groups: Path = Path("/sys/fs/cgroup")) -> float:
-    """Bytes that this process can take without others being swapped out or killed.
+def free_host_memory(proc_folder: Path = Path("/proc"), cgroup_folder: Path = Path("/sys/fs/cgroup")) -> float:
+    """Bytes of host memory that this process can allocate before the system swaps or kills processes.
 
     Args:
-        processes: Where Linux tells of processes.
-        groups: Where it tells of control groups, of version 1 or 2.
+        proc_folder: Folder in which Linux describes processes.
+        cgroup_folder: Folder in which Linux describes control groups (version 1 or 2).
     """
-    return max(0.0, min(_available(processes), *_left_by_groups(processes, groups), math.inf))
+    return max(0.0, min(_available(proc_folder), *_free_in_groups(proc_folder, cgroup_folder), math.inf))
 
 
-def _available(processes: Path) -> float:
-    for line in _lines(processes / "meminfo"):
+def _available(proc_folder: Path) -> float:
+    for line in _lines(proc_folder / "meminfo"):
         if line.startswith("MemAvailable:"):
             return 1024 * int(line.split()[1])
     try:
@@ -45,35 +45,35 @@ def _available(processes: Path) -> float:
         return math.inf
 
 
-def _left_by_groups(processes: Path, groups: Path) -> list[float]:
-    """What each control group around this process has left; those around a group limit it too."""
-    left: list[float] = []
-    for line in _lines(processes / "self" / "cgroup"):
+def _free_in_groups(proc_folder: Path, cgroup_folder: Path) -> list[float]:
+    """Free bytes of each control group of this process; the parents of a group limit it too."""
+    free: list[float] = []
+    for line in _lines(proc_folder / "self" / "cgroup"):
         _, controllers, path = line.split(":", 2)
         if "memory" in controllers.split(","):
-            top, names = groups / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+            top, names = cgroup_folder / "memory", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
         elif controllers == "":
-            top, names = groups, ("memory.max", "memory.current", "")
+            top, names = cgroup_folder, ("memory.max", "memory.current", "")
         else:
             continue
-        # In a container the group's own path may be hidden, and its files lie at the top.
+        # In a container the path of the group may be hidden; its files are then in the top folder.
         inner = top / path.strip("/")
         for group in [folder for folder in (inner, *inner.parents) if folder.is_relative_to(top)]:
             limit, used = _number(group / names[0]), _number(group / names[1])
             if limit is not None and used is not None:
-                left.append(limit - used + _reclaimable(group / "memory.stat", names[2]))
-    return left
+                free.append(limit - used + _reclaimable(group / "memory.stat", names[2]))
+    return free
 
 
 def _number(file: Path) -> int | None:
-    said = "".join(_lines(file)).strip()
-    return int(said) if said.isdecimal() else None  # no limit is written as "max"
+    text = "".join(_lines(file)).strip()
+    return int(text) if text.isdecimal() else None  # "max" means that there is no limit
 
 
 def _reclaimable(file: Path, prefix: str) -> int:
-    """Bytes of files in a group's page cache: they count as used, but make room."""
-    said = dict(line.split(maxsplit=1) for line in _lines(file))
-    return sum(int(said.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
+    """Bytes of files in a group's page cache, which count as used but are freed when memory is needed."""
+    values = dict(line.split(maxsplit=1) for line in _lines(file))
+    return sum(int(values.get(f"{prefix}{kind}_file", 0)) for kind in ("active", "inactive"))
 
 
 def _lines(file: Path) -> list[str]:

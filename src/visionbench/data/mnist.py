@@ -31,16 +31,16 @@ ORIGIN = Origin(
 
 
 class MNIST(VisionDataModule):
-    """70,000 handwritten digits of some 500 writers, clerks and pupils, scanned and centred.
+    """70,000 handwritten digits of some 500 writers, clerks and pupils, scanned and centered.
 
-    - Images: 28 x 28 grey levels from 0 to 255, white on black, the digit's centre of mass in the middle.
+    - Images: 28 x 28 gray levels from 0 to 255, white on black, the digit's center of mass in the middle.
     - Classes: the ten digits, 5,421 to 6,742 training and 892 to 1,135 test images each.
     - Split: official, 60,000 for training and 10,000 for test, by different writers; validation is cut from the 60,000.
     - Source: LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning Applied to Document Recognition", 1998.
-      Licence: CC BY-SA 3.0.
+      License: CC BY-SA 3.0.
 
     Args:
-        source: Folder with the four original files, to use instead of fetching them; it is only read.
+        source: Folder with the four original files, used instead of a download; read only.
     """
 
     title = "MNIST"

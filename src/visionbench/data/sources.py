@@ -1,7 +1,7 @@
-"""Raw files of a data set: found, fetched, verified.
+"""Raw files of a data set: finding, downloading and verifying them.
 
-The downloader is our own, not pooch's, for two reasons: pooch starts a broken download again from zero, and it checks
-the compressed file, whose sum differs from mirror to mirror as each may have compressed it in its own way.
+The downloader does not use pooch, for two reasons: pooch restarts an interrupted download from the beginning, and it
+checks the sha256 of the compressed file, which differs between mirrors that compressed the same content differently.
 """
 
 import gzip
@@ -23,14 +23,14 @@ from urllib.request import Request, urlopen
 
 from visionbench.errors import UserError
 
-ATTEMPTS = 5  # connections for one file, once its bytes have begun to flow
-PAUSE = 1.0  # seconds before connecting again
-CONNECTION_TIMEOUT = 10.0  # seconds; short, so that a network that swallows packets is not waited on for long
-COMMAND_TIMEOUT = 300.0  # seconds; long, for slow lines: of a dead one apt itself takes leave sooner
+ATTEMPTS = 5  # connections for one file, once the first bytes have arrived
+PAUSE = 1.0  # seconds before the next connection
+CONNECTION_TIMEOUT = 10.0  # seconds; short, since some networks drop packets without an answer
+COMMAND_TIMEOUT = 300.0  # seconds; long, for slow connections: without a connection, apt itself fails earlier
 
-# The machine's own sources and credentials stay in force; only what apt would write goes elsewhere. The hooks are
-# cleared because they would touch the system's folders. The `_apt` user could not enter the private folder, so root
-# stays root. `Error-Mode` turns what apt only warns of, such as no network, into a reason that can be told.
+# apt uses the machine's own sources and credentials, but writes to a private folder. The hooks are cleared because they
+# would change the system's folders. The sandbox user is root because `_apt` could not enter the private folder.
+# `Error-Mode` turns warnings, such as a missing network, into errors that can be reported.
 APT_CONFIGURATION = """
 #clear APT::Update::Pre-Invoke;
 #clear APT::Update::Post-Invoke;
@@ -49,14 +49,13 @@ Dir::Cache "{folder}/cache";
 
 @dataclass(frozen=True)
 class RawFile:
-    """A file to find.
+    """A raw file of a data set.
 
     Attributes:
-        name: As mirrors serve it, e.g. `train-images-idx3-ubyte.gz`.
-        sha256: Of the decompressed content, so that one sum serves every mirror, whatever compressed it.
-        size: Bytes, decompressed.
-        is_archive: Whether it is an archive that is the same wherever it is served: sum and size are then its own, and
-            it is given as it is.
+        name: File name on the mirrors, e.g. `train-images-idx3-ubyte.gz`.
+        sha256: Sha256 of the decompressed content, which is the same on every mirror; of the file if `is_archive`.
+        size: Size of the decompressed content in bytes; of the file if `is_archive`.
+        is_archive: Whether the file is an archive that is identical on every mirror and is not decompressed here.
     """
 
     name: str
@@ -66,23 +65,23 @@ class RawFile:
 
     @property
     def plain_name(self) -> str:
-        """The name of the decompressed file."""
+        """Name of the decompressed file."""
         return self.name if self.is_archive else self.name.removesuffix(".gz")
 
     def is_compressed(self, name: str) -> bool:
-        """Whether a file of this name holds it in compressed form."""
+        """Whether a file of this name holds the content in compressed form."""
         return name.endswith(".gz") and not self.is_archive
 
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a data set's files may be found.
+    """Places that provide the files of a data set.
 
     Attributes:
-        files: What to find.
-        mirrors: URL prefixes that end in `/`; one of them and a file's name are the file's address.
-        system_folder: Where a system-wide installation puts the files.
-        debian_package: The package of Debian and Ubuntu that holds `system_folder`.
+        files: Files of the data set.
+        mirrors: URL prefixes that end in `/`; a prefix followed by a file name is the URL of the file.
+        system_folder: Folder of a system-wide installation.
+        debian_package: Name of the Debian and Ubuntu package that contains `system_folder`.
     """
 
     files: tuple[RawFile, ...]
@@ -92,7 +91,7 @@ class Origin:
 
 
 class _Failed(Exception):
-    """One way of getting the files did not work; the message is a short reason."""
+    """A place that does not provide the files; the message is a short reason."""
 
 
 def fetch(
@@ -104,24 +103,24 @@ def fetch(
     offline: bool = False,
     say: Callable[[str], None] = print,
 ) -> tuple[dict[str, bytes], str]:
-    """Gets the verified, decompressed content of every file from the first place that has it.
+    """Gets the verified, decompressed content of every file from the first place that provides it.
 
-    The places, in order: `source`, and if it is given nothing else; the system's folder; what was downloaded before;
-    the mirrors; the Debian package, unpacked into a temporary folder without root and without installing it.
+    If `source` is given, it is the only place. Otherwise the places are, in this order: the system's folder; earlier
+    downloads; the mirrors; the Debian package, unpacked into a temporary folder without root and without installation.
 
     Args:
-        origin: What to get, and from where.
-        dataset: The data set's name in messages.
-        source: A folder with every file, as it is served or decompressed; it is only read.
-        downloads: Where downloads go, whole or in part; it is made where a mirror is asked.
-        offline: Ask neither the mirrors nor for the package.
-        say: Takes a line for each file that is fetched and each place that failed.
+        origin: Files of the data set and the places that provide them.
+        dataset: Name of the data set, for messages.
+        source: Folder with every file, compressed or decompressed; read only.
+        downloads: Folder for complete and partial downloads; created if a mirror is used.
+        offline: Whether the mirrors and the package are not used.
+        say: Function that prints one line, called for each file that is fetched and each place that fails.
 
     Returns:
-        The contents, by name without `.gz`, and a phrase that says where they came from.
+        The contents, by name without `.gz`, and a phrase that names the place they came from.
 
     Raises:
-        UserError: `source` lacks a file or holds a damaged one; or no place has them all, with the reason for each.
+        UserError: A file in `source` is missing or damaged; or no place provides all files, with the reason for each.
         OSError: `downloads` cannot be written.
     """
     if source is not None:
@@ -129,8 +128,8 @@ def fetch(
             return _read_folder(source, origin.files), f"the folder {source}"
         except _Failed as failure:
             raise UserError(
-                f"{dataset} cannot be read from the folder {source}: {failure}; mend it, or leave out --data.source to "
-                "have the files fetched."
+                f"{dataset} cannot be read from the folder {source}: {failure}; correct it, or remove --data.source so "
+                "that the files are fetched."
             ) from failure
     tried: list[str] = []
     for folder in (origin.system_folder, downloads):
@@ -140,11 +139,11 @@ def fetch(
             except _Failed as failure:
                 tried.append(f"{folder}: {failure}")
     if offline:
-        tried.append("the network: not asked, because offline is on")
+        tried.append("the network: not used, because offline is on")
     else:
-        found = _from_mirrors(origin, downloads, say, tried) or _from_package(origin, say, tried)
-        if found:
-            return found
+        fetched = _from_mirrors(origin, downloads, say, tried) or _from_package(origin, say, tried)
+        if fetched:
+            return fetched
     advice = ["run once without offline" if offline else "connect to the internet"]
     if origin.debian_package:
         advice.append(f"install the package with `sudo apt install {origin.debian_package}`")
@@ -156,7 +155,7 @@ def fetch(
 
 
 def _read_folder(folder: Path, files: Sequence[RawFile]) -> dict[str, bytes]:
-    """Reads every file, by its own name or decompressed."""
+    """Reads every file of a folder, compressed or decompressed."""
     contents = {}
     try:
         if not folder.is_dir():
@@ -173,14 +172,14 @@ def _read_folder(folder: Path, files: Sequence[RawFile]) -> dict[str, bytes]:
 
 
 def _read(path: Path, file: RawFile, *, compressed: bool) -> bytes:
-    """Reads and verifies a file, of which no more than one byte too many is decompressed."""
+    """Reads and verifies a file; reading stops one byte after the expected size, whatever the file holds."""
     try:
         with gzip.open(path) if compressed else path.open("rb") as stream:
             content = stream.read(file.size + 1)
-        whole = len(content) == file.size and hashlib.sha256(content).hexdigest() == file.sha256
+        is_valid = len(content) == file.size and hashlib.sha256(content).hexdigest() == file.sha256
     except (gzip.BadGzipFile, EOFError, zlib.error):
-        whole = False
-    if not whole:
+        is_valid = False
+    if not is_valid:
         kind = " when decompressed" if compressed else ""
         raise _Failed(f"{file.name} is damaged, expected {file.size} bytes of sha256 {file.sha256}{kind}")
     return content
@@ -215,7 +214,7 @@ def _from_mirrors(
 
 
 def _download(mirror: str, host: str, file: RawFile, downloads: Path, say: Callable[[str], None]) -> bytes:
-    """Downloads a file; its name appears in `downloads` only once it is verified."""
+    """Downloads a file; it gets its final name in `downloads` only after it is verified."""
     path = downloads / file.name
     part = downloads / f"{file.name}.part"
     for _ in range(2):
@@ -226,7 +225,7 @@ def _download(mirror: str, host: str, file: RawFile, downloads: Path, say: Calla
             part.unlink()
             if not resumed:
                 break
-            # What the part began with may have been another file's; only one that came in one piece is surely bad.
+            # A resumed part may have begun with bytes of another file, so that one fresh download is tried.
         else:
             part.replace(path)
             return content
@@ -234,10 +233,10 @@ def _download(mirror: str, host: str, file: RawFile, downloads: Path, say: Calla
 
 
 def _transfer(url: str, host: str, file: RawFile, part: Path, say: Callable[[str], None]) -> bool:
-    """Completes `part`, continuing from what is there; returns whether it was put together from several pieces."""
-    flowing = resumed = False
+    """Downloads into `part`, resuming after its last byte; returns whether the file consists of several pieces."""
+    receiving = resumed = False
     for _ in range(ATTEMPTS):
-        if flowing:
+        if receiving:
             time.sleep(PAUSE)
         start = part.stat().st_size if part.exists() else 0
         try:
@@ -247,49 +246,49 @@ def _transfer(url: str, host: str, file: RawFile, part: Path, say: Callable[[str
         except HTTPError as error:
             error.close()
             if error.code == 416 and start:
-                return True  # nothing comes after what is there: it is the whole file, or never was this file
+                return True  # no byte comes after the part: it is complete, or it belongs to another file
             raise _Failed(f"{file.name}: HTTP {error.code}") from error
         except (OSError, HTTPException) as error:
             reason = _reason(error)
-            if not flowing:
-                break  # a mirror out of reach: the next one is a better bet than this one again
+            if not receiving:
+                break  # the mirror cannot be reached; the next mirror is tried instead of this one again
             continue
         with response:
             if response.status != 206:
                 start = 0
             elif not response.headers.get("Content-Range", "").startswith(f"bytes {start}-"):
                 part.unlink(missing_ok=True)
-                reason = "another range than the one asked for"
+                reason = "the server sent another range than requested"
                 continue
-            if not flowing:
+            if not receiving:
                 size = f" ({_size(start + response.length)})" if response.length else ""
                 say(f"{'resuming' if start else 'fetching'} {file.name}{size} from {host}")
             with part.open("ab" if start else "wb") as output:
-                broken = _copy(response, output, limit=file.size + file.size // 100 + 4096)
+                failure = _copy(response, output, limit=file.size + file.size // 100 + 4096)
                 resumed = resumed or start > 0
-                flowing = flowing or output.tell() > start
-        if broken is None:
+                receiving = receiving or output.tell() > start
+        if failure is None:
             return resumed
-        reason = broken
-        if not flowing:
+        reason = failure
+        if not receiving:
             break
     raise _Failed(f"{file.name}: {reason}")
 
 
 def _copy(response: HTTPResponse, output: BinaryIO, *, limit: int) -> str | None:
-    """Appends the body to `output`; returns why it broke off, or `None` if it came whole.
+    """Appends the body to `output`; returns why it is incomplete, or `None` if it is complete.
 
-    A body that runs past `limit` fills no disk: what no honest compression needs is left, and fails the check.
+    Copying stops after `limit` bytes, so that a wrong file cannot fill the disk; such a file fails the check.
     """
-    missing = response.length  # None where the server does not say
+    missing = response.length  # None if the server does not state the length
     while output.tell() <= limit:
         try:
             chunk = response.read(2**16)
         except (OSError, HTTPException) as error:
             return _reason(error)
         if not chunk:
-            # `read` with a length is silent about a body that is shorter than its Content-Length.
-            return f"the connection broke, {missing} bytes short" if missing else None
+            # `read` with a length raises no error for a body that is shorter than its Content-Length.
+            return f"the connection broke, {missing} bytes are missing" if missing else None
         output.write(chunk)
         missing = missing and missing - len(chunk)
     return None
@@ -308,7 +307,7 @@ def _from_package(origin: Origin, say: Callable[[str], None], tried: list[str]) 
             contents = _read_folder(folder / system_folder.relative_to("/"), origin.files)
     except _Failed as failure:
         tried.append(f"the package {package}: {failure}")
-    except OSError as error:  # the temporary folder, which has nothing to do with `downloads`
+    except OSError as error:  # of the temporary folder, not of `downloads`
         tried.append(f"the package {package}: {_reason(error)}")
     else:
         return contents, f"the package {package}"
@@ -316,7 +315,7 @@ def _from_package(origin: Origin, say: Callable[[str], None], tried: list[str]) 
 
 
 def _unpack_package(package: str, folder: Path) -> Path:
-    """Downloads and unpacks a package within `folder`, leaving the system's apt as it is; returns where it lies."""
+    """Downloads and unpacks a package within `folder`, without changes to the system's apt; returns its folder."""
     for name in ("state/lists/partial", "cache/archives/partial"):
         (folder / name).mkdir(parents=True)
     (folder / "status").touch()
@@ -327,7 +326,7 @@ def _unpack_package(package: str, folder: Path) -> Path:
     try:
         _run([*apt, "update"], folder)
     except _Failed as failure:
-        note = f" (apt-get update: {failure})"  # one of several sources may have failed, and not the one we need
+        note = f" (apt-get update: {failure})"  # perhaps of another apt source than the one that has the package
     try:
         _run([*apt, "download", package], folder)
     except _Failed as failure:
@@ -355,8 +354,10 @@ def _run(command: list[str], folder: Path) -> None:
         raise _Failed(f"{command[0]} took longer than {error.timeout:.0f} s") from error
     except subprocess.CalledProcessError as error:
         lines = [line.strip() for line in error.stderr.splitlines() if line.strip()]
-        causes = [line for line in lines if line.startswith("E: ")]  # of apt's, the first one; the rest follow from it
-        raise _Failed((causes[:1] or lines[-1:] or [f"{command[0]} left with {error.returncode}"])[0]) from error
+        causes = [line for line in lines if line.startswith("E: ")]  # the first error of apt causes the others
+        raise _Failed(
+            (causes[:1] or lines[-1:] or [f"{command[0]} ended with exit status {error.returncode}"])[0]
+        ) from error
 
 
 def _reason(error: Exception) -> str:

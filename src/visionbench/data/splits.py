@@ -1,4 +1,4 @@
-"""Splits: which images are trained on, validated on and tested on, stratified by class."""
+"""Splits into training, validation and test images, stratified by class."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,11 +10,11 @@ from visionbench.errors import UserError
 
 @dataclass(frozen=True)
 class Split:
-    """The images of one stage.
+    """Images of one split.
 
     Attributes:
-        part: The part of the store they lie in: `train`, `val` or `test`.
-        index: Their places in it, in order, shape (N,), int64.
+        part: Part of the store that holds the images: `train`, `val` or `test`.
+        index: Indices of the images in that part, in order, shape (N,), int64.
     """
 
     part: str
@@ -30,21 +30,21 @@ def stratified_holdout(
     class_names: Sequence[str] | None = None,
     item: str = "image",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a part from a data set, with each class's share of it as near to its share of the whole as can be.
+    """Selects a subset in which the share of each class is as close as possible to its share of the whole data set.
 
     Args:
-        labels: Shape (N,), integers.
-        size: How many to cut: a count, or a fraction of N below 1.
-        seed: Chooses which.
-        name: What the size is called in messages.
-        class_names: What the labels are called there.
-        item: What one of the N is called there.
+        labels: Labels of all samples, shape (N,), integers.
+        size: Number of samples to select, or their fraction of N (below 1).
+        seed: Seed that chooses the samples.
+        name: Name of the option that sets the size, for messages.
+        class_names: Names of the classes, for messages.
+        item: Word for one sample, for messages.
 
     Returns:
-        The indices that stay and those that are cut, each sorted.
+        The indices that remain and the selected indices, each sorted.
 
     Raises:
-        UserError: Nothing would be left of a class, or more is asked for than there is.
+        UserError: The size would leave no sample of a class, or is larger than the data set.
     """
     count = round(size * len(labels)) if isinstance(size, float) else size
     if count == 0 and size > 0:
@@ -58,20 +58,20 @@ def stratified_holdout(
     random = np.random.RandomState(seed)
     classes, totals = np.unique(labels, return_counts=True)
     exact = totals * (count / len(labels))
-    taken = np.floor(exact).astype(int)
-    # Largest remainders get the rest; ties go to the lower label.
-    for extra in np.argsort(taken - exact, kind="stable")[: count - taken.sum()]:
-        taken[extra] += 1
-    cut = [random.permutation(np.flatnonzero(labels == c))[:n] for c, n in zip(classes, taken, strict=True)]
-    chosen = np.zeros(len(labels), dtype=bool)
-    chosen[np.concatenate(cut)] = True
-    for label, total, n in zip(classes, totals, taken, strict=True):
+    counts = np.floor(exact).astype(int)
+    # The classes with the largest remainders get one sample more; ties go to the lower label.
+    for extra in np.argsort(counts - exact, kind="stable")[: count - counts.sum()]:
+        counts[extra] += 1
+    by_class = [random.permutation(np.flatnonzero(labels == c))[:n] for c, n in zip(classes, counts, strict=True)]
+    selected = np.zeros(len(labels), dtype=bool)
+    selected[np.concatenate(by_class)] = True
+    for label, total, n in zip(classes, totals, counts, strict=True):
         if n == total and count:
             raise UserError(
-                f"{name} {size} would take all {total} training {item}s of class {_named(label, class_names)}; give "
-                "a smaller one."
+                f"{name} {size} would take all {total} training {item}s of class {_class_name(label, class_names)}; "
+                "give a smaller one."
             )
-    return np.flatnonzero(~chosen), np.flatnonzero(chosen)
+    return np.flatnonzero(~selected), np.flatnonzero(selected)
 
 
 def stratified_fold(
@@ -83,37 +83,37 @@ def stratified_fold(
     class_names: Sequence[str] | None = None,
     item: str = "image",
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Cuts a data set into parts of which one is held out; sizes and classes of the parts differ by one at most.
+    """Splits a data set into stratified folds, whose sizes differ by at most one, and holds one of them out.
 
     Args:
-        labels: Shape (N,), integers.
-        fold: The part that is held out, from 0.
-        folds: How many parts there are; N of them leave one out.
-        seed: Chooses what belongs together.
-        class_names: What the labels are called in messages.
-        item: What one of the N is called there.
+        labels: Labels of all samples, shape (N,), integers.
+        fold: Number of the fold that is held out, from 0.
+        folds: Number of folds; N for leave-one-out cross-validation.
+        seed: Seed that assigns the samples to the folds.
+        class_names: Names of the classes, for messages.
+        item: Word for one sample, for messages.
 
     Returns:
-        The indices that stay and those that are held out, each sorted. Those held out by all folds are disjoint, and
-        the whole data set.
+        The indices that remain and the indices of the fold held out, each sorted. The folds are disjoint and together
+        cover the data set.
 
     Raises:
-        UserError: There are more folds than images, or nothing would be left of a class.
+        UserError: There are more folds than samples, or holding the fold out would leave no sample of a class.
     """
     if folds > len(labels):
         raise UserError(
-            f"data.folds is {folds}, but there are {len(labels)} {item}s to cut; give {len(labels)} to leave one out, "
-            "or fewer."
+            f"data.folds is {folds}, but there are {len(labels)} {item}s to split; give {len(labels)} for "
+            "leave-one-out, or fewer."
         )
     random = np.random.RandomState(seed)
-    # The classes one after the other, each shuffled, dealt out in turn.
-    in_turn = np.concatenate([random.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)])
+    # One class after the other, each shuffled; every fold gets each `folds`-th sample of this order.
+    order = np.concatenate([random.permutation(np.flatnonzero(labels == label)) for label in np.unique(labels)])
     held_out = np.zeros(len(labels), dtype=bool)
-    held_out[in_turn[fold::folds]] = True
-    if lost := sorted(set(labels[held_out].tolist()) - set(labels[~held_out].tolist())):
+    held_out[order[fold::folds]] = True
+    if missing := sorted(set(labels[held_out].tolist()) - set(labels[~held_out].tolist())):
         raise UserError(
-            f"Fold {fold} of {folds} would hold out all training {item}s of class {_named(lost[0], class_names)}; give "
-            f"that class more {item}s."
+            f"Fold {fold} of {folds} would hold out all training {item}s of class "
+            f"{_class_name(missing[0], class_names)}; give that class more {item}s."
         )
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
@@ -125,24 +125,24 @@ def stratified_part(
     class_names: Sequence[str] | None = None,
     item: str = "image",
 ) -> np.ndarray:
-    """Chooses a part of a data set with each class's share as in the whole; a smaller part lies within a larger one.
+    """Selects a stratified subset; a smaller subset lies within every larger one.
 
-    All images are put into one order, of which a part is the beginning: number i of a class's n, which are in random
-    order, comes at (i + 1/2) / n of the way. Largest remainders, as in `stratified_holdout`, would not do: with one
-    image more in all, a class may get one less.
+    All samples are sorted by a key, and a subset is the beginning of this order: the i-th of n samples of a class, in
+    random order, has the key (i + 1/2) / n. Largest remainders, as in `stratified_holdout`, would not give nested
+    subsets: with one sample more in total, a class may get one sample less.
 
     Args:
-        labels: Shape (N,), integers.
-        size: How many: a count, or a fraction of N up to 1.
-        seed: Chooses which.
-        class_names: What the labels are called in messages.
-        item: What one of the N is called there.
+        labels: Labels of all samples, shape (N,), integers.
+        size: Number of samples to select, or their fraction of N (up to 1).
+        seed: Seed that chooses the samples.
+        class_names: Names of the classes, for messages.
+        item: Word for one sample, for messages.
 
     Returns:
-        The indices, sorted.
+        The selected indices, sorted.
 
     Raises:
-        UserError: A class would have no image, or more is asked for than there is.
+        UserError: A class would have no sample, or the size is larger than the data set.
     """
     count = round(size * len(labels)) if isinstance(size, float) else size
     if count > len(labels):
@@ -151,17 +151,17 @@ def stratified_part(
             "count, or a fraction up to 1.0."
         )
     random = np.random.RandomState(seed)
-    place = np.empty(len(labels))
+    key = np.empty(len(labels))
     classes, totals = np.unique(labels, return_counts=True)
     for label, total in zip(classes, totals, strict=True):
-        place[random.permutation(np.flatnonzero(labels == label))] = (np.arange(total) + 0.5) / total
-    chosen: np.ndarray = np.sort(np.lexsort((labels, place))[:count])
-    if missing := sorted(set(classes.tolist()) - set(labels[chosen].tolist())):
+        key[random.permutation(np.flatnonzero(labels == label))] = (np.arange(total) + 0.5) / total
+    selected: np.ndarray = np.sort(np.lexsort((labels, key))[:count])
+    if missing := sorted(set(classes.tolist()) - set(labels[selected].tolist())):
         raise UserError(
-            f"data.train_size {size} leaves no {item} of class {_named(missing[0], class_names)} to train on; give a "
-            "larger one."
+            f"data.train_size {size} leaves no {item} of class {_class_name(missing[0], class_names)} to train on; "
+            "give a larger one."
         )
-    return chosen
+    return selected
 
 
 def check_folds(
@@ -182,18 +182,18 @@ def check_folds(
     if folds is None and fold is None:
         return
     if folds is None or fold is None:
-        given, value, missing = ("folds", folds, "fold") if fold is None else ("fold", fold, "folds")
-        raise UserError(f"data.{given} is {value}, but data.{missing} is not given; give both, or neither.")
+        present, value, missing = ("folds", folds, "fold") if fold is None else ("fold", fold, "folds")
+        raise UserError(f"data.{present} is {value}, but data.{missing} is not given; give both, or neither.")
     if folds < 2:
         raise UserError(f"data.folds is {folds}, expected 2 or more.")
     if not 0 <= fold < folds:
         raise UserError(f"data.fold is {fold}, expected 0 to {folds - 1}, one of the {folds} data.folds.")
     if sizes[fold_is] is not None:
         raise UserError(
-            f"data.{fold_is}_size is {sizes[fold_is]}, but the {fold_is} {item}s are those of data.fold {fold}; leave "
-            "one of them out."
+            f"data.{fold_is}_size is {sizes[fold_is]}, but the {fold_is} {item}s are those of data.fold {fold}; give "
+            "only one of them."
         )
 
 
-def _named(label: int, class_names: Sequence[str] | None) -> str:
+def _class_name(label: int, class_names: Sequence[str] | None) -> str:
     return str(label) if class_names is None else class_names[label]

@@ -1,8 +1,8 @@
-"""Prepared stores: a data set decoded once into arrays that open at once and are shared through the page cache.
+"""Prepared stores: a data set decoded once into memory-mapped arrays, which processes share through the page cache.
 
-A store is a folder `<root>/<dataset>/<key>/` with one `.npy` file an array and `meta.json`, written last. It is made
-under another name and renamed, so a store that can be seen is whole. It holds all that is needed: copied to another
-machine it works there without the source or a network.
+A store is a folder `<root>/<dataset>/<key>/` with one `.npy` file per array and `meta.json`, which is written last. The
+folder is written under a temporary name and then renamed, so that a store with its final name is complete. A store
+copied to another machine works there without the source and without a network.
 """
 
 import contextlib
@@ -23,10 +23,9 @@ from filelock import FileLock
 from visionbench.errors import UserError
 
 SCHEMA = 1
-SPLITS = ("train", "val", "test")  # of which a store has the first, and the others where they are official
+SPLITS = ("train", "val", "test")  # a store always has train; val and test only if they are official
 
-
-# What is relied on where it stands in a `meta.json`, which somebody may have edited.
+# Types of optional entries of `meta.json`, checked on reading since a user may have edited the file.
 META_TYPES = {"class_names": list, "settings": dict, "fingerprint": dict, "skipped": list}
 
 
@@ -35,10 +34,10 @@ class Store:
     """An opened store.
 
     Attributes:
-        folder: Where it lies.
-        meta: What `meta.json` says: class names, source, licence, split, settings and the arrays' sha256.
-        arrays: Memory-mapped by name; images (N, H, W, C) uint8 (or a table's raw columns (N, K) float64), labels (N,)
-            int64.
+        folder: Folder of the store.
+        meta: Content of `meta.json`: class names, source, licence, split, settings and the sha256 of each array.
+        arrays: Memory-mapped arrays by name: images, shape (N, H, W, C), uint8 (or a table's raw columns, shape (N, K),
+            float64), and labels, shape (N,), int64.
     """
 
     folder: Path
@@ -47,51 +46,54 @@ class Store:
 
 
 def store_key(settings: Mapping[str, Any]) -> str:
-    """The name of the store that these prepare settings give; other settings never meet it."""
+    """Folder name of the store for these settings; other settings give another name."""
     text = json.dumps({"schema": SCHEMA, **settings}, sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def find_store(parent: Path, settings: Mapping[str, Any], source: str) -> Path | None:
-    """The store of a source that is gone, by how the source was written; `None` where there is none.
+    """Finds the store of a source that no longer exists, by the user's spelling of its path.
 
     Args:
-        parent: Where the data set's stores lie.
-        settings: All that decides which store it is; the place of the source in them does not count.
-        source: How the user has written it.
+        parent: Folder that holds all stores of the data set.
+        settings: Settings that identify the store; the resolved path of the source in them is not compared.
+        source: Path of the source as the user wrote it.
+
+    Returns:
+        The folder of the store; `None` if there is none.
 
     Raises:
-        UserError: There are several.
+        UserError: Several stores match.
     """
-    # As JSON gives them back, with lists for tuples.
-    wanted = json.loads(json.dumps({**settings, "source": source}))
-    found = []
+    # The JSON round trip turns tuples into lists, as in the stored settings.
+    expected = json.loads(json.dumps({**settings, "source": source}))
+    matches = []
     for path in sorted(parent.glob("[!.]*/meta.json")):
         meta = read_meta(path.parent)
-        if meta.get("settings", {}) | {"source": meta.get("source_as_written")} == wanted:
-            found.append(path.parent)
-    if len(found) > 1:
+        if meta.get("settings", {}) | {"source": meta.get("source_as_written")} == expected:
+            matches.append(path.parent)
+    if len(matches) > 1:
         raise UserError(
-            f"There is no {source!r}, and {len(found)} prepared stores come from sources written like that "
-            f"({', '.join(map(str, found))}); give the one that is meant by its whole path."
+            f"The source {source!r} does not exist, and {len(matches)} prepared stores come from a source of this name "
+            f"({', '.join(map(str, matches))}); give the absolute path of the source."
         )
-    return found[0] if found else None
+    return matches[0] if matches else None
 
 
-class Writer:
-    """What a store is written through, an array after the other, each whole in memory or piece by piece.
+class StoreWriter:
+    """Writes the arrays of a store, one after the other, from memory or in chunks.
 
     Args:
-        folder: Where the files go; it is renamed when all are there.
+        folder: Temporary folder for the files; renamed by the caller when the store is complete.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.arrays: dict[str, dict[str, Any]] = {}
-        """What `meta.json` is to say of the arrays written so far, by name: shape, dtype and sha256."""
+        """Entries of `meta.json` for the arrays written so far, by name: shape, dtype and sha256."""
 
     def save(self, name: str, array: np.ndarray) -> None:
-        """Writes an array that is there in memory."""
+        """Writes an array that is in memory."""
         with (self.folder / f"{name}.npy").open("wb") as file:
             np.save(file, array, allow_pickle=False)
             _flush(file)
@@ -99,26 +101,26 @@ class Writer:
         self._note(name, array.shape, array.dtype, digest.hexdigest())
 
     @contextlib.contextmanager
-    def growing(
+    def stream_array(
         self, name: str, item_shape: tuple[int, ...], dtype: type[np.generic]
     ) -> Iterator[Callable[[np.ndarray], None]]:
-        """Writes an array of a length that is known at its end, without ever holding it.
+        """Writes an array of unknown length in chunks, so that it is never in memory as a whole.
 
         Args:
-            name: The array's name.
-            item_shape: The shape without the first axis, which grows.
-            dtype: The type of its values.
+            name: Name of the array.
+            item_shape: Shape of one row, without the first axis.
+            dtype: Type of the values.
 
         Yields:
-            A function that appends rows, shape (n, *item_shape) of that type.
+            A function that appends rows, shape (n, *item_shape), of this type.
         """
         count = 0
         digest = hashlib.sha256()
         with (self.folder / f"{name}.npy").open("wb") as file:
 
             def write_header() -> None:
-                said = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
-                np.lib.format.write_array_header_1_0(file, said | {"shape": (count, *item_shape)})
+                header = {"descr": np.lib.format.dtype_to_descr(np.dtype(dtype)), "fortran_order": False}
+                np.lib.format.write_array_header_1_0(file, header | {"shape": (count, *item_shape)})
 
             def append(rows: np.ndarray) -> None:
                 nonlocal count
@@ -128,12 +130,12 @@ class Writer:
                 count += len(rows)
 
             write_header()
-            begin = file.tell()
+            header_size = file.tell()
             yield append
             file.seek(0)
-            write_header()  # NumPy leaves room in it for the first axis to grow to any length
-            if file.tell() != begin:
-                raise RuntimeError(f"The header of {name} has grown from {begin} to {file.tell()} bytes.")
+            write_header()  # NumPy pads the header, so that a longer first axis does not change its size
+            if file.tell() != header_size:
+                raise RuntimeError(f"The header of {name} grew from {header_size} to {file.tell()} bytes.")
             _flush(file)
         self._note(name, (count, *item_shape), np.dtype(dtype), digest.hexdigest())
 
@@ -142,17 +144,18 @@ class Writer:
 
 
 def open_or_prepare(folder: Path, prepare: Callable[[], tuple[Mapping[str, np.ndarray], dict[str, Any]]]) -> Store:
-    """Opens the store in `folder`, preparing it first, from arrays that fit in memory, where there is none.
+    """Opens the store in `folder`; if there is none, prepares it first from arrays that fit in memory.
 
     Args:
-        folder: The store's place; its parents are made.
-        prepare: Gives the arrays by name and the data set's part of `meta.json`; called only where it is needed.
+        folder: Folder of the store; its parents are created.
+        prepare: Function that returns the arrays by name and the data set's entries of `meta.json`; called only if
+            there is no store.
 
     Raises:
-        UserError: The store that is there is damaged, or the folder cannot be written.
+        UserError: The existing store is damaged, or the folder cannot be written.
     """
 
-    def write(writer: Writer) -> dict[str, Any]:
+    def write(writer: StoreWriter) -> dict[str, Any]:
         arrays, meta = prepare()
         for name, array in arrays.items():
             writer.save(name, array)
@@ -163,21 +166,22 @@ def open_or_prepare(folder: Path, prepare: Callable[[], tuple[Mapping[str, np.nd
 
 def open_or_write(
     folder: Path,
-    write: Callable[[Writer], dict[str, Any]],
+    write: Callable[[StoreWriter], dict[str, Any]],
     is_stale: Callable[[Mapping[str, Any]], bool] | None = None,
 ) -> Store:
-    """Opens the store in `folder`, writing it first where there is none, or an old one.
+    """Opens the store in `folder`; if there is none, or an outdated one, writes it first.
 
-    Several processes may call this at once: one prepares, the others wait for it. A store that is there is opened
-    without a lock, so that a read-only root works. An old store stays until the new one is whole.
+    Several processes may call this at the same time: one of them writes, the others wait. An existing store is opened
+    without a lock, so that a read-only root works. An outdated store stays until the new one is complete.
 
     Args:
-        folder: The store's place; its parents are made.
-        write: Writes the arrays and gives the data set's part of `meta.json`; called only where it is needed.
-        is_stale: Whether the store with this `meta.json` is to be replaced; by default none is.
+        folder: Folder of the store; its parents are created.
+        write: Function that writes the arrays and returns the data set's entries of `meta.json`; called only if a store
+            has to be written.
+        is_stale: Function that says from `meta.json` whether the store is outdated; by default no store is.
 
     Raises:
-        UserError: The store that is there is damaged, or the folder cannot be written.
+        UserError: The existing store is damaged, or the folder cannot be written.
     """
 
     def current() -> Store | None:
@@ -192,108 +196,111 @@ def open_or_write(
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(folder.with_suffix(".lock")):
             if current() is None:  # another process may have prepared it while this one waited
-                for abandoned in folder.parent.glob(f".{folder.name}-*"):  # by a process that was killed
+                for abandoned in folder.parent.glob(f".{folder.name}-*"):  # left by a process that was killed
                     shutil.rmtree(abandoned)
                 _write(folder, write)
     except OSError as error:
-        locked = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
+        is_read_only = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         raise UserError(
             f"The prepared data set could not be written to {folder} ({error.strerror or error}); "
-            f"{'make it writable' if locked else 'free some space there'}, or give another folder with --data.root."
+            f"{'make it writable' if is_read_only else 'free some space there'}, or give another folder with "
+            "--data.root."
         ) from error
     return open_store(folder)
 
 
 def open_store(folder: Path) -> Store:
-    """Opens a prepared store, checking that every array is there, whole and as `meta.json` says.
+    """Opens a prepared store and checks that every array is complete and has the shape and type of `meta.json`.
 
     Raises:
-        UserError: It is not, naming the file.
+        UserError: An array is missing, damaged or different; the message names its file.
     """
-    again = _again(folder)
+    advice = _advice(folder)
     meta = read_meta(folder)
     arrays = {}
-    for name, said in meta["arrays"].items():
+    for name, entry in meta["arrays"].items():
         path = folder / f"{name}.npy"
         try:
-            # NumPy checks the file's length against its header here, so an array cut short does not open.
+            # NumPy compares the length of the file with its header, so that a truncated array does not open.
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise UserError(f"The prepared array {path} cannot be read ({error}); {again}") from error
-        if (list(array.shape), str(array.dtype)) != (said["shape"], said["dtype"]):
+            raise UserError(f"The prepared array {path} cannot be read ({error}); {advice}") from error
+        if (list(array.shape), str(array.dtype)) != (entry["shape"], entry["dtype"]):
             raise UserError(
                 f"The prepared array {path} holds {array.dtype} {list(array.shape)}, but its meta.json says "
-                f"{said['dtype']} {said['shape']}; {again}"
+                f"{entry['dtype']} {entry['shape']}; {advice}"
             )
         arrays[name] = array
     if read_meta(folder) != meta:
-        return open_store(folder)  # another process has just put a new store in its place
+        return open_store(folder)  # another process replaced the store in the meantime
     return Store(folder, meta, arrays)
 
 
 def read_meta(folder: Path) -> dict[str, Any]:
-    """What a prepared store's `meta.json` says.
+    """Reads the `meta.json` of a prepared store.
 
     Raises:
-        UserError: It cannot be read, or is not one that this version writes.
+        UserError: The file cannot be read, or this version does not write such a file.
     """
     try:
         meta = json.loads((folder / "meta.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise UserError(f"The prepared store's meta.json cannot be read ({error}); {_again(folder)}") from error
-    said_of = meta.get("arrays") if isinstance(meta, dict) and meta.get("schema") == SCHEMA else None
+        raise UserError(f"The prepared store's meta.json cannot be read ({error}); {_advice(folder)}") from error
+    entries = meta.get("arrays") if isinstance(meta, dict) and meta.get("schema") == SCHEMA else None
     if (
-        not isinstance(said_of, dict)
-        or "train-images" not in said_of
-        or not _are_splits(set(said_of))
-        or not all(map(_is_array, said_of.values()))
+        not isinstance(entries, dict)
+        or "train-images" not in entries
+        or not _are_complete_splits(set(entries))
+        or not all(map(_is_array_entry, entries.values()))
         or not all(isinstance(meta[name], kind) for name, kind in META_TYPES.items() if name in meta)
         or not all(isinstance(name, str) for name in meta.get("class_names", ()))
     ):
-        raise UserError(f"The prepared store's meta.json is not of the kind this version writes; {_again(folder)}")
-    whole: dict[str, Any] = meta
-    return whole
+        raise UserError(
+            f"The prepared store's meta.json does not have the form that this version writes; {_advice(folder)}"
+        )
+    checked: dict[str, Any] = meta
+    return checked
 
 
-def _are_splits(names: set[Any]) -> bool:
-    """Whether each split has images and labels; what its images are called is there for some data sets."""
+def _are_complete_splits(names: set[Any]) -> bool:
+    """Whether each split has images and labels; names of images are optional."""
     splits = [split for split in SPLITS if f"{split}-images" in names]
     needed = {f"{split}-{kind}" for split in splits for kind in ("images", "labels")}
     return needed <= names <= needed | {f"{split}-names" for split in splits}
 
 
-def _is_array(said: Any) -> bool:
-    """Whether this is what `Writer` notes of an array."""
-    if not isinstance(said, dict) or not all(isinstance(said.get(name), str) for name in ("dtype", "sha256")):
+def _is_array_entry(entry: Any) -> bool:
+    """Whether an entry of `meta.json` has the form that `StoreWriter` writes for an array."""
+    if not isinstance(entry, dict) or not all(isinstance(entry.get(name), str) for name in ("dtype", "sha256")):
         return False
-    shape = said.get("shape")
+    shape = entry.get("shape")
     return isinstance(shape, list) and len(shape) > 0 and all(type(length) is int for length in shape)
 
 
-def _again(folder: Path) -> str:
+def _advice(folder: Path) -> str:
     return f"delete {folder} and run the same command to prepare it again."
 
 
-def _write(folder: Path, write: Callable[[Writer], dict[str, Any]]) -> None:
+def _write(folder: Path, write: Callable[[StoreWriter], dict[str, Any]]) -> None:
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        writer = Writer(temporary)
+        writer = StoreWriter(temporary)
         meta = write(writer) | {"schema": SCHEMA, "arrays": writer.arrays}
         with (temporary / "meta.json").open("w", encoding="utf-8") as text:
             json.dump(meta, text, indent=2, ensure_ascii=False)
             _flush(text)
-        temporary.chmod(0o755)  # mkdtemp's 0o700 would lock out the other users of a shared root
+        temporary.chmod(0o755)  # mkdtemp's 0o700 would exclude the other users of a shared root
         old = folder.with_name(f"{temporary.name}-old")
         if folder.exists():
             folder.rename(old)
         temporary.rename(folder)
-        if old.exists():  # whoever has opened its arrays keeps them: their names go, the files stay until closed
+        if old.exists():  # a process that has mapped its arrays keeps them until it closes the files
             shutil.rmtree(old)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _flush(file: Any) -> None:
-    """Puts a file on the disk before the rename can be seen, lest a power cut leave a store of empty files."""
+    """Writes a file to the disk before its folder is renamed, so that a power failure leaves no empty files."""
     file.flush()
     os.fsync(file.fileno())

@@ -1,4 +1,4 @@
-"""Any table in CSV files."""
+"""Tables in CSV files."""
 
 import hashlib
 import json
@@ -18,55 +18,56 @@ from visionbench.data.columns import (
     Column,
     CsvFile,
     Feature,
-    Reading,
     Schema,
+    TableOptions,
     encode_rows,
     feature_names,
-    find_schema,
     fit_features,
+    infer_schema,
     read_rows,
 )
 from visionbench.data.image_folder import SPLIT_NAMES
 from visionbench.data.loader import EpochOrder, ResidentLoader, RowLoader
-from visionbench.data.store import SPLITS, Store, Writer, find_store, read_meta
+from visionbench.data.store import SPLITS, Store, StoreWriter, find_store, read_meta
 from visionbench.errors import UserError
 from visionbench.text import shown
 
 SUFFIXES = (".csv", ".tsv")
 
-Word = int | float | str
+CellValue = int | float | str
 
 
 class Table(VisionDataModule):
     """Your own table: CSV files of numbers and categories, one column of which is the class.
 
-    `source` is a folder with `train.csv` and, where there are official ones, `val.csv` (or `valid`, `validation`) and
-    `test.csv`, or one file, of which test is cut. Fields are separated by commas, semicolons, tabs or bars, which is
-    found out, and may be quoted; the text is UTF-8. Cells that are empty, `?`, `NA`, `N/A`, `NaN` or `null` are
-    missing, and so is what `missing` names. Models for rows take it, such as MLP; those for images refuse it.
+    `source` is a folder with `train.csv` and optionally `val.csv` (or `valid`, `validation`) and `test.csv`, or one
+    file, from which the other splits are cut. Fields are separated by commas, semicolons, tabs or bars, which is
+    detected, and may be quoted; the text is UTF-8. Cells that are empty, `?`, `NA`, `N/A`, `NaN` or `null` are missing,
+    as are the values listed in `missing`. Models that take rows, such as MLP, take a table; models for images refuse
+    it.
 
-    - Rows: numbers, less their mean and by their standard deviation; categories, as one-hot vectors. A missing number
-      is the median and has a feature that says so; a missing category is a category of its own. Median, mean,
-      deviation and categories are learned from the rows that are trained on alone: a category that none of them has is
-      all zeros. A column is numeric where more than half of its cells are numbers, and then all have to be.
+    - Rows: standardized numbers, and categories as one-hot vectors. A missing number is replaced by the median and
+      marked in a feature of its own; a missing category is its own category. Median, mean, deviation and categories
+      are fitted on the training split only; a category that it does not contain is encoded as zeros. A column is
+      numeric if more than half of its cells are numbers; all of its cells must then be numbers.
     - Classes: the values of the target in the training file, sorted.
-    - Split: that of the files; else, or where a size says so, cut by `split_seed`.
-    - Source: `source`, which is only read; it is prepared again when a name, size or time of its files has changed.
-      Licence: your table's.
+    - Split: that of the files; without a file for a split, or with a size for it, cut by `split_seed`.
+    - Source: `source`, which is only read; it is prepared again when the name, size or time of a file has changed.
+      License: that of your table.
 
     Args:
-        source: The folder, or the file. Where it is gone, a prepared store is found that was made of one written in
-            the same way.
-        target: The column that holds the class.
-        numeric: Columns that are numbers, where it is not found out rightly.
-        categorical: Columns that are categories, such as numbers that are codes.
-        ignore: Columns that are left out, such as row numbers and names.
-        missing: What else stands for a missing cell, by column, such as {Cholesterol: 0}; a value or several.
-        encoding: What a category becomes: one_hot, a vector; or label, its place among the sorted ones, from 0 (-1
-            where it was not learned), which is not scaled.
-        scaling: standard, numbers have mean 0 and deviation 1; or none, they stay as they are.
-        unseen: What happens to a category that the training file does not have: error; or zeros, it is taken as one
-            that was not learned.
+        source: Folder or file that holds the table. If it no longer exists, the store prepared from a source of the
+            same spelling is used.
+        target: Name of the column that holds the class.
+        numeric: Names of numeric columns that are not detected as such.
+        categorical: Names of categorical columns that are not detected as such, for example numbers that are codes.
+        ignore: Names of columns that are not used, for example row numbers and names.
+        missing: Values that mark a missing cell, by column, for example {Cholesterol: 0}; one value or a list.
+        encoding: Encoding of a category: one_hot, a vector; or label, its index among the sorted categories (-1 for a
+            category that the training split does not contain), which is not standardized.
+        scaling: Scaling of numbers: standard, to mean 0 and deviation 1; or none.
+        unseen: Treatment of a category that the training file does not contain: error; or zeros, the encoding of a
+            category that the training split does not contain.
     """
 
     title = "Table"
@@ -82,7 +83,7 @@ class Table(VisionDataModule):
         numeric: list[str] | None = None,
         categorical: list[str] | None = None,
         ignore: list[str] | None = None,
-        missing: dict[str, Word | list[Word]] | None = None,
+        missing: dict[str, CellValue | list[CellValue]] | None = None,
         encoding: Literal["one_hot", "label"] = "one_hot",
         scaling: Literal["standard", "none"] = "standard",
         unseen: Literal["error", "zeros"] = "error",
@@ -97,7 +98,7 @@ class Table(VisionDataModule):
                 raise UserError(f"data.{name} is {value}, expected {' or '.join(known)}.")
         self.source = Path(source).expanduser()
         self.title = shown(self.source.resolve().stem if self.source.is_file() else self.source.resolve().name)
-        # What speaks of pixels, or of images that do not fit in memory, is no argument of a table.
+        # Arguments for pixels, and for images that do not fit in memory, are not arguments of a table.
         super().__init__(
             augment=None,
             statistics="train",
@@ -110,36 +111,36 @@ class Table(VisionDataModule):
         self.as_written = source
         self.encoding = encoding
         self.scaling = scaling
-        gaps = {name: values if isinstance(values, list) else [values] for name, values in (missing or {}).items()}
-        self.reading = Reading(
+        markers = {name: values if isinstance(values, list) else [values] for name, values in (missing or {}).items()}
+        self.options = TableOptions(
             target=target.strip(),
             numeric=numeric or (),
             categorical=categorical or (),
             ignore=ignore or (),
-            missing={name: [str(value) for value in values] for name, values in gaps.items()},
+            missing={name: [str(value) for value in values] for name, values in markers.items()},
             unseen=unseen,
         )
         self.files = find_files(self.source) if self.source.exists() else None
         self.fingerprint = _fingerprint(self.files) if self.files is not None else None
         self.schema = self._find_schema()
         self.features: list[Feature] = []
-        """What the model is given of each column; filled by `setup`."""
+        """Features of each column; filled by `setup`."""
         self.encoded: dict[str, np.ndarray] = {}
-        """What the model is given of each split, shape (N, F), float32; filled by `setup`."""
+        """Encoded rows of each split, shape (N, F), float32; filled by `setup`."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The values of the target, sorted."""
+        """Sorted values of the target."""
         return self.schema.class_names
 
     @property
     def input_shape(self) -> tuple[int, ...]:
-        """How many features a row has: (F,)."""
+        """Number of features of a row: (F,)."""
         return (len(self.feature_names),)
 
     @property
     def feature_names(self) -> list[str]:
-        """What a row's features are called, shape (F,)."""
+        """Names of the F features of a row."""
         return feature_names(self.schema.columns, self.encoding)
 
     @property
@@ -151,17 +152,17 @@ class Table(VisionDataModule):
         return f"{self.input_shape[0]} features"
 
     def prepare_settings(self) -> dict[str, Any]:  # noqa: D102
-        return {"source": str(self.source.resolve()), **asdict(self.reading)}
+        return {"source": str(self.source.resolve()), **asdict(self.options)}
 
     def store_folder(self) -> Path:
-        """Where the prepared store lies, or is going to; without the source, that of one that was written like it."""
+        """Folder of the prepared store; if the source no longer exists, that of a source of the same spelling."""
         folder = super().store_folder()
         if folder.exists() or self.source.exists():
             return folder
         return find_store(folder.parent, self.settings(), self.as_written) or folder
 
     def _find_schema(self) -> Schema:
-        """Of the prepared store, where it is still of what the source holds; else of the training file."""
+        """Schema in the prepared store if the source has not changed; otherwise inferred from the training file."""
         folder = self.store_folder()
         if folder.exists():
             meta = read_meta(folder)
@@ -173,25 +174,25 @@ class Table(VisionDataModule):
                 f"data.source {shown(self.as_written)} does not exist, and {self.root} has no store that was prepared "
                 "from it with these settings; give the folder or the file that holds the table."
             )
-        return find_schema(self._opened(self.files["train"]), self.reading)
+        return infer_schema(self._csv_file(self.files["train"]), self.options)
 
-    def _opened(self, path: Path) -> CsvFile:
-        return CsvFile(path, nameless="" in self.reading.ignore)
+    def _csv_file(self, path: Path) -> CsvFile:
+        return CsvFile(path, allow_unnamed="" in self.options.ignore)
 
     def is_stale(self, meta: Mapping[str, Any]) -> bool:  # noqa: D102
         if self.fingerprint in (None, meta.get("fingerprint")):
             return False
         if self.offline:
             raise UserError(
-                f"{shown(str(self.source))} has changed since it was prepared (a name, a size or a time of its "
-                "files), and data.offline is on; leave it out to prepare the table again, or give it back as it was."
+                f"{shown(str(self.source))} has changed since it was prepared (the name, size or time of a "
+                "file), and data.offline is on; remove data.offline to prepare the table again, or restore the files."
             )
         return True
 
-    def write_store(self, writer: Writer, downloads: Path) -> dict[str, Any]:  # noqa: D102
-        began = time.monotonic()
+    def write_store(self, writer: StoreWriter, downloads: Path) -> dict[str, Any]:  # noqa: D102
+        start = time.monotonic()
         if self.files is None:
-            raise UserError(f"There is no table {shown(self.as_written)} to prepare; give one that is.")
+            raise UserError(f"There is no table {shown(self.as_written)} to prepare; give an existing file or folder.")
         source = shown(str(self.source))
         if self.store_folder().exists():
             print(f"{source} has changed since it was prepared")
@@ -200,23 +201,23 @@ class Table(VisionDataModule):
         missing: dict[str, Counter[str]] = {}
         rows = 0
         for split, path in self.files.items():
-            file = self._opened(path)
-            used = {self.reading.target, *self.reading.ignore, *(column.name for column in columns)}
-            if aside := [name for name in file.names if name not in used]:
-                print(f"  not read, since {train} has no such column: {', '.join(map(shown, aside))} of {path.name}")
+            file = self._csv_file(path)
+            used = {self.options.target, *self.options.ignore, *(column.name for column in columns)}
+            if unread := [name for name in file.names if name not in used]:
+                print(f"  columns of {path.name} that {train} does not have, not read: {', '.join(map(shown, unread))}")
             labels, missing[split] = [], Counter()
-            with writer.growing(f"{split}-images", (len(columns),), np.float64) as append:
-                for values, some_labels, gaps in read_rows(file, self.schema, self.reading, train):
+            with writer.stream_array(f"{split}-images", (len(columns),), np.float64) as append:
+                for values, chunk_labels, missing_cells in read_rows(file, self.schema, self.options, train):
                     append(values)
-                    labels.append(some_labels)
-                    missing[split].update(gaps)
+                    labels.append(chunk_labels)
+                    missing[split].update(missing_cells)
             writer.save(f"{split}-labels", np.concatenate(labels))
             count = sum(map(len, labels))
             if not count:
-                raise UserError(f"{file.name} has the names of columns but no row below them; fill it, or remove it.")
+                raise UserError(f"{file.name} has a line of column names but no rows; add rows, or remove the file.")
             rows += count
-        print(f"prepared {rows:,} rows of {source} in {time.monotonic() - began:.1f} s")
-        for line in _described(columns, sum(missing.values(), Counter())):
+        print(f"prepared {rows:,} rows of {source} in {time.monotonic() - start:.1f} s")
+        for line in _column_lines(columns, sum(missing.values(), Counter())):
             print(f"  {line}")
         return {
             "source": f"the {'folder' if self.source.is_dir() else 'file'} {self.source.resolve()}",
@@ -228,36 +229,36 @@ class Table(VisionDataModule):
             "missing": missing,
         }
 
-    def open_store(self, look: bool = True) -> Store:
-        """Opens the prepared store, preparing it where there is none or the source has changed.
+    def open_store(self, check_source: bool = True) -> Store:
+        """Opens the prepared store, preparing it first if there is none or if the source has changed.
 
         Args:
-            look: Whether to look at the source.
+            check_source: Whether the store is prepared again if its source has changed.
 
         Raises:
             UserError: The table cannot be read, or the store is damaged.
         """
-        store = super().open_store(look)
+        store = super().open_store(check_source)
         columns = json.loads(json.dumps([asdict(column) for column in self.schema.columns]))
         if store.meta.get("columns") != columns:
             raise UserError(
-                f"The prepared store {store.folder} has other columns than {shown(self.as_written)} had a moment ago; "
-                "run the same command again."
+                f"The columns of the prepared store {store.folder} are not those of {shown(self.as_written)}, which "
+                "changed during this command; run the same command again."
             )
         return store
 
     def fit_statistics(self, store: Store) -> None:
-        """Fits what is filled in, scales and categories on the rows that are trained on, and encodes all splits."""
+        """Fits the features on the training split and encodes all splits."""
         train = self.splits["train"]
         rows = store.arrays[f"{train.part}-images"][train.index]
         self.features = fit_features(self.schema.columns, rows, self.encoding, self.scaling == "standard")
         for stage, split in self.splits.items():
             self.encoded[stage] = encode_rows(self.features, store.arrays[f"{split.part}-images"][split.index])
         width = len(self.feature_names)
-        self.mean, self.std = [0.0] * width, [1.0] * width  # the features are scaled already
+        self.mean, self.std = [0.0] * width, [1.0] * width  # the features are already standardized
 
     def data_digest(self) -> str:
-        """The sha256 of all that the model can see: the encoded rows of each split, their labels and what they are.
+        """Sha256 of everything that reaches the model: encoded rows, labels and names of the features.
 
         Valid after `setup`.
         """
@@ -268,7 +269,7 @@ class Table(VisionDataModule):
         return digest.hexdigest()
 
     def residency(self, device: torch.device, processes: int = 1) -> Residency:
-        """The encoded rows are always held; valid after `setup`."""
+        """Residency of a table: its encoded rows are always held on the device."""
         return Residency(True, 0, "")
 
     def _loader(
@@ -290,13 +291,13 @@ class Table(VisionDataModule):
 
 
 def find_files(source: Path) -> dict[str, Path]:
-    """The files of each split: `train` first, and the others where they are there.
+    """Finds the CSV file of each split: `train` first, then `val` and `test` if they exist.
 
     Args:
-        source: A CSV file, which is `train`, or a folder with `train.csv` and so on.
+        source: CSV file, which becomes `train`, or a folder with `train.csv` and so on.
 
     Raises:
-        UserError: There is no such file, or there are two for one split.
+        UserError: There is no training file, or a split has two files.
     """
     if source.is_file():
         return {"train": source}
@@ -305,20 +306,20 @@ def find_files(source: Path) -> dict[str, Path]:
         paths = sorted(path for path in source.iterdir() if path.suffix.casefold() in SUFFIXES and path.is_file())
     except OSError as error:
         raise UserError(f"The folder {name} cannot be read ({error.strerror}); make it readable.") from error
-    found: dict[str, Path] = {}
+    files: dict[str, Path] = {}
     for path in paths:
         split = SPLIT_NAMES.get(path.stem.casefold())
-        if split in found:
-            raise UserError(f"{name} holds two files for {split}, {found[split].name} and {path.name}; keep one.")
+        if split in files:
+            raise UserError(f"{name} holds two files for {split}, {files[split].name} and {path.name}; keep one.")
         if split is not None:
-            found[split] = path
-    if "train" not in found:
-        there = f"; it holds {', '.join(shown(path.name) for path in paths[:10])}" if paths else ""
+            files[split] = path
+    if "train" not in files:
+        listed = ", ".join(shown(path.name) for path in paths[:10]) if paths else "no CSV file"
         raise UserError(
-            f"{name} holds no train.csv, expected it with test.csv and val.csv beside it where there are such, or the "
-            f"name of one CSV file as data.source{there}."
+            f"The folder {name} holds {listed}, expected train.csv and optionally val.csv and test.csv; rename the "
+            "files, or give one CSV file as data.source."
         )
-    return {split: found[split] for split in SPLITS if split in found}
+    return {split: files[split] for split in SPLITS if split in files}
 
 
 def _fingerprint(files: Mapping[str, Path]) -> dict[str, list[Any]]:
@@ -327,10 +328,10 @@ def _fingerprint(files: Mapping[str, Path]) -> dict[str, list[Any]]:
     return {split: [files[split].name, state.st_size, state.st_mtime_ns] for split, state in states.items()}
 
 
-def _described(columns: Sequence[Column], missing: Mapping[str, int]) -> list[str]:
-    """Lines that say what the columns were taken for, so that what was not found out rightly is seen."""
+def _column_lines(columns: Sequence[Column], missing: Mapping[str, int]) -> list[str]:
+    """Lines that list the detected kind of each column, so that the user sees a wrong one."""
     numbers = [shown(column.name) for column in columns if column.kind == "numeric"]
-    words = [f"{shown(c.name)} ({len(c.categories)})" for c in columns if c.kind == "categorical"]
-    gaps = [f"{shown(name)} ({count:,})" for name, count in missing.items()]
-    named = (("numeric", numbers), ("categorical", words), ("missing cells", gaps))
-    return [f"{title}: {', '.join(names)}" for title, names in named if names]
+    categories = [f"{shown(c.name)} ({len(c.categories)})" for c in columns if c.kind == "categorical"]
+    missing_cells = [f"{shown(name)} ({count:,})" for name, count in missing.items()]
+    lines = (("numeric", numbers), ("categorical", categories), ("missing cells", missing_cells))
+    return [f"{title}: {', '.join(names)}" for title, names in lines if names]

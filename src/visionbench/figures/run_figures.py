@@ -113,7 +113,7 @@ class RunFigures:
 
     def _pictures(self, stage: str) -> Callable[[np.ndarray], np.ndarray]:
         split = self.data.splits[stage]
-        images = self.data.open_store(look=False).arrays[f"{split.part}-images"]
+        images = self.data.open_store(check_source=False).arrays[f"{split.part}-images"]
         return lambda places: np.stack([images[place] for place in split.index[places]])
 
     def _of_images(self, predictions: Predictions) -> Iterator[Figure]:

@@ -75,7 +75,7 @@ def samples(
         for stage in group:
             if data is None:
                 raise ValueError(f"{stage} is a split; expected its data set.")
-            split, store = data.splits[stage], data.open_store(look=False)
+            split, store = data.splits[stage], data.open_store(check_source=False)
             images, labels = store.arrays[f"{split.part}-images"], store.arrays[f"{split.part}-labels"]
             if not len(split.index):
                 raise UserError(

@@ -211,7 +211,7 @@ def find_images(run: ReportedRun, predictions: Predictions, root: str | None) ->
             if run.finished and data.data_digest() != run.report.get("data_digest"):
                 return None, f"{data.title} in {data.store_folder()} is not what the run was trained on"
             split = data.splits[predictions.stage]
-            images = data.open_store(look=False).arrays[f"{split.part}-images"]
+            images = data.open_store(check_source=False).arrays[f"{split.part}-images"]
             names = [data.sample_name(split.part, int(place)) for place in split.index[: len(predictions)]]
     except Exception as error:  # a data set may be a user's own, and the page is to come all the same: it says why
         if isinstance(error, MemoryError):
