@@ -63,7 +63,8 @@ def test_what_is_there_has_the_files_that_the_list_names(title, package, kind):
     for file in files(title):
         assert (ROOT / file.replace("foo", stem)).is_file(), file.replace("foo", stem)
     assert kind.__name__ in package.__all__
-    assert f"import {kind.__name__}" in inspect.getsource(package)
+    imported = f"    from {kind.__module__} import {kind.__name__} as {kind.__name__}\n"
+    assert imported in inspect.getsource(package)
     assert getattr(package, kind.__name__) is kind
 
 
@@ -183,14 +184,15 @@ def test_bars_are_brighter(tmp_path):
 }
 
 
-def add_import(folder: Path, file: str, step: str, module: str, name: str) -> None:
+def add_row(folder: Path, file: str, step: str, module: str, name: str) -> None:
     path = folder / file
     text = path.read_text()
     package = file.removeprefix("src/").removesuffix("/__init__.py").replace("/", ".")
-    text = text.replace("\n\n__all__", f"\nfrom {package}.{module} import {name}\n\n__all__")
-    if "`__all__`" in step:
-        text = text.replace("__all__ = [", f'__all__ = ["{name}", ')
-    path.write_text(text)
+    table = re.search(r"`([A-Z_]+)`", step)[1]
+    row, line = f'    "{name}": "{module}",\n', f"    from {package}.{module} import {name} as {name}\n"
+    assert text.count(f"\n{table} = {{\n") == text.count("if TYPE_CHECKING:\n") == 1
+    text = text.replace(f"\n{table} = {{\n", f"\n{table} = {{\n{row}")
+    path.write_text(text.replace("if TYPE_CHECKING:\n", f"if TYPE_CHECKING:\n{line}"))
 
 
 def add_to_contract(folder: Path, file: str) -> None:
@@ -209,7 +211,7 @@ def walk(folder: Path, title: str, stem: str, name: str, contents: dict[str, str
                 assert not place.exists()
                 place.write_text(contents[file].lstrip())
             elif file.endswith("/__init__.py"):
-                add_import(folder, file, step, stem, name)
+                add_row(folder, file, step, stem, name)
             elif file == "tests/data/test_contract.py":
                 add_to_contract(folder, file)
             else:

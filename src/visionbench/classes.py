@@ -1,6 +1,8 @@
 """Where classes are written."""
 
+import ast
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,3 +24,51 @@ def class_of(spec: Any) -> type:
     module, _, name = str(spec["class_path"]).rpartition(".")
     kind: type = getattr(importlib.import_module(module), name)
     return kind
+
+
+def docstring_of(class_path: str) -> str:
+    """The docstring of a class, from its source alone: no module is imported.
+
+    Args:
+        class_path: Import path of the class, with the module that defines it.
+    """
+    return ast.get_docstring(_definition(class_path)) or ""
+
+
+def defaults_of(class_path: str) -> dict[str, Any]:
+    """The defaults of a class's `__init__` that are plain values, by name, from its source alone.
+
+    Args:
+        class_path: Import path of the class, with the module that defines it.
+    """
+    for node in _definition(class_path).body:
+        if isinstance(node, ast.FunctionDef) and node.name == "__init__":
+            arguments = node.args
+            with_defaults = [*arguments.posonlyargs, *arguments.args][-len(arguments.defaults) :]
+            pairs = [*zip(with_defaults, arguments.defaults, strict=False)]
+            pairs += [
+                (name, value) for name, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value
+            ]
+            return {name.arg: ast.literal_eval(value) for name, value in pairs if _is_plain(value)}
+    return {}
+
+
+def _is_plain(value: ast.expr) -> bool:
+    try:
+        ast.literal_eval(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _definition(class_path: str) -> ast.ClassDef:
+    module, _, name = class_path.rpartition(".")
+    package, *rest = module.split(".")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise LookupError(f"there is no package {package}")
+    path = Path(spec.submodule_search_locations[0]).joinpath(*rest).with_suffix(".py")
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            return node
+    raise LookupError(f"{path} defines no class {name}")

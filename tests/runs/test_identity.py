@@ -138,7 +138,7 @@ def test_processes_are_counted_by_the_trainers_arguments(trainer, count):
 @pytest.fixture
 def copy(tmp_path):
     """A copy of the package, and a function that gives the digest of its code after a change of one file."""
-    for name in ("models/mlp.py", "report/page.py", "decoding.py", "data/loader.py", "training/callbacks/progress.py"):
+    for name in ("models/mlp.py", "report/page.py", "decoding.py", "data/loader.py", "training/callbacks/losses.py"):
         target = tmp_path / name
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes((PACKAGE / name).read_bytes())
@@ -164,7 +164,7 @@ def test_comments_docstrings_and_layout_are_not_code_and_reports_make_no_numbers
     assert copy("data/loader.py", "    def ", "    # a comment\n    def ") == same
 
 
-@pytest.mark.parametrize("name", ["models/mlp.py", "data/loader.py", "training/callbacks/progress.py", "decoding.py"])
+@pytest.mark.parametrize("name", ["models/mlp.py", "data/loader.py", "training/callbacks/losses.py", "decoding.py"])
 def test_a_changed_constant_is_another_code(copy, name):
     first = copy(name, "\n\n\n", "\n\n\nSIZE = 3\n\n\n")
     assert first != copy(name, "import", "import")

@@ -3,7 +3,8 @@ from types import SimpleNamespace
 
 import torch
 
-from visionbench.training.callbacks import Progress, RunCheckpoints, StepLosses, Throughput
+from visionbench.progress import Progress
+from visionbench.training.callbacks import RunCheckpoints, StepLosses, Throughput
 from visionbench.training.steps import Steps, StepwiseCallback, steps_of
 
 MODEL = SimpleNamespace(device=torch.device("cpu"))

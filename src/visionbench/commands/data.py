@@ -1,26 +1,28 @@
 """What `visionbench data` does: list, prepare, verify and show data sets."""
 
+from __future__ import annotations
+
 import hashlib
-import inspect
 import os
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from rich.console import Console
 
-from visionbench import data as package
-from visionbench.config.parser import Parser, watched_parsing
+from visionbench.classes import docstring_of
 from visionbench.console import plain_console
-from visionbench.data.base import VisionDataModule
-from visionbench.data.splits import Split
+from visionbench.data import DATA_SETS
 from visionbench.data.store import SPLITS, Store, read_meta
-from visionbench.data.table import Table
 from visionbench.errors import UserError, first_user_error
+
+if TYPE_CHECKING:
+    from visionbench.data.base import VisionDataModule
+    from visionbench.data.splits import Split
+    from visionbench.data.table import Table
 
 USAGE = """\
 usage: visionbench data COMMAND
@@ -88,13 +90,8 @@ def list_data_sets(root: Path) -> Iterator[str]:
     Args:
         root: Folder of prepared data sets.
     """
-    for name in package.__all__:
-        kind = getattr(package, name)
-        if not (isinstance(kind, type) and issubclass(kind, VisionDataModule)) or inspect.isabstract(kind):
-            continue
-        if not kind.from_command_line:
-            continue
-        first = inspect.cleandoc(kind.__doc__ or "").splitlines()[0]
+    for name, module in DATA_SETS.items():
+        first = docstring_of(f"visionbench.data.{module}.{name}").splitlines()[0]
         yield f"{name:<14} {first}"
         for folder in sorted(path.parent for path in (root / name).glob("*/meta.json")):
             try:
@@ -156,6 +153,8 @@ def show(module: VisionDataModule, output: Path) -> Iterator[str]:
     """
     from matplotlib.figure import Figure  # here, since it takes a second to import
 
+    from visionbench.data.table import Table
+
     store = _opened(module)
     split = module.splits["train"]
     labels = store.arrays[f"{split.part}-labels"][split.index]
@@ -192,6 +191,10 @@ def _data_module(command: str, words: list[str], console: Console) -> tuple[Visi
             print(USAGE)
             raise SystemExit(0)
         raise UserError(f"data {command} needs the name of a data set, such as visionbench data {command} Digits.")
+    # Here, since Lightning comes with them, for which `data list` need not wait.
+    from visionbench.config.parser import Parser, watched_parsing
+    from visionbench.data.base import VisionDataModule
+
     parser = Parser(prog=f"visionbench data {command}", allow_abbrev=False)
     parser.add_lightning_class_args(VisionDataModule, "data", subclass_mode=True, required=True)
     parser.add_argument("--output", type=str | None, default=None, help="The picture that show draws.")
@@ -304,6 +307,8 @@ def _samples(labels: np.ndarray, classes: int, count: int) -> np.ndarray:
 
 def _augmented(module: VisionDataModule, images: np.ndarray) -> np.ndarray:
     """The images as an epoch of training would see them, (N, H, W, C), from 0 to 1."""
+    import torch
+
     from visionbench.data.loader import generator
 
     batch = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255

@@ -9,7 +9,7 @@ from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
 from visionbench.interrupts import ended_by_sigterm
 from visionbench.processes import World, run_cleanly
-from visionbench.training.callbacks import Progress
+from visionbench.progress import Progress
 from visionbench.training.summary import closing_lines
 
 

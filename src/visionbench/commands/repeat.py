@@ -9,9 +9,9 @@ from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
 from visionbench.interrupts import ended_by_sigterm
 from visionbench.processes import World, run_cleanly
+from visionbench.progress import Progress
 from visionbench.runs.compare import compare, first_difference
 from visionbench.runs.folder import folder_argument, read_metadata
-from visionbench.training.callbacks import Progress
 from visionbench.training.summary import closing_lines
 
 

@@ -1,7 +1,6 @@
 """The parser behind the commands: one-sentence errors, and the places where jsonargparse would be silently wrong."""
 
 import contextlib
-import difflib
 import inspect
 import re
 import sys
@@ -14,13 +13,20 @@ from lightning.pytorch.cli import LightningArgumentParser
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from visionbench import data, models
 from visionbench.classes import class_of
+from visionbench.config.messages import known_classes, unknown_class, unknown_option
 from visionbench.data.augment import Augmentation
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError
 from visionbench.models.base import Classifier
 
 Say = Callable[[str], None]
+
+# jsonargparse knows a class by its short name only where the class is imported.
+for package in (data, models):
+    for name in package.__all__:
+        getattr(package, name)
 
 # What may be named where; a list of them helps where a name is mistyped.
 BASES: dict[str, type] = {
@@ -128,9 +134,9 @@ def _sentence(message: str, error: BaseException | None, parser: LightningArgume
     """
     known = {string for action in parser._actions for string in action.option_strings}
     if match := re.match(r"unrecognized arguments: (\S+)", message):
-        return _unknown_option(match[1].split("=")[0], known)
+        return unknown_option(match[1].split("=")[0], known)
     if match := re.match(r"Group '(.+)' does not accept option '(.+)'", message):
-        return _unknown_option(f"--{match[1]}.{match[2]}", known)
+        return unknown_option(f"--{match[1]}.{match[2]}", known)
     if match := re.match(r"the following arguments are required: (\w+)", message):
         return f"No {match[1]} is given; name it with --{match[1]} NAME or in a file given by --config."
     chain: list[str] = []
@@ -145,19 +151,16 @@ def _sentence(message: str, error: BaseException | None, parser: LightningArgume
         return f"{' and '.join(names)} must be given; --{key}.help CLASS says what to give."
     if match := re.match(r"Option '(.+)' is not accepted", reason):
         if not keys:  # at the top of a file
-            return _unknown_option(f"--{match[1]}", known)
+            return unknown_option(f"--{match[1]}", known)
         classes = re.findall(r"class_path(?:=| )'([\w.]+)'", "\n".join(chain))
         owner = class_of({"class_path": classes[-1]}) if classes else object
         if match[1] in _arguments(owner):  # of a base that the class gives another value
             return f"{owner.__name__} takes no --{key}.{match[1]}, as others do; leave it out."
-        return _unknown_option(f"--{key}.{match[1]}", {f"--{key}.{name}" for name in _arguments(owner)})
+        return unknown_option(f"--{key}.{match[1]}", {f"--{key}.{name}" for name in _arguments(owner)})
     if match := re.match(r"Expected a dot import path string: (\S+)", reason):
-        return (
-            f"{key}: found {match[1]}, which is not the name of a class{_known(keys[-1], match[1])}; give a known one, "
-            "or the import path of your own, such as my_package.MyClass."
-        )
+        return unknown_class(key, match[1], _known(keys[-1]))
     if "is abstract" in reason and keys and keys[-1] in BASES:
-        return f"{key} names no class{_known(keys[-1], '')}; give one with --{key} NAME."
+        return f"{key} names no class{known_classes('', _known(keys[-1]))}; give one with --{key} NAME."
     if reason.startswith("Import path"):
         return f"{key}: {reason[0].lower()}{reason[1:]}."
     # A value of several possible types was tried as each of them in turn.
@@ -177,17 +180,12 @@ def _type_name(text: str) -> str:
     return {"NoneType": "null", "bool": "true or false"}.get(text, text)
 
 
-def _known(key: str, name: str) -> str:
+def _known(key: str) -> set[str]:
+    """Short names of the classes that an option may name."""
     if key not in BASES:
-        return ""
-    names = sorted({path.rsplit(".", 1)[-1] for path in typehints.get_all_subclass_paths(BASES[key])})
-    close = difflib.get_close_matches(name, names, n=1)
-    return f" (known: {', '.join(names)}" + (f"; did you mean {close[0]}?" if close else "") + ")"
-
-
-def _unknown_option(option: str, known: set[str]) -> str:
-    close = difflib.get_close_matches(option, known, n=1, cutoff=0.7)
-    return f"There is no option {option}; " + (f"did you mean {close[0]}?" if close else "--help lists the options.")
+        return set()
+    kinds = [class_of({"class_path": path}) for path in typehints.get_all_subclass_paths(BASES[key])]
+    return {kind.__name__ for kind in kinds if getattr(kind, "from_command_line", True)}
 
 
 def _arguments(kind: type) -> set[str]:

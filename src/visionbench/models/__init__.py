@@ -1,10 +1,31 @@
 """LightningModules that classify images."""
 
-from visionbench.models.base import Classifier, Objective
-from visionbench.models.cnn import CNN
-from visionbench.models.mlp import MLP
-from visionbench.models.patch_mlp import PatchMLP
-from visionbench.models.schedulers import WarmupCosineLR
-from visionbench.models.transfer import FrozenResNet
+import importlib
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["CNN", "MLP", "Classifier", "FrozenResNet", "Objective", "PatchMLP", "WarmupCosineLR"]
+if TYPE_CHECKING:
+    from visionbench.models.base import Classifier as Classifier
+    from visionbench.models.base import Objective as Objective
+    from visionbench.models.cnn import CNN as CNN
+    from visionbench.models.mlp import MLP as MLP
+    from visionbench.models.patch_mlp import PatchMLP as PatchMLP
+    from visionbench.models.schedulers import WarmupCosineLR as WarmupCosineLR
+    from visionbench.models.transfer import FrozenResNet as FrozenResNet
+
+# Modules of the models. A module is imported when its class is asked for, since torch comes with it.
+MODELS = {
+    "CNN": "cnn",
+    "FrozenResNet": "transfer",
+    "MLP": "mlp",
+    "PatchMLP": "patch_mlp",
+}
+_OTHERS = {"Classifier": "base", "Objective": "base", "WarmupCosineLR": "schedulers"}
+_MODULES = MODELS | _OTHERS
+
+__all__ = [*_MODULES]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""Duties of a run besides training: its progress, its metrics, checkpoints and predictions, its curves."""
+"""Duties of a run besides training: its metrics, checkpoints and predictions, its curves."""
 
 from visionbench.runs.checkpoints import AtomicCheckpointIO
 from visionbench.training.callbacks.before_training import BeforeTraining
@@ -7,7 +7,6 @@ from visionbench.training.callbacks.epoch_seed import EpochSeed
 from visionbench.training.callbacks.losses import StepLosses
 from visionbench.training.callbacks.metrics import MetricsFile
 from visionbench.training.callbacks.predictions import KeptPredictions
-from visionbench.training.callbacks.progress import Progress
 from visionbench.training.callbacks.tensorboard import RunTensorBoardLogger
 from visionbench.training.callbacks.throughput import Throughput
 
@@ -17,7 +16,6 @@ __all__ = [
     "EpochSeed",
     "KeptPredictions",
     "MetricsFile",
-    "Progress",
     "RunCheckpoints",
     "RunTensorBoardLogger",
     "StepLosses",

@@ -1,4 +1,4 @@
-"""What is seen of a run while it trains."""
+"""A line for each epoch of a run, and a bar on a terminal; apart from `training`, which knows no terminal."""
 
 import time
 
