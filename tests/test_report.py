@@ -344,7 +344,7 @@ def test_a_run_that_is_not_finished_is_reported_as_far_as_it_is(cli, tmp_path):
     assert "No epoch is finished." in Page(run / "report.html").text
     run_folder(tmp_path / "done")
     assert cli("report done open").status == 0
-    assert "B is not finished" in Page(tmp_path / "report.html").text
+    assert "B is interrupted." in Page(tmp_path / "report.html").text
 
 
 def test_what_is_text_stays_text(cli, tmp_path):

@@ -295,6 +295,7 @@ class Session:
         )
         if resumption is not None and resumption.state is not None:
             self.model.start.restore(resumption.state["start"])
+            self.model.evaluated |= resumption.state.get("counts", {})  # checkpoints of earlier versions have none
             callback.resumptions.append(
                 {
                     "epochs": resumption.epochs,
