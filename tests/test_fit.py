@@ -18,11 +18,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tensorboard.plugins.hparams import plugin_data_pb2
 
 from visionbench.data import Digits
-from visionbench.errors import RunFailed
+from visionbench.errors import RunFailed, UserError
 from visionbench.evaluation.intervals import wilson_interval
 from visionbench.evaluation.predictions import read_predictions
+from visionbench.inference.trained import open_run
 from visionbench.models import CNN, MLP
 from visionbench.runs.checkpoints import AtomicCheckpointIO
+from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import weights_digest
 
 SMALL = "fit --model MLP --model.widths [16] --data Digits --trainer.precision 32-true"
@@ -111,7 +113,7 @@ def test_the_report_has_the_documented_keys_and_no_nan(fitted):
         *("schema", "command", "config_digest", "code", "git", "versions", "device", "precision", "threads", "seed"),
         *("data_digest", "parameters", "trainable", "epochs", "best_epoch", "seconds", "metrics", "weights_digest"),
         *("nondeterministic", "resumed", "start", "status", "world_size", "item", "objective", "cpu_seconds"),
-        *("counts", "findings", "identity"),
+        *("counts", "findings", "identity", "test_openings"),
     }
     assert content["status"] == "finished"
     assert content["objective"] == {"metric": "val/loss", "mode": "min"}
@@ -209,14 +211,16 @@ def test_the_closing_block_has_the_result(fitted):
 
 
 @pytest.mark.parametrize("command", ["test", "validate"])
-def test_evaluating_a_run_gives_its_metrics_and_writes_nothing(fitted, command):
+def test_evaluating_a_run_gives_its_metrics_and_writes_nothing_but_the_count_of_tests(fitted, command):
     before = listing(fitted.run.parents[2])
     result = fitted.cli(f"{command} {fitted.path}")
     stage = {"test": "test", "validate": "val"}[command]
     assert (result.status, result.err) == (0, "")
     assert f" accuracy {100 * report(fitted.run)['metrics'][f'{stage}/acc']:.2f} %" in result.out
     assert f" loss   {report(fitted.run)['metrics'][f'{stage}/loss']:.4f}" in result.out
-    assert listing(fitted.run.parents[2]) == before
+    after = listing(fitted.run.parents[2])
+    counted = {str(fitted.run), str(fitted.run / "run.json")} if command == "test" else set()
+    assert {path for path in before | after if before.get(path) != after.get(path)} == counted
 
 
 def test_evaluating_a_run_as_another_model_is_refused(fitted):
@@ -427,13 +431,14 @@ def test_the_learning_rate_of_an_epoch_is_the_last_it_was_trained_with(cli, tmp_
 def test_the_objective_picks_the_epoch_and_the_first_of_equals(cli, tmp_path, objective, best):
     (tmp_path / "scripted_net.py").write_text(SCRIPTED_NET)
     line = f"{SMALL.replace('MLP', 'scripted_net.Scripted')} --trainer.max_epochs 4 --name x"
-    assert cli(f"{line} {objective}").status == 0
+    assert cli(f"{line} {objective}").status == int("nan]" in objective)  # diverged, by the loss of the last epoch
     run = tmp_path / "lightning_logs" / "x" / "version_0"
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert report(run)["best_epoch"] == checkpoint["epoch"] == best
     assert report(run)["weights_digest"] == weights_digest(checkpoint["state_dict"])
     assert report(run)["metrics"]["train/loss"] == float(rows(run)[best]["train/loss"])
-    assert f"test loss   {report(run)['metrics']['test/loss']:.4f}" in cli(f"test {run}").out  # of those weights
+    if report(run)["status"] == "finished":
+        assert f"test loss   {report(run)['metrics']['test/loss']:.4f}" in cli(f"test {run}").out  # of those weights
 
 
 def test_a_plateau_scheduler_follows_the_objectives_direction(cli, tmp_path):
@@ -495,22 +500,93 @@ def breaking(tmp_path):
         sys.modules.pop(name, None)
 
 
-def test_a_run_that_breaks_keeps_what_it_has_but_no_report(cli, tmp_path, breaking):
+def test_a_run_that_breaks_keeps_what_it_has_and_says_that_it_failed(cli, tmp_path, breaking):
     with pytest.raises(RuntimeError, match="a bug"):
         cli(breaking("breaks_by_itself", 'RuntimeError("a bug")'))
     run = tmp_path / "lightning_logs" / "broken" / "version_0"
     assert len(rows(run)) == 1
     assert (run / "checkpoints" / "best.ckpt").is_file()
-    assert not (run / "run.json").exists()
+    ended_as(run, "failed")
+    assert report(run)["error"] == "RuntimeError: a bug."
+    assert f"{run} is failed" in cli(f"compare {run} {run}").out
+    assert "epochs" not in cli(f"repeat {run}").refusal()
 
 
-def test_an_interrupted_run_ends_with_130_and_no_report(cli, tmp_path, breaking):
+def test_an_interrupted_run_ends_with_130_and_says_so(cli, tmp_path, breaking):
     result = cli(breaking("breaks_by_hand", "KeyboardInterrupt"))
     assert result.status == 130
     assert "Interrupted in epoch 2" in result.out
     run = tmp_path / "lightning_logs" / "broken" / "version_0"
     assert len(rows(run)) == 1
-    assert not (run / "run.json").exists()
+    ended_as(run, "interrupted")
+    assert "error" not in report(run)
+
+
+def ended_as(run, status):
+    """A run that ended in its second epoch has recorded what is known of its first, and no score."""
+    metadata = report(run)
+    assert metadata["schema"] == 2
+    assert metadata["status"] == RunFolder(run).status == status
+    assert (metadata["epochs"], metadata["best_epoch"], metadata["weights_digest"]) == (1, 0, None)
+    assert metadata["metrics"] == {n: float(v) for n, v in rows(run)[0].items() if n.startswith(("train/", "val/"))}
+    assert metadata["counts"]["val"] > 0
+    assert metadata["test_openings"] == 0
+    with pytest.raises(UserError, match=f"is {status}, and only a finished run has metrics"):
+        open_run(run).metrics  # noqa: B018 - a property that raises
+
+
+def test_a_run_that_breaks_before_its_first_step_has_failed_without_metrics(cli, tmp_path):
+    (tmp_path / "breaks_at_once.py").write_text(
+        "from visionbench.models import MLP\n\n\nclass Breaks(MLP):\n"
+        "    def on_fit_start(self):\n        raise ZeroDivisionError\n"
+    )
+    with pytest.raises(ZeroDivisionError):
+        cli(f"{SMALL.replace('MLP', 'breaks_at_once.Breaks')} --name broken")
+    metadata = report(tmp_path / "lightning_logs" / "broken" / "version_0")
+    assert (metadata["status"], metadata["error"]) == ("failed", "ZeroDivisionError")
+    assert (metadata["metrics"], metadata["epochs"], metadata["best_epoch"]) == ({}, 0, None)
+
+
+def test_a_diverged_run_has_no_test_and_exit_status_1(cli, tmp_path):
+    (tmp_path / "diverging_net.py").write_text(
+        "from visionbench.models import MLP\n\n\nclass Diverges(MLP):\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        return super().training_step(batch, batch_idx) * float('nan')\n"
+    )
+    result = cli(f"{SMALL.replace('MLP', 'diverging_net.Diverges')} --trainer.max_epochs 2 --name x")
+    run = tmp_path / "lightning_logs" / "x" / "version_0"
+    assert result.status == 1, result
+    assert "diverged   not a number: the training loss first in epoch 1" in result.out
+    assert report(run)["status"] == RunFolder(run).status == "diverged"
+    assert not any(name.startswith("test/") for name in report(run)["metrics"])
+    assert report(run)["test_openings"] == 0
+    assert f"{run} is diverged" in cli(f"compare {run} {run}").out
+
+
+def test_each_opening_of_the_test_images_is_counted(cli, tmp_path):
+    assert cli(f"{SMALL} --trainer.max_epochs 1 --name x").status == 0
+    run = tmp_path / "lightning_logs" / "x" / "version_0"
+    before = report(run)
+    assert before["test_openings"] == 1
+    assert "the test images were opened 2 times by this run" in cli(f"test {run}").out
+    assert "opened" not in cli(f"validate {run}").out
+    assert "the test images were opened 3 times by this run" in cli(f"test {run}").out
+    assert report(run) == before | {"test_openings": 3}
+    assert cli(f"report {run}").status == 0
+    assert "opened 3 times by this run" in (run / "report.html").read_text(encoding="utf-8")
+    assert cli(f"fit --resume {run} --trainer.max_epochs 2").status == 0
+    assert report(run)["test_openings"] == 4
+
+
+def test_an_opening_is_kept_by_a_run_that_was_killed(cli, tmp_path):
+    assert cli(f"{SMALL} --trainer.max_epochs 1 --test_after_fit false --name x").status == 0
+    run = RunFolder(tmp_path / "lightning_logs" / "x" / "version_0")
+    assert report(run.path)["test_openings"] == 0
+    run.metadata_path.unlink()
+    assert "were opened 1 time by this run" in cli(f"test {run}").out
+    assert (run.status, run.test_openings) == ("interrupted", 1)
+    assert cli(f"fit --resume {run} --test_after_fit true").status == 0
+    assert (run.status, run.test_openings) == ("finished", 2)
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):

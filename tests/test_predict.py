@@ -463,7 +463,7 @@ def test_a_run_that_is_not_finished_has_no_metrics(photos, tmp_path):
     (tmp_path / "open" / "run.json").unlink()
     run = open_run(tmp_path / "open")
     assert run.data_digest is None
-    with pytest.raises(UserError, match="is not finished, so that it has no metrics"):
+    with pytest.raises(UserError, match="is interrupted, and only a finished run has metrics"):
         run.metrics  # noqa: B018 - a property that raises
 
 

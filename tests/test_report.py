@@ -335,7 +335,7 @@ def test_a_run_that_is_not_finished_is_reported_as_far_as_it_is(cli, tmp_path):
         file.write("2,9,0.1,0.4")  # torn
     assert cli("report open").status == 0
     page = Page(run / "report.html")
-    assert "This run is not finished: it has no run.json. 2 epochs are done; visionbench fit --resume open" in page.text
+    assert "This run is interrupted, with 2 finished epochs; visionbench fit --resume open resumes it" in page.text
     assert "Validation accuracy 75.00 % After epoch 2" in page.text
     assert [alt.partition(".")[0] for alt in page.images()] == ["Learning curves"]
     (run / "metrics.csv").unlink()
@@ -344,7 +344,7 @@ def test_a_run_that_is_not_finished_is_reported_as_far_as_it_is(cli, tmp_path):
     assert "No epoch is finished." in Page(run / "report.html").text
     run_folder(tmp_path / "done")
     assert cli("report done open").status == 0
-    assert "B is not finished" in Page(tmp_path / "report.html").text
+    assert "B is interrupted." in Page(tmp_path / "report.html").text
 
 
 def test_what_is_text_stays_text(cli, tmp_path):

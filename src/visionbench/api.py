@@ -1,6 +1,5 @@
 """Training and opening runs from Python: what commands, studies, notebooks and workers call."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from visionbench.inference.trained import TrainedRun
 from visionbench.inference.trained import open_run as _open_run
 from visionbench.models.base import Classifier
 from visionbench.processes import run_cleanly
-from visionbench.runs.folder import read_losses
+from visionbench.runs.folder import RunFolder
 from visionbench.training.result import RunResult
 from visionbench.training.session import Ending, Say, Session
 from visionbench.training.settings import Settings
@@ -166,7 +165,7 @@ class RunFigures:
         from visionbench.figures.run_figures import RunFigures as Drawing
 
         folder = self._folder(session)
-        before = folder / "before-training.json"
+        run = RunFolder(folder.parent)
         settings = session.settings
         drawing = Drawing(
             folder, session.model, session.data, session.log_figure, settings.figure_layers, settings.figure_channels
@@ -174,8 +173,8 @@ class RunFigures:
         drawing.draw(
             rows=session.rows,
             best_epoch=ending.row["epoch"] if settings.has_objective else None,
-            before=json.loads(before.read_text(encoding="utf-8")) if before.is_file() else None,
-            losses=read_losses(folder.parent / "step-losses.bin"),
+            before=run.untrained_metrics or None,
+            losses=run.step_losses,
             batches=int(session.trainer.num_training_batches),
             batch_size=session.data.batch_size * session.trainer.world_size,
             throughput=session.throughput.epochs,
@@ -186,7 +185,7 @@ class RunFigures:
     def _folder(self, session: Session) -> Path:
         if session.run_folder is None:
             raise RuntimeError("A run without a folder has no figures.")
-        folder = session.run_folder / "figures"
+        folder = RunFolder(session.run_folder).figures
         folder.mkdir(exist_ok=True)
         return folder
 

@@ -18,6 +18,7 @@ from tests.exactness import processes
 from tests.exactness.processes import Run
 from tests.exactness.same import DIGITS, differences, next_second, report
 from tests.fakes import write_images
+from visionbench.runs.folder import RunFolder
 
 # Two validation batches; the tests' processes are slowed so that a third of their time goes into steps, a third into
 # validation and a third into checkpoints.
@@ -200,7 +201,8 @@ def test_a_signal_ends_a_run_with_the_command_to_go_on(number, status, phase, re
     folder = tmp_path / "lightning_logs" / "x" / "version_0"
     command = "resume with: visionbench fit --resume lightning_logs/x/version_0"
     assert run.output().splitlines()[-1].endswith(command), run.output()
-    assert not (folder / "run.json").exists()
+    assert RunFolder(folder).status == report(folder)["status"] == "interrupted"
+    assert report(folder)["test_openings"] == 0
     run = resume(tmp_path, digits_root)
     assert run.end() == 0, run.output()
     if phase == "training":  # in the midst of an epoch: a step that was made is not made again

@@ -20,7 +20,7 @@ import pytest
 import torch
 
 from visionbench.cli import main
-from visionbench.runs.folder import read_losses
+from visionbench.runs.folder import RunFolder
 
 TABLE = Path(__file__).with_name("reference_losses.csv")
 STEPS = 50
@@ -53,7 +53,7 @@ def losses(name: str, root: Path, folder: Path) -> np.ndarray:
     line += " --test_after_fit false --figures none"
     with contextlib.redirect_stdout(io.StringIO()):
         assert main(shlex.split(f"{line} --log_dir {folder}")) == 0
-    return read_losses(folder / name / "version_0" / "step-losses.bin")
+    return RunFolder(folder / name / "version_0").step_losses
 
 
 def table() -> tuple[str, dict[str, np.ndarray]]:

@@ -9,7 +9,7 @@ import yaml
 
 from tests.exactness.same import DIGITS, SMALL, differences, first_event_file, report
 from visionbench.data import loader
-from visionbench.runs.folder import read_losses
+from visionbench.runs.folder import RunFolder
 
 FIRST, SECOND = (Path("lightning_logs", "mlp", f"version_{n}") for n in (0, 1))
 MODELS = {
@@ -97,7 +97,7 @@ def test_repeat_says_that_it_is_the_same(cli, tmp_path):
 
 def test_repeat_names_the_first_step_that_differs(cli, tmp_path):
     fit(cli, f"{SMALL} --trainer.max_epochs 2")
-    values = read_losses(tmp_path / FIRST / "step-losses.bin").copy()
+    values = RunFolder(tmp_path / FIRST).step_losses
     ours = values[6]
     values[6] = np.nextafter(ours, np.float32(9))  # the last bit
     values.tofile(tmp_path / FIRST / "step-losses.bin")
@@ -162,7 +162,7 @@ def test_compare_takes_two_runs(cli, tmp_path):
     assert "nowhere is not a run folder" in cli(f"compare {FIRST} nowhere").refusal()
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "unfinished" / "config.yaml").write_bytes((tmp_path / FIRST / "config.yaml").read_bytes())
-    assert "unfinished is not finished: it has no run.json" in fit(cli, f"compare {FIRST} unfinished").out
+    assert "unfinished is interrupted\n" in fit(cli, f"compare {FIRST} unfinished").out
 
 
 def test_a_runs_configuration_gives_the_same_run(cli, tmp_path):

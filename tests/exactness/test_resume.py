@@ -14,8 +14,9 @@ from visionbench.api import RunFigures
 from visionbench.data import Digits, loader
 from visionbench.models.base import Classifier
 from visionbench.runs import checkpoints as files
-from visionbench.runs import folder, identity
+from visionbench.runs import identity
 from visionbench.runs.checkpoints import AtomicCheckpointIO
+from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import versions
 from visionbench.training.callbacks import MetricsFile, RunCheckpoints
 from visionbench.training.session import Session
@@ -346,7 +347,7 @@ def changed(patch, what):
 def test_other_code_data_or_versions_are_refused_or_recorded(started, cli, monkeypatch, what):
     phrase = changed(monkeypatch, what)
     assert phrase in cli(f"fit --resume {RUN}").refusal()
-    assert not (started / "run.json").exists()
+    assert RunFolder(started).status == "failed"
     go_on(cli, options="--resume_changed true")
     assert report(started)["resumed"] == [{"epochs": 2, "batches": 2, "step": 12, "changed": [phrase]}]
 
@@ -373,7 +374,7 @@ def test_what_does_not_change_the_numbers_is_no_other_configuration(started, cli
 def test_more_epochs_are_trained_on_as_in_a_longer_run(whole, cli, tmp_path):
     fit(cli, f"{LINE} {PLATEAU} --trainer.max_epochs 2")
     go_on(cli, options="--trainer.max_epochs 3")
-    assert differences(whole, tmp_path / RUN) == []
+    assert differences(whole, tmp_path / RUN) == ["run.json test_openings"]
 
 
 @pytest.mark.parametrize("scheduler", ["OneCycleLR --model.lr_scheduler.max_lr 0.1", "WarmupCosineLR"])
@@ -409,7 +410,7 @@ def test_auto_takes_the_newest_unfinished_run_of_this_configuration(whole, cli, 
     next_second()
     assert "run        lightning_logs/mlp/version_1" in fit(cli, f"{line} --resume auto").out
     assert differences(whole, runs_of_mlp / "version_1") == []
-    held = folder.lock(runs_of_mlp / "version_0")
+    held = RunFolder(runs_of_mlp / "version_0").lock()
     try:
         assert "run        lightning_logs/mlp/version_4" in fit(cli, f"{line} --resume auto").out
         assert "is being trained by another process" in cli(f"fit --resume {RUN}").refusal()

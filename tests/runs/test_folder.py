@@ -29,11 +29,11 @@ def test_neither_torch_nor_lightning_is_imported():
     assert result.stdout == "[]\n"
 
 
-def test_a_new_run_is_unfinished_and_has_nothing_but_its_configuration(run):
+def test_a_run_without_an_ending_is_interrupted_and_has_nothing_but_its_configuration(run):
     assert run.path.name == "version_0"
     assert run.config == CONFIG
     assert (run.metadata, run.input, run.rows, run.figure_contents, run.untrained_metrics) == ({}, {}, [], {}, {})
-    assert (run.status, run.is_finished, run.has_results) == ("unfinished", False, False)
+    assert (run.status, run.is_finished, run.has_results) == ("interrupted", False, False)
     assert len(run.step_losses) == 0
     assert run.step_losses.dtype == np.float32
     assert run.predictions("test") is None
@@ -54,8 +54,8 @@ def test_a_run_of_schema_1_is_finished(run):
 
 
 @pytest.mark.parametrize("content", [{}, {"status": "unfinished"}, {"status": "done"}])
-def test_metadata_without_the_status_of_an_ended_run_is_not_written(run, content):
-    with pytest.raises(ValueError, match="expected that of a run that has ended"):
+def test_metadata_with_an_unknown_status_is_not_written(run, content):
+    with pytest.raises(ValueError, match="expected one of finished, diverged"):
         run.write_metadata(content)
     assert not run.metadata_path.exists()
 

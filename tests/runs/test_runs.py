@@ -11,7 +11,7 @@ import torch
 from visionbench.errors import UserError
 from visionbench.evaluation.intervals import wilson_interval
 from visionbench.files import replacing, write_json
-from visionbench.runs.folder import claim, result_checkpoint
+from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import config_digest, weights_digest
 
 
@@ -112,7 +112,7 @@ def test_a_file_whose_writing_fails_stays_and_leaves_no_temporary_file(tmp_path)
 
 def test_runs_that_begin_at_once_get_different_folders(tmp_path):
     with ThreadPoolExecutor(16) as pool:
-        folders = list(pool.map(lambda _: claim(tmp_path / "runs"), range(64)))
+        folders = list(pool.map(lambda _: RunFolder.claim(tmp_path / "runs").path, range(64)))
     assert sorted(folder.name for folder in folders) == sorted(f"version_{n}" for n in range(64))
     assert all(folder.is_dir() for folder in folders)
 
@@ -120,10 +120,10 @@ def test_runs_that_begin_at_once_get_different_folders(tmp_path):
 def test_a_new_run_comes_after_all_others(tmp_path):
     (tmp_path / "version_7").mkdir()
     (tmp_path / "version_x").mkdir()
-    assert claim(tmp_path).name == "version_8"
+    assert RunFolder.claim(tmp_path).path.name == "version_8"
 
 
 def test_a_run_without_a_checkpoint_cannot_be_evaluated(tmp_path):
     (tmp_path / "config.yaml").touch()
     with pytest.raises(UserError, match="no checkpoint yet"):
-        result_checkpoint(tmp_path)
+        RunFolder(tmp_path).result_checkpoint()

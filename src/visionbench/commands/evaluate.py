@@ -7,13 +7,14 @@ from visionbench.config.cli import settings_from
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
 from visionbench.processes import run_cleanly
-from visionbench.runs.folder import folder_argument, read_metadata, result_checkpoint
+from visionbench.runs.folder import RunFolder, folder_argument
+from visionbench.text import counted
 from visionbench.training.session import Session
 from visionbench.training.summary import metric_lines
 
 
 def evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
-    """Evaluates the result of a run on a split; writes nothing.
+    """Evaluates the result of a run on a split; a test is counted in the run folder.
 
     Args:
         command: Which split: `validate` or `test`.
@@ -32,12 +33,12 @@ def evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
 
 
 def _evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
-    folder, options = folder_argument(command, args)
-    checkpoint = result_checkpoint(folder)
+    run, options = folder_argument(command, args)
+    checkpoint = run.result_checkpoint()
     console = plain_console()
     stage: Literal["val", "test"] = "val" if command == "validate" else "test"
     with quiet_libraries():
-        settings = settings_from(["--config", str(folder / "config.yaml"), *options], command)
+        settings = settings_from(["--config", str(run.config_path), *options], command)
         for note in settings.notes:
             console.print(note)
         data = settings.data
@@ -46,13 +47,24 @@ def _evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
         if not data.sizes()[stage]:
             name, other = ("validation", "test") if stage == "val" else ("test", "validate")
             why = "the official ones are watched" if data.test_is_watched else f"data.{stage}_size is 0"
-            raise UserError(f"{folder} has no {name} {data.item}s ({why}); use visionbench {other}.")
+            raise UserError(f"{run} has no {name} {data.item}s ({why}); use visionbench {other}.")
         result = session.evaluate(stage, checkpoint)
         if result.status == "interrupted":
             return 128 + (result.signal or 0)
-        if read_metadata(folder).get("data_digest", data.data_digest()) != data.data_digest():
+        if run.metadata.get("data_digest", data.data_digest()) != data.data_digest():
             session.say(f"note: the {data.item}s, their split or their normalization are not those of the run")
         for line in metric_lines(stage, data, result.metrics, result.counts[stage]):
             session.say(line)
         session.say(f"checkpoint  {checkpoint}")
+        if stage == "test":
+            session.say(_opening(run, data.item))
     return 0
+
+
+def _opening(run: RunFolder, item: str) -> str:
+    """Records that the test samples were evaluated once more; gives the line that says how often in all."""
+    try:
+        run.add_test_opening()
+    except OSError as error:  # someone else's run, which may be read but not written
+        return f"note: this opening of the test {item}s could not be recorded ({error.strerror})"
+    return f"openings    the test {item}s were opened {counted(run.test_openings, 'time')} by this run"

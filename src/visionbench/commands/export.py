@@ -15,7 +15,7 @@ from visionbench.errors import UserError
 from visionbench.inference.export import SUFFIXES, Export, Format, check_packages, export_model
 from visionbench.inference.inputs import check_inputs, samples
 from visionbench.inference.trained import TrainedRun, open_run
-from visionbench.runs.folder import folder_argument, read_config, result_checkpoint
+from visionbench.runs.folder import RunFolder, folder_argument
 from visionbench.text import counted
 
 USAGE = """\
@@ -43,11 +43,11 @@ def run(args: Sequence[str]) -> int:
     if args and args[0] in ("-h", "--help"):
         parser.print_help()
         return 0
-    folder, options = folder_argument("export", args)
+    run_folder, options = folder_argument("export", args)
     console = plain_console()
     with quiet_libraries():
-        result_checkpoint(folder)
-        data_options = add_data_options(parser, read_config(folder))
+        run_folder.result_checkpoint()
+        data_options = add_data_options(parser, run_folder.config)
         with watched_parsing(console.print):
             config = parser.parse_args([*data_options, *options])
         if config.format is None:
@@ -56,7 +56,7 @@ def run(args: Sequence[str]) -> int:
             raise UserError(f"samples is {config.samples}, expected 1 or more.")
         check_inputs([config.check])
         check_packages(config.format)
-        trained = open_run(folder)
+        trained = open_run(run_folder.path)
         data = None
         if config.check in SPLITS:
             data = make_data(parser, config)
@@ -66,7 +66,7 @@ def run(args: Sequence[str]) -> int:
         chosen = list(itertools.islice(images, config.samples))
         if not chosen:
             raise UserError(f"{config.check} holds no image to check the file on; give another --check.")
-        output = Path(config.output) if config.output is not None else _default_output(folder, config.format)
+        output = Path(config.output) if config.output is not None else _default_output(run_folder, config.format)
         exported = export_model(trained, config.format, output, np.stack(chosen))
         for line in _closing_lines(trained, exported, config.check):
             console.print(line)
@@ -101,8 +101,8 @@ def _parser() -> Parser:
     return parser
 
 
-def _default_output(folder: Path, format: Format) -> Path:
-    return folder / "exports" / f"model{SUFFIXES[format]}"
+def _default_output(run_folder: RunFolder, format: Format) -> Path:
+    return run_folder.path / "exports" / f"model{SUFFIXES[format]}"
 
 
 def _closing_lines(run: TrainedRun, exported: Export, checked_on: str) -> Iterator[str]:

@@ -6,10 +6,10 @@ from pathlib import Path
 from visionbench.api import train
 from visionbench.config.cli import settings_from
 from visionbench.console import plain_console, quiet_libraries
-from visionbench.errors import UserError
 from visionbench.interrupts import ended_by_sigterm
 from visionbench.processes import World, run_cleanly
 from visionbench.progress import Progress
+from visionbench.runs.folder import RunFolder
 from visionbench.training.summary import closing_lines
 
 
@@ -20,7 +20,7 @@ def run(args: Sequence[str]) -> int:
         args: Options of `visionbench fit`.
 
     Returns:
-        The exit status.
+        The exit status: 0 for a finished run, 1 for a diverged one, 130 or 143 for an interrupted one.
 
     Raises:
         UserError: The command, the configuration or the data are refused.
@@ -41,7 +41,7 @@ def _fit(args: Sequence[str]) -> int:
         if result.folder is not None and first:
             for line in closing_lines(settings, result):
                 console.print(line)
-        return 0
+        return 1 if result.status == "diverged" else 0
 
 
 def _with_run_config(args: Sequence[str]) -> list[str]:
@@ -52,9 +52,7 @@ def _with_run_config(args: Sequence[str]) -> list[str]:
     for word, following in zip(words, [*words[1:], ""], strict=True):
         folder = following if word == "--resume" else word.removeprefix("--resume=") if "=" in word else ""
         if word.startswith("--resume") and not word.startswith("--resume_") and folder not in ("", "auto", "null"):
-            if not (Path(folder) / "config.yaml").is_file():
-                raise UserError(
-                    f"{folder} is not a run folder (it has no config.yaml); give one like lightning_logs/cnn/version_0."
-                )
-            return ["--config", str(Path(folder) / "config.yaml"), *words]
+            run = RunFolder(Path(folder))
+            run.require_run()
+            return ["--config", str(run.config_path), *words]
     return words

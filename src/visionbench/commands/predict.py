@@ -21,7 +21,7 @@ from visionbench.inference.inputs import batches, check_inputs, count_samples, s
 from visionbench.inference.predict import PredictionCounts, table_file, write_predictions
 from visionbench.inference.trained import Predictor, open_run
 from visionbench.interrupts import ended_by_sigterm
-from visionbench.runs.folder import folder_argument, read_config, result_checkpoint
+from visionbench.runs.folder import folder_argument
 from visionbench.text import counted
 
 USAGE = """\
@@ -48,11 +48,11 @@ def run(args: Sequence[str]) -> int:
     if args and args[0] in ("-h", "--help"):
         parser.print_help()
         return 0
-    folder, rest = folder_argument("predict", args)
+    run_folder, rest = folder_argument("predict", args)
     inputs, options = split_inputs(rest)
     if not inputs and not {"-h", "--help"} & set(options):
         raise UserError(
-            f"predict needs an input: visionbench predict {folder} INPUT..., where INPUT is a split "
+            f"predict needs an input: visionbench predict {run_folder} INPUT..., where INPUT is a split "
             f"({', '.join(SPLITS)}), a folder, a file, or - for a list of files on standard input."
         )
     console = plain_console(stderr=True)
@@ -60,13 +60,13 @@ def run(args: Sequence[str]) -> int:
         data_options: list[str] = []
         has_splits = not set(SPLITS).isdisjoint(inputs)
         if has_splits:
-            result_checkpoint(folder)
-            data_options = add_data_options(parser, read_config(folder))
+            run_folder.result_checkpoint()
+            data_options = add_data_options(parser, run_folder.config)
         with watched_parsing(console.print):
             config = parser.parse_args([*data_options, *options])
         _check_options(config)
         check_inputs(inputs)
-        trained = open_run(folder)
+        trained = open_run(run_folder.path)
         data = None
         if has_splits:
             with contextlib.redirect_stdout(sys.stderr):  # where a data set reports how it is prepared

@@ -11,7 +11,7 @@ from visionbench.interrupts import ended_by_sigterm
 from visionbench.processes import World, run_cleanly
 from visionbench.progress import Progress
 from visionbench.runs.compare import compare, first_difference
-from visionbench.runs.folder import folder_argument, read_metadata
+from visionbench.runs.folder import folder_argument
 from visionbench.training.summary import closing_lines
 
 
@@ -32,10 +32,12 @@ def run(args: Sequence[str]) -> int:
 
 def _repeat(args: Sequence[str]) -> int:
     first, options = folder_argument("repeat", args)
-    if not read_metadata(first):
-        raise UserError(f"{first} is not finished; visionbench fit --resume {shlex.quote(str(first))} resumes it.")
-    words = ["--config", str(first / "config.yaml"), "--run_dir", "null"]
-    words += ["--log_dir", str(first.parent.parent), "--name", first.parent.name, *options]
+    if (status := first.status) != "finished":
+        raise UserError(
+            f"{first} is {status}, not finished; visionbench fit --resume {shlex.quote(str(first))} resumes it."
+        )
+    words = ["--config", str(first.config_path), "--run_dir", "null"]
+    words += ["--log_dir", str(first.path.parent.parent), "--name", first.path.parent.name, *options]
     console = plain_console()
     with quiet_libraries():
         world = World.detect()
@@ -49,11 +51,11 @@ def _repeat(args: Sequence[str]) -> int:
             return 0
         for line in closing_lines(settings, result):
             console.print(line)
-    difference = first_difference(first, result.folder)
+    difference = first_difference(first.path, result.folder)
     if difference is None:
         console.print(f"same        every loss, metric and weight is that of {first}, bit for bit")
         return 0
     console.print(f"different   {difference}")
-    for line in compare(first, result.folder):
+    for line in compare(first.path, result.folder):
         console.print(f"            {line}")
     return 1

@@ -3,7 +3,6 @@
 Only the run folder is needed: neither the data set nor the weights that training started from.
 """
 
-import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from lightning.fabric import Fabric
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
@@ -24,10 +22,10 @@ from visionbench.data.loader import scale_and_shift
 from visionbench.data.store import SPLITS
 from visionbench.decoding import Recipe
 from visionbench.errors import UserError, root_cause
-from visionbench.evaluation.predictions import Predictions, read_predictions
+from visionbench.evaluation.predictions import Predictions
 from visionbench.inference.inputs import batches, decoded_files
 from visionbench.models.base import Classifier
-from visionbench.runs.folder import result_checkpoint
+from visionbench.runs.folder import RunFolder
 from visionbench.text import one_line, shown
 
 
@@ -78,18 +76,19 @@ class TrainedRun:
         Raises:
             UserError: The run is not finished.
         """
-        if (report := self._report()) is None:
+        run = RunFolder(self.folder)
+        if (status := run.status) != "finished":
             raise UserError(
-                f"{self.folder} is not finished, so that it has no metrics (it has no run.json); resume it with "
-                f"visionbench fit --resume {self.folder}."
+                f"{self.folder} is {status}, and only a finished run has metrics; resume it with visionbench fit "
+                f"--resume {self.folder}."
             )
-        return dict(report["metrics"])
+        return dict(run.metadata["metrics"])
 
     @property
     def data_digest(self) -> str | None:
-        """Digest of the data that the run was trained on; `None` for a run that is not finished."""
-        report = self._report()
-        return str(report["data_digest"]) if report is not None else None
+        """Digest of the data that the run was trained on; `None` where the run has not recorded it."""
+        digest = RunFolder(self.folder).metadata.get("data_digest")
+        return str(digest) if digest is not None else None
 
     def predictions(self, stage: str) -> Predictions:
         """The predictions that the run recorded for a split.
@@ -102,10 +101,10 @@ class TrainedRun:
         """
         if stage not in SPLITS:
             raise UserError(f"There is no split {stage}; expected one of {', '.join(SPLITS)}.")
-        folder = self.folder / "predictions"
-        predictions = read_predictions(folder, stage, self.class_names)
+        run = RunFolder(self.folder)
+        predictions = run.predictions(stage)
         if predictions is None:
-            recorded = [split for split in SPLITS if (folder / f"{split}.csv").is_file()]
+            recorded = [split for split in SPLITS if (run.predictions_folder / f"{split}.csv").is_file()]
             raise UserError(
                 f"{self.folder} has no recorded predictions for {stage} (recorded: {', '.join(recorded) or 'none'}); "
                 f"write them with visionbench predict {self.folder} {stage}."
@@ -166,18 +165,6 @@ class TrainedRun:
     def _predictor(self) -> "Predictor":
         return Predictor(self)
 
-    def _report(self) -> dict[str, Any] | None:
-        path = self.folder / "run.json"
-        if not path.is_file():
-            return None
-        try:
-            report: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise UserError(
-                f"{path} cannot be read ({one_line(error).rstrip('.')}); restore the file that the run wrote."
-            ) from error
-        return report
-
     def _expected_shape(self) -> str:
         channels, height, width = self.input_shape
         with_channels = f"(N, {height}, {width}, {channels})"
@@ -215,21 +202,13 @@ def open_run(folder: str | Path) -> TrainedRun:
         UserError: The folder is not a run folder, it has no checkpoint, its model does not take images, or the class of
             its model cannot be loaded.
     """
-    folder = Path(folder)
-    checkpoint = result_checkpoint(folder)
-    try:
-        described = json.loads((folder / "input.json").read_text(encoding="utf-8"))
-        config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    run = RunFolder(Path(folder))
+    checkpoint, described, config = run.result_checkpoint(), run.input, run.config
+    if not described:
         raise UserError(
             f"{folder} has no input.json, which describes its classes and inputs: the run is from a version of "
             f"visionbench that did not write this file; train it a second time with visionbench repeat {folder}."
-        ) from None
-    except ValueError as error:
-        raise UserError(
-            f"input.json or config.yaml of {folder} cannot be read ({one_line(error).rstrip('.')}); restore the file "
-            "that the run wrote."
-        ) from error
+        )
     file = described["file"]
     if file is None:
         shape = " x ".join(map(str, described["input_shape"]))
@@ -239,7 +218,7 @@ def open_run(folder: str | Path) -> TrainedRun:
         )
     channels, height, width = described["input_shape"]
     return TrainedRun(
-        folder=folder,
+        folder=run.path,
         checkpoint=checkpoint,
         config=config,
         model=_load_model(checkpoint, config["model"]),

@@ -20,9 +20,10 @@ from visionbench.figures.comparison import (
 from visionbench.figures.images import Images
 from visionbench.report import page
 from visionbench.report.page import Html, tag
-from visionbench.report.run_contents import ReportedRun, divergence, find_images, picture_of
+from visionbench.report.run_contents import ReportedRun, find_images, picture_of
 from visionbench.report.run_page import interval_of, number, percent, short_class, title_of_data
 from visionbench.runs.compare import circumstances
+from visionbench.runs.folder import divergence
 from visionbench.runs.identity import comparable, flat
 from visionbench.text import counted, duration
 
@@ -65,10 +66,10 @@ def _called(reported: Sequence[ReportedRun]) -> list[str]:
 
 def _summary(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator[Html]:
     for letter, run in zip(LETTERS, reported, strict=False):
-        if not run.finished:
-            yield page.note(tag("p", f"{letter} is not finished: it has no run.json."), kind="warn")
-        if (diverged := divergence(run.rows)) is not None:
-            yield page.note(tag("p", f"{letter} has diverged; {diverged}."), kind="warn")
+        if not run.finished and run.status != "diverged":
+            yield page.note(tag("p", f"{letter} is {run.status}."), kind="warn")
+        if (diverged := divergence(run.rows)) is not None or run.status == "diverged":
+            yield page.note(tag("p", f"{letter} has diverged", f"; {diverged}." if diverged else "."), kind="warn")
     head = ("run", "test accuracy", "95 % interval", "samples", "test loss", "validation accuracy", "epoch kept")
     rows = [(tag("span", mark, " ", run.name), *_numbers(run)) for mark, run in zip(marks, reported, strict=True)]
     more = ("parameters", "training", "seed")

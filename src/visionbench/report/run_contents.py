@@ -4,7 +4,6 @@ import contextlib
 import re
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -21,7 +20,7 @@ from visionbench.errors import UserError, first_user_error, root_cause
 from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.figure import Figure
 from visionbench.figures.images import Images
-from visionbench.runs.folder import RunFolder
+from visionbench.runs.folder import RunFolder, Status
 from visionbench.text import one_line
 
 
@@ -54,6 +53,8 @@ class ReportedRun:
     Attributes:
         folder: As it was given.
         config: What config.yaml says.
+        status: How the run ended.
+        test_openings: How often its test samples were evaluated.
         report: Content of run.json; empty where the file is absent.
         input_description: Content of input.json; empty where the file is absent.
         rows: Of metrics.csv: numbers by name.
@@ -66,6 +67,8 @@ class ReportedRun:
 
     folder: Path
     config: dict[str, Any]
+    status: Status
+    test_openings: int
     report: dict[str, Any]
     input_description: dict[str, Any]
     rows: list[dict[str, Any]]
@@ -84,7 +87,7 @@ class ReportedRun:
     @property
     def finished(self) -> bool:
         """Whether it has come to its end."""
-        return bool(self.report) and self.report.get("status", "finished") == "finished"
+        return self.status == "finished"
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -128,6 +131,8 @@ def read_run(folder: Path) -> ReportedRun:
     run = ReportedRun(
         folder=folder,
         config=files.config,
+        status=files.status,
+        test_openings=files.test_openings,
         report=files.metadata,
         input_description=files.input,
         rows=files.rows,
@@ -238,13 +243,3 @@ def _open_data(run: ReportedRun, root: str | None) -> VisionDataModule:
     data.prepare_data()
     data.setup()
     return data
-
-
-def divergence(rows: Sequence[Mapping[str, Any]]) -> str | None:
-    """Which losses stop being numbers, and in which epoch; `None` where all are."""
-    places = []
-    for name, word in (("train/loss", "training"), ("val/loss", "validation")):
-        epochs = [row["epoch"] + 1 for row in rows if name in row and not np.isfinite(row[name])]
-        if epochs:
-            places.append(f"the {word} loss first in epoch {epochs[0]}")
-    return f"not a number: {', '.join(places)}" if places else None

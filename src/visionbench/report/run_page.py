@@ -16,9 +16,10 @@ from visionbench.figures.classes import WORDS
 from visionbench.figures.curves import draw_learning_curves
 from visionbench.report import page
 from visionbench.report.page import Html, tag
-from visionbench.report.run_contents import ReportedRun, divergence, picture_of
+from visionbench.report.run_contents import ReportedRun, picture_of
+from visionbench.runs.folder import RunFolder, divergence
 from visionbench.runs.identity import DATA_ASIDE
-from visionbench.text import duration
+from visionbench.text import counted, duration
 
 NOT_A_NUMBER = "not a number"
 # Rows of a table that has one for each class; of more classes it shows those with the lowest score.
@@ -80,7 +81,7 @@ def page_of_one(run: ReportedRun) -> bytes:
 
 def in_a_sentence(run: ReportedRun) -> str:
     """Which model was trained on which data."""
-    return f"{short_class(run.config['model'])} on {title_of_data(run)}" + ("" if run.finished else ", not finished")
+    return f"{short_class(run.config['model'])} on {title_of_data(run)}" + ("" if run.finished else f", {run.status}")
 
 
 def title_of_data(run: ReportedRun) -> str:
@@ -126,20 +127,13 @@ def kept_epoch(run: ReportedRun) -> tuple[str, str]:
 
 
 def _result(run: ReportedRun) -> Iterator[Html]:
-    if not run.finished:
+    if run.status in ("interrupted", "failed"):
         command = f"visionbench fit --resume {shlex.quote(str(run.folder))}"
-        done = f"{len(run.rows)} epoch{'s' * (len(run.rows) != 1)} {'are' if len(run.rows) != 1 else 'is'} done"
-        yield page.note(
-            tag(
-                "p",
-                f"This run is not finished: it has no run.json. {done}; ",
-                tag("code", command),
-                " goes on with it.",
-            ),
-            kind="warn",
-        )
-    if (diverged := divergence(run.rows)) is not None:
-        yield page.note(tag("p", f"The run has diverged; {diverged}."), kind="warn")
+        reason = f" ({run.report['error']})" if run.report.get("error") else ""
+        done = f"This run is {run.status}{reason}, with {counted(len(run.rows), 'finished epoch')}; "
+        yield page.note(tag("p", done, tag("code", command), " resumes it."), kind="warn")
+    if (diverged := divergence(run.rows)) is not None or run.status == "diverged":
+        yield page.note(tag("p", "The run has diverged", f"; {diverged}." if diverged else "."), kind="warn")
     yield tag("dl", *(_value(*entry) for entry in _values(run)), class_="result")
     test = run.predictions.get("test")
     if test is not None and np.array_equal(test.predicted, test.labels):
@@ -193,7 +187,7 @@ def _interval_in_words(run: ReportedRun) -> str:
 def _why_no_test(run: ReportedRun) -> str:
     if "test_as_validation" in (run.init_args("data").get("allow") or []):
         return f"The official test {run.item}s were watched as validation (data.allow), so nothing is left to test on."
-    return f"The run was not tested; visionbench test {shlex.quote(str(run.folder))} does it, and writes nothing."
+    return f"The run was not tested; visionbench test {shlex.quote(str(run.folder))} tests it."
 
 
 def _facts(run: ReportedRun) -> Html:
@@ -239,6 +233,8 @@ def _all_facts(run: ReportedRun) -> Iterator[tuple[str, Any]]:
     if (git := report.get("git")) is not None:
         yield "Commit", f"{git['commit'][:12]}{', with changes that are not committed' if git.get('changed') else ''}"
     digests = {"configuration": "config_digest", "data": "data_digest", "code": "code", "weights": "weights_digest"}
+    if run.test_openings:
+        yield f"Test {run.item}s", f"opened {counted(run.test_openings, 'time')} by this run"
     yield "Digests", ", ".join(f"{word} {report[name][:12]}" for word, name in digests.items() if report.get(name))
     yield "Versions", ", ".join(f"{name} {version}" for name, version in (report.get("versions") or {}).items())
     if command := report.get("command"):
@@ -348,6 +344,8 @@ def _scores(run: ReportedRun, stage: str) -> Iterator[Html]:
 def _configuration(run: ReportedRun) -> Iterator[Html]:
     text = yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True)
     yield tag(
-        "p", tag("code", f"visionbench fit --config {shlex.quote(str(run.folder / 'config.yaml'))}"), " runs it again."
+        "p",
+        tag("code", f"visionbench fit --config {shlex.quote(str(RunFolder(run.folder).config_path))}"),
+        " runs it again.",
     )
     yield page.fold("Every setting", tag("pre", tag("code", text)))

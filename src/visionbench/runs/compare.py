@@ -27,10 +27,8 @@ def compare(first: Path, second: Path) -> Iterator[str]:
     configs = [flat(comparable(run.config)) for run in runs]
     one, other = (run.metadata for run in runs)
     for run in runs:
-        if (status := run.status) == "unfinished":
-            yield f"{run} is not finished: it has no run.json"
-        elif status != "finished":
-            yield f"{run} is {status}"
+        if not run.is_finished:
+            yield f"{run} is {run.status}"
     names = sorted(configs[0] | configs[1])
     yield from _table("configuration", [(name, configs[0].get(name), configs[1].get(name)) for name in names])
     if not one or not other:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 from collections.abc import Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -24,8 +25,8 @@ METADATA_SCHEMA = 2
 # Type of step-losses.bin: little-endian float32, one value for each batch.
 DTYPE = np.dtype("<f4")
 
-# Result of a run; only a finished run has a score. A run without run.json is unfinished.
-Status = Literal["finished", "diverged", "interrupted", "failed", "unfinished"]
+# How a run ended; only a finished run has a score.
+Status = Literal["finished", "diverged", "interrupted", "failed"]
 STATUSES: tuple[str, ...] = get_args(Status)
 
 
@@ -95,7 +96,7 @@ class RunFolder:
 
     @property
     def metadata_path(self) -> Path:
-        """Path of the file that says what was run, on what and how it went; absent before the run's end."""
+        """Path of the file that says what was run, on what and how it ended; absent before that and in a killed run."""
         return self.path / "run.json"
 
     @property
@@ -189,14 +190,15 @@ class RunFolder:
 
     @property
     def status(self) -> Status:
-        """How the run ended; "unfinished" where run.json is absent.
+        """How the run ended; a run without run.json was killed, or is being trained: it is interrupted.
 
         Raises:
-            UserError: run.json is damaged, or of a newer version of visionbench.
+            UserError: This is not a run folder, or run.json is damaged or of a newer version of visionbench.
         """
         metadata = self.metadata
         if not metadata:
-            return "unfinished"
+            self.require_run()
+            return "interrupted"
         # Before runs had a status, run.json was written by finished runs only.
         status = metadata.get("status", "finished" if metadata.get("schema", SCHEMA) == SCHEMA else None)
         if status not in STATUSES:
@@ -211,6 +213,17 @@ class RunFolder:
     def is_finished(self) -> bool:
         """Whether the run has a result; a diverged, interrupted or failed run has none."""
         return self.status == "finished"
+
+    @property
+    def test_openings(self) -> int:
+        """How often the run's test samples were evaluated; a run of an earlier version counts its own test only.
+
+        Raises:
+            UserError: run.json is damaged, or of a newer version of visionbench.
+        """
+        metadata = self.metadata
+        tested = any(name.startswith("test/") for name in metadata.get("metrics") or {})
+        return int(metadata.get("test_openings", tested))
 
     @property
     def input(self) -> dict[str, Any]:
@@ -329,29 +342,26 @@ class RunFolder:
             content: Description of the run, in plain types, with its `status`.
 
         Raises:
-            ValueError: The status is none of a run that has ended.
+            ValueError: The status is unknown.
         """
-        if content.get("status") not in STATUSES or content["status"] == "unfinished":
-            raise ValueError(f"status is {content.get('status')!r}, expected that of a run that has ended")
-        write_json(self.metadata_path, {"schema": METADATA_SCHEMA, **content})
+        if content.get("status") not in STATUSES:
+            raise ValueError(f"status is {content.get('status')!r}, expected one of {', '.join(STATUSES)}")
+        write_json(self.metadata_path, {**content, "schema": METADATA_SCHEMA})
+
+    def add_test_opening(self) -> None:
+        """Records in run.json that the test samples of the run were evaluated once more."""
+        content = {"status": self.status, **self.metadata, "test_openings": self.test_openings + 1}
+        self.write_metadata(content)
+
+    def reopen(self) -> None:
+        """Removes the earlier ending from the folder of a run that is trained further; the test openings are kept."""
+        if openings := self.test_openings:
+            self.write_metadata({"status": "interrupted", "test_openings": openings})
+        else:
+            self.metadata_path.unlink(missing_ok=True)
 
 
-def claim(parent: Path) -> Path:
-    """Makes a new run folder; see `RunFolder.claim`."""
-    return RunFolder.claim(parent).path
-
-
-def result_checkpoint(run: Path) -> Path:
-    """The checkpoint that is the result of a run; see `RunFolder.result_checkpoint`."""
-    return RunFolder(run).result_checkpoint()
-
-
-def read_metadata(folder: Path) -> dict[str, Any]:
-    """The content of a run's run.json; see `RunFolder.metadata`."""
-    return RunFolder(folder).metadata
-
-
-def folder_argument(command: str, args: Sequence[str]) -> tuple[Path, list[str]]:
+def folder_argument(command: str, args: Sequence[str]) -> tuple[RunFolder, list[str]]:
     """The run folder that a command's arguments start with, and the arguments after it.
 
     Args:
@@ -365,22 +375,21 @@ def folder_argument(command: str, args: Sequence[str]) -> tuple[Path, list[str]]
         raise UserError(
             f"{command} needs a run folder first: visionbench {command} lightning_logs/cnn/version_0 [options]."
         )
-    return Path(args[0]), list(args[1:])
+    return RunFolder(Path(args[0])), list(args[1:])
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The configuration of a run; see `RunFolder.config`."""
-    return RunFolder(folder).config
+def divergence(rows: Sequence[Mapping[str, Any]]) -> str | None:
+    """Which losses stopped being numbers, and in which epoch; `None` where those of the last epoch are numbers.
 
-
-def read_losses(path: Path) -> np.ndarray:
-    """The losses of a run, by the path of their file; see `RunFolder.step_losses`."""
-    return RunFolder(path.parent).step_losses
-
-
-def lock(folder: Path) -> FileLock:
-    """Locks a run; see `RunFolder.lock`."""
-    return RunFolder(folder).lock()
+    Args:
+        rows: Metrics of each epoch, as `RunFolder.rows` gives them.
+    """
+    places = []
+    for name, word in (("train/loss", "training"), ("val/loss", "validation")):
+        epochs = [row["epoch"] + 1 for row in rows if not math.isfinite(row.get(name, 0.0))]
+        if epochs and not math.isfinite(rows[-1].get(name, 0.0)):
+            places.append(f"the {word} loss first in epoch {epochs[0]}")
+    return f"not a number: {', '.join(places)}" if places else None
 
 
 def _read_json(path: Path) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+
+from visionbench.runs.folder import Status
 
 
 @dataclass(frozen=True)
@@ -12,9 +13,9 @@ class RunResult:
     Attributes:
         folder: Run folder; `None` for a trial that wrote nothing.
         status: How the run ended.
-        metrics: Metrics of the result by name, such as `val/acc`.
+        metrics: Metrics of the result by name, such as `val/acc`, or those of the best epoch so far.
         counts: Samples that the metrics of each stage are computed from.
-        best_epoch: Epoch of the result, from 0; `None` for a trial or an interrupted run.
+        best_epoch: Epoch of the metrics, from 0; `None` where no epoch is finished.
         weights_digest: The sha256 of the result's weights; empty where there is no result.
         epochs: Epochs that were trained.
         seconds: Seconds of training.
@@ -23,7 +24,7 @@ class RunResult:
     """
 
     folder: Path | None
-    status: Literal["finished", "interrupted"]
+    status: Status
     metrics: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     best_epoch: int | None = None

@@ -24,12 +24,12 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from visionbench.errors import RunFailed, Stopped, UserError
-from visionbench.evaluation.predictions import Predictions, read_predictions
+from visionbench.evaluation.predictions import Predictions
 from visionbench.models.schedulers import LONG_RUN, wants_total_steps
 from visionbench.processes import RUN_FOLDER_VARIABLE, World
 from visionbench.runs import resume
 from visionbench.runs.checkpoints import AtomicCheckpointIO
-from visionbench.runs.folder import RunFolder, claim, lock, result_checkpoint
+from visionbench.runs.folder import RunFolder, Status, divergence
 from visionbench.runs.identity import config_digest, git_state, identity, process_count, versions, weights_digest
 from visionbench.text import one_line
 from visionbench.training.callbacks import (
@@ -114,6 +114,9 @@ class Session:
         self.starting_digest = ""
         self._say = say
         self._lock: FileLock | None = None
+        self._started = False  # whether the run folder holds a configuration, so that the ending is recorded in it
+        self._clock, self._cpu_clock = time.monotonic(), time.process_time()
+        self._kernels: set[str] = set()
 
     def say(self, line: str) -> None:
         """Passes on a line about the run, in the first process only."""
@@ -133,8 +136,9 @@ class Session:
         except (Stopped, KeyboardInterrupt) as end:  # when training was over, or had not started
             self.say(f"Interrupted; {self._how_to_resume()}")
             return self._interrupted(end.status if isinstance(end, Stopped) else 130)
-        except OSError as error:
-            if error.errno not in DISK_ERRORS:
+        except BaseException as error:
+            self._write_ending(self._unfinished("failed"), error)
+            if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
                 raise
             raise RunFailed(f"The run could not be written ({error}); {self._after_making_room()}.") from error
         finally:
@@ -184,13 +188,14 @@ class Session:
             "logger": self._logger(self.run_folder),
             "plugins": [*_as_list(settings.trainer.get("plugins")), AtomicCheckpointIO()],
         }
-        self._make_trainer(overrides, self._run_callbacks(self.run_folder, self._record()))
+        self._make_trainer(overrides, self._run_callbacks(RunFolder(self.run_folder), self._record()))
         if self.world.is_first:
             run = RunFolder(self.run_folder)
             run.write_input(self.data.describe_input())
             config = {**settings.config, "resume": None, "resume_changed": False}
             run.write_config(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-            run.metadata_path.unlink(missing_ok=True)  # of a run that is extended: it spoke of less
+            run.reopen()
+        self._started = True
 
     def _identity(self) -> dict[str, Any]:
         """The identity of the run; a run to be resumed gets its starting weights' digest from its checkpoint."""
@@ -249,23 +254,23 @@ class Session:
             self._withdraw()
             raise UserError(f"The Trainer does not take these settings: {one_line(error)}") from error
 
-    def _run_callbacks(self, folder: Path, description: dict[str, Any]) -> list[Callback]:
+    def _run_callbacks(self, run: RunFolder, description: dict[str, Any]) -> list[Callback]:
         settings, resumption = self.settings, self.resumption
-        metrics_file = MetricsFile(folder / "metrics.csv", resumption.epochs if resumption is not None else None)
+        metrics_file = MetricsFile(run.metrics_path, resumption.epochs if resumption is not None else None)
         self.rows = metrics_file.rows
-        losses = StepLosses(folder / "step-losses.bin", resumption.batches if resumption is not None else None)
+        losses = StepLosses(run.losses_path, resumption.batches if resumption is not None else None)
         callbacks: list[Callback] = [EpochSeed(settings.seed), metrics_file, losses]
         if settings.trainer.get("enable_checkpointing") is not False:
-            self.checkpoints = self._checkpoints(folder / "checkpoints", description, losses)
+            self.checkpoints = self._checkpoints(run.checkpoints, description, losses)
             callbacks.append(self.checkpoints)
         if settings.predictions:
             after = self._after_validation if self.figures is not None and settings.figures == "all" else None
-            self.predictions = KeptPredictions(folder / "predictions", self.data, self.checkpoints, after)
+            self.predictions = KeptPredictions(run.predictions_folder, self.data, self.checkpoints, after)
             callbacks.append(self.predictions)
         if self.figures is not None:
             callbacks.append(self.throughput)
             if settings.figures == "all":
-                callbacks.append(BeforeTraining(folder / "figures" / "before-training.json", self.data))
+                callbacks.append(BeforeTraining(run.untrained_path, self.data))
         if settings.early_stopping.patience is not None:
             callbacks.append(
                 lightning_callbacks.EarlyStopping(
@@ -290,6 +295,7 @@ class Session:
         )
         if resumption is not None and resumption.state is not None:
             self.model.start.restore(resumption.state["start"])
+            self.model.evaluated |= resumption.state.get("counts", {})  # checkpoints of earlier versions have none
             callback.resumptions.append(
                 {
                     "epochs": resumption.epochs,
@@ -331,7 +337,7 @@ class Session:
         settings = self.settings
         if self.world.run_folder is not None:
             folder = self.world.run_folder
-            if settings.resume is not None and (folder / "config.yaml").exists():
+            if settings.resume is not None and RunFolder(folder).config_path.exists():
                 self.resumption = resume.open_for_resume(folder, description, allow_changes=True)
             return folder
         parent = Path(settings.log_dir).expanduser() / settings.name
@@ -342,7 +348,7 @@ class Session:
             place = Path(settings.resume)
         if place is not None:
             folder = place
-            self._lock = lock(folder)  # before it is read, so that nobody writes in between
+            self._lock = RunFolder(folder).lock()  # before it is read, so that nobody writes in between
             self.resumption = resume.open_for_resume(folder, description, settings.resume_changed)
             if self.resumption.extends and self._counts_on_length():
                 raise UserError(
@@ -353,8 +359,9 @@ class Session:
                 self.say(line)
             resume.finish_interrupted_writes(self.resumption)
         else:
-            folder = claim(parent) if settings.run_dir is None else _claim_exactly(Path(settings.run_dir))
-            self._lock = lock(folder)
+            exact = settings.run_dir
+            folder = RunFolder.claim(parent).path if exact is None else _claim_exactly(Path(exact))
+            self._lock = RunFolder(folder).lock()
         if settings.resume is not None:
             self.model.prepare_start(load=self.resumption is None or self.resumption.state is None)
         os.environ[RUN_FOLDER_VARIABLE] = str(folder)
@@ -371,6 +378,7 @@ class Session:
         self._close()
         if not RunFolder(self.run_folder).has_results:
             shutil.rmtree(self.run_folder)
+            self._started = False
             with contextlib.suppress(OSError):  # other runs are in it
                 self.run_folder.parent.rmdir()
                 self.run_folder.parent.parent.rmdir()
@@ -390,17 +398,17 @@ class Session:
         trainer, model, data, settings = self.trainer, self.model, self.data, self.settings
         for line in opening_lines(settings, trainer, self.run_folder, self.resumption):
             self.say(line)
-        started, cpu_started = time.monotonic(), time.process_time()
+        self._clock, self._cpu_clock = time.monotonic(), time.process_time()
         resumption = self.resumption
         if resumption is not None and resumption.finished and not resumption.extends:
             trainer.fit_loop.max_epochs = resumption.epochs  # also where it was stopped early
         file = resumption.file if resumption is not None else None
-        with nondeterministic_kernels() as kernels:
+        with nondeterministic_kernels() as self._kernels:
             status = self._run(lambda: trainer.fit(model, datamodule=data, ckpt_path=file, weights_only=True))
         if status:
             self.say(f"Interrupted in epoch {trainer.current_epoch + 1}; {self._how_to_resume()}")
             return self._interrupted(status)
-        seconds = self.checkpoints.seconds() if self.checkpoints is not None else time.monotonic() - started
+        seconds = self._seconds()
         if self.run_folder is None:  # fast_dev_run: nothing was kept, so nothing can be tested
             self.say("fast_dev_run: one batch of each kind ran through; nothing was written.")
             return RunResult(None, "finished")
@@ -410,14 +418,17 @@ class Session:
                 "Nothing was trained: trainer.max_epochs, max_steps, max_time or limit_train_batches leave no epoch; "
                 "raise them."
             )
-        checkpoint = result_checkpoint(self.run_folder) if self.checkpoints is not None else None
+        checkpoint = RunFolder(self.run_folder).result_checkpoint() if self.checkpoints is not None else None
         content = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint is not None else None
         if settings.has_objective and checkpoint is not None and checkpoint.stem == "last":
             self.say("No epoch was validated, so that the last one is the result.")
         # The metrics of the epoch that was kept; without checkpoints the weights are those of the last.
         epoch = content["epoch"] if content is not None else self.rows[-1]["epoch"]
         row = next(row for row in self.rows if row["epoch"] == epoch)
-        if settings.test_after_fit and data.sizes()["test"]:
+        diverged = divergence(self.rows)
+        if diverged is not None:
+            self.say(f"diverged   {diverged}; the run is not tested.")
+        elif settings.test_after_fit and data.sizes()["test"]:
             status = self._run(
                 lambda: trainer.test(model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
             )
@@ -436,8 +447,8 @@ class Session:
                 lines = self.figures.at_end(self, Ending(row, seconds, predictions))
         result = RunResult(
             folder=self.run_folder,
-            status="finished",
-            metrics={n: value for n, value in row.items() if n.startswith(("train/", "val/", "test/"))},
+            status="finished" if diverged is None else "diverged",
+            metrics=_metrics(row),
             counts=dict(model.evaluated),
             best_epoch=row.get("epoch"),
             weights_digest=weights_digest(weights),
@@ -446,7 +457,8 @@ class Session:
             figure_lines=lines,
         )
         if trainer.is_global_zero:
-            self._write_metadata(result, kernels, time.process_time() - cpu_started)
+            self._log_hyperparameters(RunFolder(self.run_folder), result.metrics)
+        self._write_ending(result)
         return result
 
     def _run(self, action: Callable[[], object]) -> int:
@@ -493,7 +505,7 @@ class Session:
             return {}
         found = {stage: predictions for stage, predictions in self.predictions.kept.items() if stage != "val"}
         # The last validation's are in memory, those of the best epoch in the folder.
-        kept = read_predictions(self.run_folder / "predictions", "val", self.data.class_names)
+        kept = RunFolder(self.run_folder).predictions("val")
         if kept is not None:
             found["val"] = kept
         if self.settings.figures == "all" and (training := self._training_predictions()) is not None:
@@ -516,21 +528,41 @@ class Session:
             if isinstance(logger, RunTensorBoardLogger):
                 logger.log_figure(name, pixels, self.trainer.global_step)
 
-    def _write_metadata(self, result: RunResult, kernels: set[str], cpu_seconds: float) -> None:
-        """Writes `run.json`, and the hyperparameters with the final metrics into TensorBoard."""
-        folder, settings, trainer, model = self.run_folder, self.settings, self.trainer, self.model
-        if folder is None:
-            raise RuntimeError("A run without a folder has no metadata.")
-        config, metrics = settings.config, result.metrics
-        for logger in trainer.loggers:
+    def _log_hyperparameters(self, run: RunFolder, metrics: dict[str, float]) -> None:
+        """Puts the configuration and the hyperparameters with the final metrics into TensorBoard."""
+        for logger in self.trainer.loggers:
             if isinstance(logger, RunTensorBoardLogger):
                 # Tags of their own: HPARAMS reads a tag's last scalar, which would be one more point of the curve.
                 final = {f"final/{name}": metrics[name] for name in reversed(metrics)}  # test first
-                logger.log_config((folder / "config.yaml").read_text(encoding="utf-8"))
-                logger.log_hyperparams(hyperparameters(config), final, trainer.global_step)
+                logger.log_config(run.config_path.read_text(encoding="utf-8"))
+                logger.log_hyperparams(hyperparameters(self.settings.config), final, self.trainer.global_step)
                 logger.save()
+
+    # Endings
+
+    def _write_ending(self, result: RunResult, error: BaseException | None = None) -> None:
+        """Writes `run.json`, unless the run has not started; in the first process only.
+
+        Args:
+            result: What came out, or what is known of an unfinished run.
+            error: Exception that ended the run.
+        """
+        if not self._started or not self.world.is_first:
+            return
+        try:
+            self._write_metadata(result, error)
+        except OSError as failure:
+            if result.status == "finished" or failure.errno not in DISK_ERRORS:
+                raise
+            self.say(f"The ending of the run could not be recorded ({failure}).")
+
+    def _write_metadata(self, result: RunResult, error: BaseException | None) -> None:
+        settings, trainer, model = self.settings, self.trainer, self.model
+        if self.run_folder is None:
+            raise RuntimeError("A run without a folder has no metadata.")
+        run, config, metrics = RunFolder(self.run_folder), settings.config, result.metrics
         parts = self._identity()
-        content: Mapping[str, Any] = {
+        content: dict[str, Any] = {
             "status": result.status,
             "command": settings.command,
             "identity": parts["digest"],
@@ -554,20 +586,43 @@ class Session:
             "epochs": result.epochs,
             "best_epoch": result.best_epoch,
             "seconds": round(result.seconds, 3),
-            "cpu_seconds": round(cpu_seconds, 3),
+            "cpu_seconds": round(time.process_time() - self._cpu_clock, 3),
             "metrics": metrics,
             "counts": result.counts,
             "findings": [],
-            "weights_digest": result.weights_digest,
-            "nondeterministic": nondeterministic(trainer, kernels),
+            "test_openings": run.test_openings + any(name.startswith("test/") for name in metrics),
+            "weights_digest": result.weights_digest or None,
+            "nondeterministic": nondeterministic(trainer, self._kernels),
             "resumed": self.checkpoints.resumptions if self.checkpoints is not None else [],
         }
-        RunFolder(folder).write_metadata(content)
-
-    # Endings
+        if error is not None:
+            content |= {"error": _in_words(error)}
+        run.write_metadata(content)
 
     def _interrupted(self, status: int) -> RunResult:
-        return RunResult(self.run_folder, "interrupted", signal=status - 128)
+        result = self._unfinished("interrupted", status - 128)
+        self._write_ending(result)
+        return result
+
+    def _unfinished(self, status: Status, signal: int | None = None) -> RunResult:
+        """What is known of a run that did not come to its end: the metrics of its best epoch so far, or of its last."""
+        best = self.checkpoints.best_epoch if self.checkpoints is not None else None
+        rows = [row for row in self.rows if best is None or row["epoch"] == best]
+        row = rows[-1] if rows else {}
+        return RunResult(
+            folder=self.run_folder,
+            status=status,
+            metrics=_metrics(row),
+            counts=dict(self.model.evaluated),
+            best_epoch=row.get("epoch"),
+            epochs=len(self.rows),
+            seconds=self._seconds(),
+            signal=signal,
+        )
+
+    def _seconds(self) -> float:
+        """Seconds of training, those before a resumption included."""
+        return self.checkpoints.seconds() if self.checkpoints is not None else time.monotonic() - self._clock
 
     def _how_to_resume(self) -> str:
         if self.run_folder is None:
@@ -599,6 +654,18 @@ def _claim_exactly(folder: Path) -> Path:
     except OSError as error:
         raise UserError(f"The run folder {folder} cannot be made ({error.strerror}); give another one.") from error
     return folder
+
+
+def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
+    """The metrics in a row of the metrics file."""
+    return {name: value for name, value in row.items() if name.startswith(("train/", "val/", "test/"))}
+
+
+def _in_words(error: BaseException) -> str:
+    """An exception as one line; a sentence for the user stands for itself."""
+    if isinstance(error, UserError):
+        return one_line(error)
+    return f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -166,6 +166,7 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
             "step": trainer.global_step,
             "all_batches": trainer.fit_loop.total_batch_idx + 1,
             "start": pl_module.start.record() if isinstance(pl_module, Classifier) else None,
+            "counts": dict(pl_module.evaluated) if isinstance(pl_module, Classifier) else {},
             "best": self.best,
             "best_epoch": self.best_epoch,
             "improved": self.improved,
