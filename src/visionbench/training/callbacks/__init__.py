@@ -6,6 +6,7 @@ from visionbench.training.callbacks.checkpoints import RunCheckpoints
 from visionbench.training.callbacks.epoch_seed import EpochSeed
 from visionbench.training.callbacks.losses import StepLosses
 from visionbench.training.callbacks.metrics import MetricsFile
+from visionbench.training.callbacks.outputs import SplitOutputs
 from visionbench.training.callbacks.predictions import KeptPredictions
 from visionbench.training.callbacks.progress import Progress
 from visionbench.training.callbacks.tensorboard import RunTensorBoardLogger
@@ -20,6 +21,7 @@ __all__ = [
     "Progress",
     "RunCheckpoints",
     "RunTensorBoardLogger",
+    "SplitOutputs",
     "StepLosses",
     "Throughput",
 ]
