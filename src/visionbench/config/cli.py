@@ -269,8 +269,9 @@ class _SettingsCLI(LightningCLI):
         stage, _, watched = config.objective.metric.partition("/")
         if stage == "val" and watched not in config.metrics and config.objective.metric not in logs:
             config.metrics = [*config.metrics, watched]
-        names = [name for name in config.metrics if name != EACH_CLASS_F1 and f"val/{name}" not in logs]
-        modes = {name: mode_of(name) for name in names}
+        names = [name for name in config.metrics if f"val/{name}" not in logs]
+        # per_class_f1 stands for metrics of classes, which are not known yet; it is refused as the objective.
+        modes = {name: mode_of(name) for name in names if name != EACH_CLASS_F1 or name == watched}
         return {f"{stage}/{name}": mode for stage in ("val", "test") for name, mode in modes.items()}
 
     def instantiate_classes(self) -> None:
