@@ -45,7 +45,21 @@ MISTAKES = {
     "no step size": (f"{DIGITS} --model.lr_scheduler StepLR", "--model.lr_scheduler.step_size must be given"),
     "handwritten classes": (f"{DIGITS} --model.num_classes 7", "model.num_classes is set to 7", "remove it"),
     "handwritten shape": (f"{DIGITS} --model.input_shape [1,28,28]", "model.input_shape is set to", "remove it"),
-    "unlogged objective": (f"{DIGITS} --objective.metric val/f1", "val/f1, which is logged by nothing", "val/acc"),
+    "unlogged objective": (f"{DIGITS} --objective.metric train/f1", "train/f1, which is logged by nothing", "val/acc"),
+    "unknown objective": (f"{DIGITS} --objective.metric val/f1", "There is no metric 'f1'; did you mean macro_f1?"),
+    "objective of many values": (f"{DIGITS} --objective.metric val/per_class_f1", "one metric for each class"),
+    "unknown metric": (f"{DIGITS} --metrics [balanced_acuracy]", "did you mean balanced_accuracy?"),
+    "class without a metric": (f"{DIGITS} --metrics [f1_10]", "There is no metric 'f1_10'"),
+    "two-class metric for ten classes": (f"{DIGITS} --metrics [auc]", "auc is defined for 2 classes", "has 10 classes"),
+    "no metric class": (f"{DIGITS} --metrics [collections.Counter]", "collections.Counter is no torchmetrics.Metric"),
+    "additional metric of the test set as objective": (
+        f"{DIGITS} --metrics [macro_f1] --objective.metric test/macro_f1",
+        "nothing may be chosen on",
+    ),
+    "additional objective the wrong way round": (
+        f"{DIGITS} --objective.metric val/macro_f1 --objective.mode min",
+        "val/macro_f1 is better when it is large",
+    ),
     "test set as objective": (f"{DIGITS} --objective.metric test/acc", "test/acc", "nothing may be chosen on"),
     "objective the wrong way round": (
         f"{DIGITS} --objective.metric val/acc --objective.mode min",

@@ -194,8 +194,6 @@ def _as_word(value: Any) -> str:
     """A value as it is written on the command line."""
     if isinstance(value, str):
         return value
-    if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
     return str(yaml.safe_dump(_plain(value), default_flow_style=True, width=10**9)).removesuffix("\n...\n").strip()
 
 
@@ -204,6 +202,8 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
+    if isinstance(value, type):
+        return f"{value.__module__}.{value.__qualname__}"
     if isinstance(value, np.generic):
         return value.item()
     return str(value) if isinstance(value, Path) else value

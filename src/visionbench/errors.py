@@ -17,6 +17,10 @@ class RunFailed(UserError):
     status = 1
 
 
+class MetricFailed(RunFailed):
+    """A user's own metric failed on the samples of a split."""
+
+
 class Stopped(Exception):
     """A signal ended a run: training after a checkpoint was written, anything else at once.
 

@@ -8,6 +8,7 @@ from rich.progress import BarColumn, TextColumn
 from rich.progress import Progress as Bar
 
 from visionbench.console import plain_console
+from visionbench.models.base import Classifier
 from visionbench.text import duration
 from visionbench.training.callbacks.after_epoch import AfterEpoch
 from visionbench.training.steps import Steps, StepwiseCallback
@@ -86,6 +87,10 @@ class Progress(StepwiseCallback, AfterEpoch):
             if f"{stage}/loss" in metrics:
                 parts.append(f"{stage} loss {metrics[f'{stage}/loss']:.4f} acc {100 * metrics[f'{stage}/acc']:5.2f} %")
         self.val_acc = metrics.get("val/acc", self.val_acc)
+        # Only the objective, since a line cannot hold the F1 of each of a hundred classes.
+        objective = pl_module.objective.metric if isinstance(pl_module, Classifier) else ""
+        if objective in metrics and objective.partition("/")[2] not in ("loss", "acc"):
+            parts.append(f"{objective} {metrics[objective]:.4f}")
         parts.append(f"lr {metrics['lr']:.3g}")
         parts.append(self._speed(trainer))
         parts.append(self._left(trainer, trainer.current_epoch - self.first_epoch + 1))

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -16,9 +16,11 @@ from visionbench.classes import class_of
 from visionbench.config.parser import Parser, watched_parsing
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError, first_user_error, root_cause
+from visionbench.evaluation.metrics import EACH_CLASS_F1, mode_of
 from visionbench.guards import GUARDS, ConfigContext
 from visionbench.guards.config import LINKED
 from visionbench.models.base import Classifier, Objective, check_input_shape
+from visionbench.models.optimization import Mode
 from visionbench.runs.identity import remember_source
 from visionbench.text import one_line
 from visionbench.training.device import default_precision
@@ -153,6 +155,14 @@ class _SettingsCLI(LightningCLI):
             "--test_after_fit", type=bool, default=True, help="Whether fit ends by testing the best epoch."
         )
         parser.add_class_arguments(Objective, "objective")
+        parser.add_argument(
+            "--metrics",
+            type=list[str],
+            default=[],
+            help="Names of metrics to compute at the end of each validation and test, besides loss and accuracy: "
+            "balanced_accuracy, macro_f1, per_class_f1, cohen_kappa, auc, log_loss, calibration_error, or the import "
+            "path of a torchmetrics.Metric. A metric that is the objective is added.",
+        )
         parser.add_class_arguments(EarlyStopping, "early_stopping")
         parser.add_class_arguments(Checkpointing, "checkpoint")
         parser.add_argument(
@@ -238,7 +248,8 @@ class _SettingsCLI(LightningCLI):
         scheduler = model.init_args.get("lr_scheduler")
         logs = self.kinds[0].metrics if issubclass(self.kinds[0], Classifier) else Classifier.metrics
         on_plateau = scheduler is not None and issubclass(class_of(scheduler), ReduceLROnPlateau)
-        context = ConfigContext(given, logs, on_plateau)
+        self.modes = {**logs, **self._additional_metrics(logs)}
+        context = ConfigContext(given, self.modes, on_plateau)
         guards.inspect(GUARDS, "config", context)
         optimizer = model.init_args.get("optimizer")
         if config.trainer.gradient_clip_val is not None and optimizer and optimizer.init_args.get("fused"):
@@ -251,6 +262,17 @@ class _SettingsCLI(LightningCLI):
         if config.name is None:
             configs = config.get("config") or []
             config.name = Path(str(configs[0])).stem if configs else self.kinds[0].__name__.lower()
+
+    def _additional_metrics(self, logs: Mapping[str, Mode]) -> dict[str, Mode]:
+        """The metrics that are asked for besides those of the model, with their modes; the objective is added."""
+        config = self.config
+        stage, _, watched = config.objective.metric.partition("/")
+        if stage == "val" and watched not in config.metrics and config.objective.metric not in logs:
+            config.metrics = [*config.metrics, watched]
+        names = [name for name in config.metrics if f"val/{name}" not in logs]
+        # per_class_f1 stands for metrics of classes, which are not known yet; it is refused as the objective.
+        modes = {name: mode_of(name) for name in names if name != EACH_CLASS_F1 or name == watched}
+        return {f"{stage}/{name}": mode for stage in ("val", "test") for name, mode in modes.items()}
 
     def instantiate_classes(self) -> None:
         """Makes data and model; what one of them refuses is said without the parser's words around it."""
@@ -274,9 +296,7 @@ class _SettingsCLI(LightningCLI):
             plain["data"] = _data_spec(self.made_data)
             for name in LINKED:
                 del plain["model"]["init_args"][name]
-        objective = Objective(
-            config.objective.metric, config.objective.mode or self.model.metrics[config.objective.metric]
-        )
+        objective = Objective(config.objective.metric, config.objective.mode or self.modes[config.objective.metric])
         return Settings(
             model=self.model,
             data=self.datamodule,
@@ -294,7 +314,7 @@ class _SettingsCLI(LightningCLI):
                 name: config[name]
                 for name in (
                     *("name", "log_dir", "run_dir", "resume", "resume_changed", "test_after_fit", "threads"),
-                    *("predictions", "figures", "figure_layers", "figure_channels"),
+                    *("metrics", "predictions", "figures", "figure_layers", "figure_channels"),
                 )
             },
         )

@@ -19,6 +19,7 @@ rounded once.
 import difflib
 import functools
 import importlib
+import importlib.util
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from visionbench.errors import RunFailed, UserError
+from visionbench.errors import MetricFailed, UserError
 from visionbench.text import counted, one_line
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class MetricSpec:
         summary: Meaning of the value, in one phrase.
         num_classes: The only number of classes that the metric is defined for; `None` for any number.
         other_names: Usual names elsewhere, from which an error message suggests this metric.
+        user_class: Class of a metric of the user; `None` for the registry's own metrics.
     """
 
     name: str
@@ -84,6 +86,7 @@ class MetricSpec:
     summary: str
     num_classes: int | None = None
     other_names: tuple[str, ...] = ()
+    user_class: "type[Metric] | None" = None
 
 
 def accuracy(outcome: Outcome) -> float:
@@ -266,7 +269,7 @@ class Evaluator:
         Raises:
             ValueError: The shapes do not match, there are no samples, a class is out of range, a probability is outside
                 0 to 1, or the probabilities are needed and missing.
-            RunFailed: A metric of the user failed.
+            MetricFailed: A metric of the user failed.
         """
         outcome = self._outcome(labels, predicted, probabilities)
         valid = outcome.probabilities is None or bool(np.isfinite(outcome.probabilities).all())
@@ -358,7 +361,8 @@ def resolve(name: str, class_names: Sequence[str]) -> MetricSpec:
     arguments = _arguments(name, kind, len(class_names))
     function = functools.partial(_user_value, kind, arguments)
     _try_out(name, function, len(class_names))
-    return MetricSpec(name, mode, "probabilities", functools.partial(_compute_user, name, function), f"{name}, by user")
+    compute = functools.partial(_compute_user, name, function)
+    return MetricSpec(name, mode, "probabilities", compute, f"{name}, by user", user_class=kind)
 
 
 def mode_of(name: str, class_names: Sequence[str] | None = None) -> Mode:
@@ -374,8 +378,11 @@ def mode_of(name: str, class_names: Sequence[str] | None = None) -> Mode:
     if name in METRICS:
         return METRICS[name].mode
     if name.startswith(CLASS_F1) and len(name) > len(CLASS_F1):
-        class_name = name.removeprefix(CLASS_F1)
-        if class_name in class_names if class_names is not None else not _is_import_path(name):
+        if class_names is not None:
+            is_class = name.removeprefix(CLASS_F1) in class_names
+        else:  # a class may have a dot in its name, as in 001.Black_footed_Albatross
+            is_class = not _is_import_path(name) or importlib.util.find_spec(name.partition(".")[0]) is None
+        if is_class:
             return "max"
     if not _is_import_path(name):
         raise _unknown(name, class_names or ())
@@ -508,10 +515,10 @@ def _compute_user(name: str, function: Callable[[Outcome], Any], outcome: Outcom
     try:
         number = _as_number(function(outcome))
     except Exception as error:
-        raise RunFailed(
+        raise MetricFailed(
             f"The metric {name} failed on {counted(len(outcome.labels), 'sample')}: {type(error).__name__}: "
             f"{one_line(error)}"
         ) from error
     if number is None:
-        raise RunFailed(f"The metric {name} did not give one number; reduce its result to one in its compute().")
+        raise MetricFailed(f"The metric {name} did not give one number; reduce its result to one in its compute().")
     return number

@@ -21,7 +21,7 @@ from visionbench.figures.images import Images
 from visionbench.report import page
 from visionbench.report.page import Html, tag
 from visionbench.report.run_contents import ReportedRun, find_images, picture_of
-from visionbench.report.run_page import interval_of, number, percent, short_class, title_of_data
+from visionbench.report.run_page import additional_metrics, interval_of, number, percent, short_class, title_of_data
 from visionbench.runs.compare import circumstances
 from visionbench.runs.folder import divergence
 from visionbench.runs.identity import comparable, flat
@@ -70,8 +70,14 @@ def _summary(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator
             yield page.note(tag("p", f"{letter} is {run.status}."), kind="warn")
         if (diverged := divergence(run.rows)) is not None or run.status == "diverged":
             yield page.note(tag("p", f"{letter} has diverged", f"; {diverged}." if diverged else "."), kind="warn")
-    head = ("run", "test accuracy", "95 % interval", "samples", "test loss", "validation accuracy", "epoch kept")
-    rows = [(tag("span", mark, " ", run.name), *_numbers(run)) for mark, run in zip(marks, reported, strict=True)]
+    names = [name for run in reported for name in additional_metrics(run) if name.startswith("test/")]
+    names = list(dict.fromkeys(names))
+    additional = [name.replace("/", " ", 1) for name in names]
+    head = ["run", "test accuracy", "95 % interval", "samples", "test loss", *additional]
+    head += ["validation accuracy", "epoch kept"]
+    rows = [
+        (tag("span", mark, " ", run.name), *_numbers(run, names)) for mark, run in zip(marks, reported, strict=True)
+    ]
     more = ("parameters", "training", "seed")
     yield page.table((*head, *more), rows, range(1, len(head) + len(more)))
     accuracies = {
@@ -91,13 +97,15 @@ def _summary(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator
         yield page.note(tag("p", "Not in this report:"), tag("ul", *absent))
 
 
-def _numbers(run: ReportedRun) -> Iterator[Any]:
+def _numbers(run: ReportedRun, names: Sequence[str]) -> Iterator[Any]:
     metrics, report = run.metrics, run.report
     interval = interval_of(run, "test")
     yield percent(metrics["test/acc"]) if "test/acc" in metrics else ABSENT
     yield f"{100 * interval[2]:.2f} to {100 * interval[3]:.2f}" if interval is not None else ABSENT
     yield f"{interval[1]:,}" if interval is not None else ABSENT
     yield number(metrics["test/loss"]) if "test/loss" in metrics else ABSENT
+    for name in names:
+        yield number(metrics[name]) if name in metrics else ABSENT
     yield percent(metrics["val/acc"]) if "val/acc" in metrics else ABSENT
     epoch = report.get("best_epoch")
     yield f"{epoch + 1} of {report.get('epochs')}" if epoch is not None else ABSENT

@@ -113,6 +113,12 @@ def interval_of(run: ReportedRun, stage: str) -> tuple[int, int, float, float] |
     return correct, count, *wilson_interval(correct, count)
 
 
+def additional_metrics(run: ReportedRun) -> list[str]:
+    """The names of the validation and test metrics besides loss and accuracy, those of the test first."""
+    usual = {f"{stage}/{metric}" for stage in ("test", "val") for metric in ("loss", "acc")}
+    return [name for stage in ("test/", "val/") for name in run.metrics if name.startswith(stage) and name not in usual]
+
+
 def kept_epoch(run: ReportedRun) -> tuple[str, str]:
     """Which epoch's weights are the result, and why."""
     epoch, epochs = run.report.get("best_epoch"), run.report.get("epochs")
@@ -169,6 +175,9 @@ def _values(run: ReportedRun) -> Iterator[tuple[str, str, str]]:
             f"Of {count:,} {run.item}s, by which the epoch was chosen: " if count else "By which the epoch was chosen: "
         )
         yield "Validation accuracy", percent(metrics["val/acc"]), f"{of}it flatters a little."
+    for name in additional_metrics(run):
+        stage, _, metric = name.partition("/")
+        yield f"{'Test' if stage == 'test' else 'Validation'} {metric}", number(metrics[name]), ""
     yield "Epoch kept", *kept_epoch(run)
     yield "Training time", duration(run.report.get("seconds") or 0), f"On {run.report.get('device')}."
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 PACKAGES = ("visionbench", "torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "scikit-learn")
 
 # Settings that do not change the numbers of a run: its place, its figures, what is evaluated and kept beside training.
+# A metric that chooses the best epoch is named by the objective, which is not among them.
 # Threads and precision are recorded beside the identity. What `allow` permits shows in the data digest.
 NOT_IDENTITY = {
     *("config", "name", "log_dir", "run_dir", "test_after_fit", "resume", "resume_changed", "checkpoint", "threads"),
@@ -37,7 +38,7 @@ DATA_NOT_IDENTITY = DATA_ASIDE | {"source", "allow"}
 STARTING_WEIGHTS = ("start_from", "weights")
 
 # The package's code that makes numbers.
-NUMBER_CODE = ("data/", "models/", "training/", "decoding.py")
+NUMBER_CODE = ("data/", "models/", "training/", "evaluation/metrics.py", "decoding.py")
 
 
 def weights_digest(state: Mapping[str, "Tensor"]) -> str:
@@ -59,8 +60,6 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
         config: Complete configuration, in plain types.
     """
     kept = {key: value for key, value in config.items() if key not in NOT_IDENTITY}
-    if metrics := _objective_metrics(config):
-        kept["metrics"] = metrics
     trainer = config.get("trainer") or {}
     kept["trainer"] = {key: value for key, value in trainer.items() if key not in TRAINER_NOT_IDENTITY}
     if trainer.get("enable_checkpointing") is False:
@@ -124,7 +123,7 @@ def identity(
     Args:
         config: Complete configuration, in plain types.
         data_digest: Digest of the data, the split and the normalization.
-        kinds: Classes of the model and the data set.
+        kinds: Classes of the model and the data set, and of the objective where it is a user's own metric.
         processes: Number of processes.
         start: Digest of the starting weights; `None` where training starts from random weights.
     """
@@ -221,12 +220,6 @@ def git_state() -> dict[str, Any] | None:
 def versions() -> dict[str, str]:
     """The versions of Python and of the packages that results depend on."""
     return {"python": sys.version.split()[0]} | {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-def _objective_metrics(config: Mapping[str, Any]) -> list[str]:
-    """Those of the additional metrics that choose the best epoch."""
-    watched = str((config.get("objective") or {}).get("metric", "")).rpartition("/")[2]
-    return [str(metric) for metric in config.get("metrics") or () if str(metric).rpartition("/")[2] == watched]
 
 
 def _without_absolute_paths(value: Any) -> Any:

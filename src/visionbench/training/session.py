@@ -23,14 +23,23 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from visionbench.errors import RunFailed, Stopped, UserError
+from visionbench.errors import MetricFailed, RunFailed, Stopped, UserError
+from visionbench.evaluation.metrics import Evaluator, expand
 from visionbench.evaluation.predictions import Predictions
 from visionbench.models.schedulers import LONG_RUN, wants_total_steps
 from visionbench.processes import RUN_FOLDER_VARIABLE, World
 from visionbench.runs import resume
 from visionbench.runs.checkpoints import AtomicCheckpointIO
 from visionbench.runs.folder import RunFolder, Status, divergence
-from visionbench.runs.identity import config_digest, git_state, identity, process_count, versions, weights_digest
+from visionbench.runs.identity import (
+    config_digest,
+    git_state,
+    identity,
+    process_count,
+    remember_source,
+    versions,
+    weights_digest,
+)
 from visionbench.text import one_line
 from visionbench.training.callbacks import (
     BeforeTraining,
@@ -39,6 +48,7 @@ from visionbench.training.callbacks import (
     MetricsFile,
     RunCheckpoints,
     RunTensorBoardLogger,
+    SplitOutputs,
     StepLosses,
     Throughput,
 )
@@ -90,6 +100,9 @@ class Session:
         say: Called with each line that describes the run; by default nothing is printed.
         callbacks: Further callbacks, such as a progress bar.
         figures: Draws the figures; by default none are drawn.
+
+    Raises:
+        UserError: A metric is unknown, or cannot be computed for these classes.
     """
 
     def __init__(
@@ -102,6 +115,13 @@ class Session:
         self.settings = settings
         self.model, self.data = settings.model, settings.data
         self.world = World.detect()
+        self.model.objective = settings.objective
+        logged = self.model.metrics  # a metric that the model logs itself is not computed a second time
+        names = expand(settings.metrics, self.data.class_names)
+        self.evaluator = Evaluator([name for name in names if f"val/{name}" not in logged], self.data.class_names)
+        for spec in self.evaluator.specs.values():
+            if spec.user_class is not None:
+                remember_source(spec.user_class)
         self.callbacks = list(callbacks)
         self.figures = figures if settings.figures != "none" else None
         self.trainer: Trainer
@@ -156,7 +176,8 @@ class Session:
         """
         self.prepare_data()
         self._set_threads()
-        self._make_trainer({"logger": False, "enable_checkpointing": False}, [])
+        outputs: list[Callback] = [SplitOutputs(self.evaluator, keep=False)] if self.evaluator.specs else []
+        self._make_trainer({"logger": False, "enable_checkpointing": False}, outputs)
         function = self.trainer.validate if stage == "val" else self.trainer.test
         status = self._run(
             lambda: function(self.model, datamodule=self.data, ckpt_path=checkpoint, weights_only=True, verbose=False)
@@ -205,20 +226,24 @@ class Session:
         return identity(
             self.settings.config,
             data_digest=self.data.data_digest(),
-            kinds=(type(self.model), type(self.data)),
+            kinds=(type(self.model), type(self.data), *self._objective_class()),
             processes=process_count(self.settings.trainer),
             start=start["weights_digest"] if start is not None else None,
         )
 
+    def _objective_class(self) -> list[type]:
+        """The class of the objective where it is a metric of the user, whose code then chooses the best epoch."""
+        spec = self.evaluator.specs.get(self.settings.objective.metric.removeprefix("val/"))
+        return [] if spec is None or spec.user_class is None else [spec.user_class]
+
     def _record(self) -> dict[str, Any]:
-        return resume.record(self._identity(), self.settings.config, torch.get_num_threads())
+        description = resume.record(self._identity(), self.settings.config, torch.get_num_threads())
+        return {**description, "metrics": list(self.evaluator.specs)}
 
     def prepare_data(self) -> None:
         """Prepares and splits the data, and tells model and data what the settings say of both."""
-        objective, seed = self.settings.objective, self.settings.seed
-        self.model.objective = objective
         if self.data.seed is None:
-            self.data.seed = seed
+            self.data.seed = self.settings.seed
         if self.world.is_first:
             self.data.prepare_data()
         self.data.setup()
@@ -256,16 +281,23 @@ class Session:
 
     def _run_callbacks(self, run: RunFolder, description: dict[str, Any]) -> list[Callback]:
         settings, resumption = self.settings, self.resumption
-        metrics_file = MetricsFile(run.metrics_path, resumption.epochs if resumption is not None else None)
+        metrics_file = MetricsFile(
+            run.metrics_path,
+            resumption.epochs if resumption is not None else None,
+            [f"val/{name}" for name in self.evaluator.specs],
+        )
         self.rows = metrics_file.rows
         losses = StepLosses(run.losses_path, resumption.batches if resumption is not None else None)
         callbacks: list[Callback] = [EpochSeed(settings.seed), metrics_file, losses]
         if settings.trainer.get("enable_checkpointing") is not False:
             self.checkpoints = self._checkpoints(run.checkpoints, description, losses)
             callbacks.append(self.checkpoints)
+        outputs = SplitOutputs(self.evaluator, keep=settings.predictions)
+        if settings.predictions or self.evaluator.specs:
+            callbacks.append(outputs)
         if settings.predictions:
             after = self._after_validation if self.figures is not None and settings.figures == "all" else None
-            self.predictions = KeptPredictions(run.predictions_folder, self.data, self.checkpoints, after)
+            self.predictions = KeptPredictions(run.predictions_folder, self.data, outputs, self.checkpoints, after)
             callbacks.append(self.predictions)
         if self.figures is not None:
             callbacks.append(self.throughput)
@@ -296,6 +328,10 @@ class Session:
         if resumption is not None and resumption.state is not None:
             self.model.start.restore(resumption.state["start"])
             self.model.evaluated |= resumption.state.get("counts", {})  # checkpoints of earlier versions have none
+            # A metric that is no longer asked for would otherwise be logged with its last value in every epoch.
+            dropped = set(resumption.state["described"].get("metrics", ())) - set(self.evaluator.specs)
+            for name in dropped:
+                resumption.state["metrics"].pop(f"val/{name}", None)
             callback.resumptions.append(
                 {
                     "epochs": resumption.epochs,
@@ -481,6 +517,8 @@ class Session:
             if self.trainer.state.status != TrainerStatus.INTERRUPTED:
                 raise
             return 130
+        except MetricFailed as error:
+            refusal = MetricFailed(f"{str(error).removesuffix('.')}; {self._after_mending_metric()}.")
         except RunFailed as error:
             refusal = RunFailed(f"{str(error).removesuffix('.')}; {self._after_making_room()}.")
         except UserError as error:
@@ -630,6 +668,14 @@ class Session:
         if self.checkpoints is None:
             return f"its files are in {self.run_folder}"
         return f"resume with: visionbench fit --resume {shlex.quote(str(self.run_folder))}"
+
+    def _after_mending_metric(self) -> str:
+        if self.checkpoints is None or self.run_folder is None:
+            return "correct the metric, or leave it out of metrics"
+        return (
+            "correct the metric, or leave it out of metrics, and visionbench fit --resume "
+            f"{shlex.quote(str(self.run_folder))} resumes the run"
+        )
 
     def _after_making_room(self) -> str:
         if self.checkpoints is None or self.run_folder is None:

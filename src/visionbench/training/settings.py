@@ -43,6 +43,8 @@ class Settings:
         command: Words of the command that describes the run, for `run.json`.
         has_objective: Whether an epoch is chosen by the objective; otherwise the last one is the result.
         objective: Metric that chooses the epoch, and its mode.
+        metrics: Names of the metrics to compute at the end of each validation and test, besides loss and accuracy; a
+            metric that is the objective is among them.
         early_stopping: When training ends early.
         checkpoint: Checkpoints within an epoch.
         name: Name of the folder in `log_dir` that holds the run folder.
@@ -68,6 +70,7 @@ class Settings:
     command: list[str]
     has_objective: bool = True
     objective: Objective = field(default_factory=Objective)
+    metrics: list[str] = field(default_factory=list)
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
     name: str = "run"

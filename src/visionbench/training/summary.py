@@ -1,7 +1,7 @@
 """What is run and what came out, in words."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -18,6 +18,8 @@ from visionbench.text import duration
 from visionbench.training.device import device_name
 from visionbench.training.result import RunResult
 from visionbench.training.settings import Settings
+
+STAGE_NAMES = {"val": "validation", "test": "test"}
 
 
 def opening_lines(
@@ -63,6 +65,7 @@ def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
         which = f"epoch {(result.best_epoch or 0) + 1} of {result.epochs}"
         tested = " and tested" if "test/acc" in metrics else ""
         yield f"validation  {100 * metrics['val/acc']:.2f} % in {which}, the one that was kept{tested}"
+        yield from additional_lines("val", metrics)
     if data.test_is_watched:
         yield f"test        none: the official test {data.item}s were watched as validation (allow)"
     yield f"parameters  {parameter_count(settings.model):,}"
@@ -94,8 +97,8 @@ def training_plan(model: Classifier) -> str:
 
 
 def metric_lines(stage: str, data: VisionDataModule, metrics: dict[str, float], count: int) -> Iterator[str]:
-    """Accuracy with its interval, and loss."""
-    name = {"val": "validation", "test": "test"}[stage]
+    """Accuracy with its interval, loss, and the other metrics."""
+    name = STAGE_NAMES[stage]
     accuracy = metrics[f"{stage}/acc"]
     low, high = wilson_interval(round(accuracy * count), count)
     yield (
@@ -103,6 +106,15 @@ def metric_lines(stage: str, data: VisionDataModule, metrics: dict[str, float], 
         f"(95 % interval {100 * low:.2f} to {100 * high:.2f}, {count:,} {data.item}s)"
     )
     yield f"{name} loss   {metrics[f'{stage}/loss']:.4f}"
+    yield from additional_lines(stage, metrics)
+
+
+def additional_lines(stage: str, metrics: Mapping[str, float]) -> Iterator[str]:
+    """The metrics of a split besides loss and accuracy, a line each."""
+    for metric, value in metrics.items():
+        split, _, name = metric.partition("/")
+        if split == stage and name not in ("loss", "acc"):
+            yield f"{STAGE_NAMES[stage]} {name}  {value:.4f}"
 
 
 def parameter_count(model: torch.nn.Module, trainable: bool = False) -> int:

@@ -6,6 +6,7 @@ from visionbench.training.callbacks.checkpoints import RunCheckpoints
 from visionbench.training.callbacks.epoch_seed import EpochSeed
 from visionbench.training.callbacks.losses import StepLosses
 from visionbench.training.callbacks.metrics import MetricsFile
+from visionbench.training.callbacks.outputs import SplitOutputs
 from visionbench.training.callbacks.predictions import KeptPredictions
 from visionbench.training.callbacks.tensorboard import RunTensorBoardLogger
 from visionbench.training.callbacks.throughput import Throughput
@@ -18,6 +19,7 @@ __all__ = [
     "MetricsFile",
     "RunCheckpoints",
     "RunTensorBoardLogger",
+    "SplitOutputs",
     "StepLosses",
     "Throughput",
 ]

@@ -3,6 +3,7 @@
 import csv
 import itertools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,14 @@ class MetricsFile(AfterEpoch):
     Args:
         path: The file.
         epochs: That are finished when a run is gone on with: their rows stay; `None` for a new run.
+        additional: Names of the metrics that are logged besides those of the model; a resumed run may ask for others
+            than before.
     """
 
-    def __init__(self, path: Path, epochs: int | None = None) -> None:
+    def __init__(self, path: Path, epochs: int | None = None, additional: Sequence[str] = ()) -> None:
         super().__init__()
         self.path = path
+        self.additional = additional
         self.rows: list[dict[str, Any]] = []
         self.columns: list[str] = []
         if epochs is not None:
@@ -45,7 +49,7 @@ class MetricsFile(AfterEpoch):
         if self.path.is_file():
             with self.path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
-                self.columns = list(reader.fieldnames or [])
+                self.columns = list(dict.fromkeys([*(reader.fieldnames or []), *self.additional]))
                 for row in itertools.islice(reader, epochs):  # what comes later may be torn
                     numbers: dict[str, Any] = {name: float(value) for name, value in row.items() if value}
                     self.rows.append(numbers | {name: int(row[name]) for name in ("epoch", "step")})
@@ -67,6 +71,7 @@ class MetricsFile(AfterEpoch):
         if not self.columns:
             declared = pl_module.metrics if isinstance(pl_module, Classifier) else {}
             fixed = ["epoch", "step", "lr", *(name for name in declared if not name.startswith("test/"))]
+            fixed += self.additional
             self.columns = fixed + sorted(set(row) - set(fixed))
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, restval="", extrasaction="ignore")

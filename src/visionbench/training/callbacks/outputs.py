@@ -1,0 +1,125 @@
+"""What a model gives for the samples of a validation or test, gathered once, and the metrics computed from it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.nn import functional as F
+
+from visionbench.errors import UserError
+from visionbench.evaluation.metrics import Evaluator
+from visionbench.models.base import Classifier
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model gave for all samples of a split, in the split's order, on the CPU.
+
+    Attributes:
+        probabilities: Probabilities of all classes, shape (N, classes), float32.
+        predicted: Predicted classes, shape (N,), int64.
+        labels: True classes, shape (N,), int64.
+    """
+
+    probabilities: Tensor
+    predicted: Tensor
+    labels: Tensor
+
+
+class SplitOutputs(Callback):
+    """Gathers the outputs of each validation and test, of all processes, and logs the metrics computed from them.
+
+    The outputs stay on the device during the split and are copied from it once, at its end. Every process computes the
+    metrics of the whole split, so that early stopping and plateau schedulers see the same values everywhere.
+
+    Args:
+        evaluator: Computes the metrics to log.
+        keep: Whether the outputs stay in memory until `take` hands them out; otherwise they are dropped with the
+            metrics computed.
+    """
+
+    def __init__(self, evaluator: Evaluator, keep: bool) -> None:
+        self.evaluator = evaluator
+        self.keep = keep
+        self._batches: list[tuple[Tensor, Tensor, Tensor]] = []
+        self._outputs: Outputs | None = None
+
+    def take(self) -> Outputs | None:
+        """Hands out the outputs of the split that ended last, and forgets them; `None` where there are none."""
+        outputs, self._outputs = self._outputs, None
+        return outputs
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._batches, self._outputs = [], None
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._batches, self._outputs = [], None
+
+    def on_validation_batch_end(  # noqa: D102
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._add(pl_module, outputs, batch, "validation_step")
+
+    def on_test_batch_end(  # noqa: D102
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        self._add(pl_module, outputs, batch, "test_step")
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._end(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
+        self._end(trainer, pl_module, "test")
+
+    def _add(self, model: LightningModule, outputs: Any, batch: Any, step: str) -> None:
+        # A user's own step may give nothing, or something else.
+        if isinstance(model, Classifier) and isinstance(outputs, Tensor) and len(outputs) == len(batch[1]):
+            self._batches.append((model.probabilities(outputs), model.predict(outputs), batch[1]))
+        elif self.evaluator.specs:
+            raise UserError(
+                f"The metrics {', '.join(self.evaluator.specs)} need the outputs of the model, but {step} of "
+                f"{type(model).__name__} does not return them; return them, or remove the metrics."
+            )
+
+    def _end(self, trainer: Trainer, model: LightningModule, stage: str) -> None:
+        if not self._batches:
+            return
+        parts = [torch.cat(part) for part in zip(*self._batches, strict=True)]
+        self._batches = []
+        if trainer.world_size > 1:
+            parts = [_dealt_back(trainer, part) for part in parts]
+        outputs = Outputs(*(part.cpu() for part in parts))
+        if self.keep:
+            self._outputs = outputs
+        if not self.evaluator.specs or trainer.sanity_checking:  # of a sanity check, nothing is logged
+            return
+        try:
+            values = self.evaluator.compute(outputs.labels, outputs.predicted, outputs.probabilities)
+        except ValueError as error:
+            raise UserError(
+                f"The metrics cannot be computed from what {type(model).__name__} gives for the {stage} split: {error}"
+            ) from error
+        for name, value in values.items():
+            model.log(f"{stage}/{name}", torch.tensor(value, dtype=torch.float64))
+
+
+def _dealt_back(trainer: Trainer, part: Tensor) -> Tensor:
+    """Puts together what was dealt out in turn: the first of each process, then the second, and so on."""
+    sizes = trainer.strategy.all_gather(torch.tensor(len(part), device=part.device)).tolist()
+    padded = F.pad(part, [0] * (2 * part.ndim - 1) + [max(sizes) - len(part)])
+    gathered = trainer.strategy.all_gather(padded)  # (processes, N, ...)
+    return gathered.transpose(0, 1).reshape(-1, *part.shape[1:])[: sum(sizes)]
