@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from visionbench.errors import UserError
+from visionbench.files import replacing
 
 ATTEMPTS = 5  # connections for one file, once its bytes have begun to flow
 PAUSE = 1.0  # seconds before connecting again
@@ -228,8 +229,8 @@ def _download(mirror: str, host: str, file: RawFile, downloads: Path, say: Calla
                 break
             # What the part began with may have been another file's; only one that came in one piece is surely bad.
         else:
-            part.replace(path)
-            return content
+            with replacing(path, part):
+                return content
     raise _Failed(f"{file.name} is damaged")
 
 
