@@ -120,8 +120,8 @@ def export_model(run: TrainedRun, format: Format, output: Path, pixels: np.ndarr
             if not difference <= TOLERANCE or changed:
                 raise RunFailed(
                     f"The predictions of the {format} file differ from those of the checkpoint: the largest difference "
-                    f"of a probability is {difference:.3g} (at most {TOLERANCE:g} is allowed), and the class differs in "
-                    f"{changed:,} of {len(pixels) + 1:,} predictions; no file was kept."
+                    f"of a probability is {difference:.3g} (at most {TOLERANCE:g} is allowed), and the class differs "
+                    f"in {changed:,} of {len(pixels) + 1:,} predictions; no file was kept."
                 )
     except OSError as error:
         raise RunFailed(f"{output} could not be written ({error}); give another --output.") from error
