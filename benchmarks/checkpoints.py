@@ -8,7 +8,6 @@ An epoch's time is that of the whole fit, divided by the number of epochs.
 """
 
 import argparse
-import json
 import statistics
 import subprocess
 import sys
@@ -16,6 +15,8 @@ import tempfile
 from pathlib import Path
 
 from usual_way import CONFIGS, processor
+
+from visionbench.runs.folder import RunFolder
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as logs:
         for repeat in range(arguments.repeats):
             order = (None, arguments.every) if repeat % 2 == 0 else (arguments.every, None)
-            runs = {every: run(arguments, every, Path(logs)) for every in order}
+            runs = {every: run(arguments, every, Path(logs, f"{repeat}-{every}")) for every in order}
             without, with_them = runs[None], runs[arguments.every]
             if without["weights_digest"] != with_them["weights_digest"]:
                 raise SystemExit("The checkpoints changed the weights.")
@@ -48,16 +49,15 @@ def main() -> None:
     )
 
 
-def run(arguments: argparse.Namespace, every: int | None, logs: Path) -> dict:
-    """Runs `visionbench fit` in a process of its own and gives its `run.json`."""
+def run(arguments: argparse.Namespace, every: int | None, folder: Path) -> dict:
+    """Runs `visionbench fit` in a process of its own, in a new run folder, and gives its `run.json`."""
     command = [sys.executable, "-m", "visionbench", "fit", "--config", str(CONFIGS / f"{arguments.model}.yaml")]
-    command += ["--trainer.max_epochs", str(arguments.epochs), "--log_dir", str(logs), "--data.root", arguments.root]
+    command += ["--trainer.max_epochs", str(arguments.epochs), "--run_dir", str(folder), "--data.root", arguments.root]
     command += ["--test_after_fit", "false"]
     if every is not None:
         command += ["--checkpoint.every_n_steps", str(every)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    folder = max((logs / arguments.model).iterdir(), key=lambda path: int(path.name.removeprefix("version_")))
-    return json.loads((folder / "run.json").read_text())
+    return RunFolder(folder).metadata
 
 
 if __name__ == "__main__":

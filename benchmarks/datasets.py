@@ -14,7 +14,6 @@ the page cache.
 """
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -26,6 +25,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from usual_way import processor
+
+from visionbench.runs.folder import RunFolder
 
 EPOCHS = 2
 FIT = ["--model", "MLP", "--model.widths", "[32]", "--trainer.max_epochs", str(EPOCHS), "--seed_everything", "0"]
@@ -125,14 +126,13 @@ def measured(data_set: DataSet, source: Path, work: Path) -> str:
     ]
     memory, seconds, rate = [], [], "-"
     for words in (["data", "prepare"], ["data", "prepare"], ["data", "verify"], ["fit", *FIT, "--data"]):
-        fit = ["--log_dir", str(work / "logs"), "--name", data_set.kind, *data_set.fit.split()]
+        fit = ["--run_dir", str(work / "runs" / data_set.name), *data_set.fit.split()]
         text, whole, peak = run([*words, *options, *(fit if words[0] == "fit" else [])], work)
         seconds.append(whole)
         memory.append(peak)
         if printed := re.search(r"prepared .* s, (\S+) a second", text):
             rate = printed[1]
-    written = max((work / "logs" / data_set.kind).glob("version_*/run.json"), key=lambda path: path.stat().st_mtime_ns)
-    said = json.loads(written.read_text(encoding="utf-8"))
+    said = RunFolder(work / "runs" / data_set.name).metadata
     accuracy = f"{said['metrics']['test/acc']:.2%}" if "test/acc" in said["metrics"] else "-"
     took = [f"{each:.1f} s" for each in (*seconds[:3], said["seconds"])]
     cells = [data_set.name, f"{files:,}", took[0], rate, *took[1:], accuracy, f"{max(memory) / 2**20:,.0f} MB"]

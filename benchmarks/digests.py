@@ -10,7 +10,6 @@ A command may use only options that both revisions have.
 
 import argparse
 import csv
-import json
 import os
 import random
 import signal
@@ -19,6 +18,8 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+
+from visionbench.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent
 MLP = "--model MLP --model.widths [32] --model.dropout 0.2"
@@ -46,6 +47,8 @@ COMMANDS = {
     "CNN, resumed": f"{DIGITS} {CNN} --data.batch_size 8 --data.augment [RandomCrop] --checkpoint.every_n_steps 20 "
     "--trainer.max_epochs 3",
 }
+# Run folder of each command, in a folder of its own; `--run_dir` is not known to every revision.
+RUN = "lightning_logs/run/version_0"
 RESUMED = "CNN, resumed"  # interrupted within an epoch and resumed
 
 
@@ -106,16 +109,16 @@ def run(name: str, tree: Path, folder: Path) -> tuple[str, object]:
     words = ["fit", *COMMANDS[name].format(**places).split(), "--figures", "none", "--name", "run"]
     if name == RESUMED:
         interrupt(words, tree, work)
-        words = ["fit", "--resume", "lightning_logs/run/version_0"]
+        words = ["fit", "--resume", RUN]
     process = start(words, tree, work)
     output = process.communicate()[0]
     if process.returncode != 0:
         raise SystemExit(f"{name}: exit status {process.returncode} with {tree.name}:\n{output}")
-    run_folder = work / "lightning_logs" / "run" / "version_0"
-    summary = json.loads((run_folder / "run.json").read_text(encoding="utf-8"))
+    run_folder = RunFolder(work / RUN)
+    summary = run_folder.metadata
     if name == RESUMED and not summary["resumed"]:
         raise SystemExit(f"{name}: the run was not resumed.")
-    return summary["weights_digest"], (summary["metrics"], (run_folder / "metrics.csv").read_text(encoding="utf-8"))
+    return summary["weights_digest"], (summary["metrics"], run_folder.metrics_path.read_text(encoding="utf-8"))
 
 
 def start(words: list[str], tree: Path, work: Path) -> subprocess.Popen:
@@ -136,14 +139,12 @@ def start(words: list[str], tree: Path, work: Path) -> subprocess.Popen:
 def interrupt(words: list[str], tree: Path, work: Path) -> None:
     """Starts a run and stops it as by Ctrl+C, once it has a checkpoint from within an epoch."""
     process = start(words, tree, work)
-    run_folder = work / "lightning_logs" / "run" / "version_0"
-    while process.poll() is None and not (run_folder / "checkpoints" / "last.ckpt").is_file():
+    run_folder = RunFolder(work / RUN)
+    while process.poll() is None and not (run_folder.checkpoints / "last.ckpt").is_file():
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)
     output = process.communicate()[0]
-    metrics = run_folder / "metrics.csv"
-    rows = len(metrics.read_text(encoding="utf-8").splitlines()) - 1 if metrics.is_file() else 0
-    if rows > 0 or process.returncode == 0 or not (run_folder / "checkpoints" / "last.ckpt").is_file():
+    if run_folder.rows or process.returncode == 0 or not (run_folder.checkpoints / "last.ckpt").is_file():
         raise SystemExit(f"{RESUMED}: the run was not stopped within its first epoch:\n{output}")
 
 

@@ -15,7 +15,6 @@ is that of training and validation, and images a second are those trained on.
 """
 
 import argparse
-import json
 import shutil
 import subprocess
 import sys
@@ -28,6 +27,8 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image
+
+from visionbench.runs.folder import RunFolder
 
 CLASSES = ("left", "right")
 SIZE = 64
@@ -70,8 +71,8 @@ def row(folder: Path, count: int, arguments: argparse.Namespace) -> str:
     words = ["fit", *MODEL.split(), "--data", "ImageFolder", *data, "--data.memory_budget", str(arguments.budget)]
     if arguments.workers is not None:
         words += ["--data.workers", str(arguments.workers)]
-    trained = measured([*words, "--trainer.max_epochs", "1", "--log_dir", str(folder / "logs"), "--name", "large"])
-    run = json.loads((folder / "logs" / "large" / "version_0" / "run.json").read_text())
+    trained = measured([*words, "--trainer.max_epochs", "1", "--run_dir", str(folder / "run")])
+    run = RunFolder(folder / "run").metadata
     speed = 0.72 * count / run["seconds"]  # a fifth is test, and of the rest a tenth validation
     return (
         f"| {count:,} | {size / 1e6:,.0f} MB | {prepared.seconds:.1f} s | {memory(prepared)} | {run['seconds']:.1f} s "

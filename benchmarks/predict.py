@@ -42,9 +42,10 @@ def main() -> None:
             label.mkdir(parents=True, exist_ok=True)
             if number < 200:
                 (label / photograph.name).hardlink_to(photograph)
+        run = "run"
         options = f"--data ImageFolder --data.source train --data.size {arguments.size} --data.root root"
-        visionbench(folder, f"fit --model CNN {options} --trainer.max_epochs 1 --trainer.precision 32-true")
-        run = "lightning_logs/cnn/version_0"
+        options += " --trainer.precision 32-true"
+        visionbench(folder, f"fit --model CNN {options} --trainer.max_epochs 1 --run_dir {run}")
         peaks: dict[int, float] = {}
         for count, part in ((few, "few"), (many, "many")):
             measured = [predict(folder, f"predict {run} {part} --output {part}.csv") for _ in range(arguments.repeats)]

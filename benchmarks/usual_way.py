@@ -23,6 +23,8 @@ from pathlib import Path
 
 import numpy as np
 
+from visionbench.runs.folder import RunFolder
+
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
 
@@ -47,7 +49,7 @@ def main() -> None:
         workers = min(pilots, key=lambda w: pilots[w])
         pairs = []
         for repeat in range(arguments.repeats):
-            usual, ours = run_usual(arguments, raw, workers), run_ours(arguments, logs)
+            usual, ours = run_usual(arguments, raw, workers), run_ours(arguments, Path(logs, str(repeat)))
             pairs.append((usual, ours))
             print(f"repeat {repeat + 1}: usual {usual['seconds']:.2f} s an epoch, test {100 * usual['accuracy']:.2f} %")
             print(f"          ours  {ours['seconds']:.2f} s an epoch, test {100 * ours['accuracy']:.2f} %", flush=True)
@@ -67,13 +69,12 @@ def run_usual(arguments: argparse.Namespace, raw: Path, workers: int, limit: int
     return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()[-1])
 
 
-def run_ours(arguments: argparse.Namespace, logs: Path) -> dict:
-    """Runs `visionbench fit` in a process of its own."""
+def run_ours(arguments: argparse.Namespace, folder: Path) -> dict:
+    """Runs `visionbench fit` in a process of its own, in a new run folder."""
     command = [sys.executable, "-m", "visionbench", "fit", "--config", str(CONFIGS / f"{arguments.model}.yaml")]
-    command += ["--trainer.max_epochs", str(arguments.epochs), "--log_dir", str(logs), "--data.root", arguments.root]
+    command += ["--trainer.max_epochs", str(arguments.epochs), "--run_dir", str(folder), "--data.root", arguments.root]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    run = max((logs / arguments.model).iterdir(), key=lambda folder: int(folder.name.removeprefix("version_")))
-    said = json.loads((run / "run.json").read_text())
+    said = RunFolder(folder).metadata
     return {
         "seconds": said["seconds"] / arguments.epochs,
         "accuracy": said["metrics"]["test/acc"],

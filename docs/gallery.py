@@ -90,9 +90,9 @@ def main() -> int:
             if run.name in ("heart", "greek"):
                 words += ["--data.source", str(getattr(arguments, run.name).resolve())]
             if run.name == "greek":
-                words += ["--model.start_from", str(logs / "digits" / "version_0")]
+                words += ["--model.start_from", str(logs / "digits")]
             command = [sys.executable, "-m", "visionbench", "fit", *words]
-            command += ["--name", run.name, "--log_dir", str(logs), "--data.root", str(ROOT / "data")]
+            command += ["--name", run.name, "--run_dir", str(logs / run.name), "--data.root", str(ROOT / "data")]
             print(f"{run.title}: visionbench fit {run.options}", flush=True)
             done = subprocess.run(command, cwd=ROOT, text=True, stdout=subprocess.PIPE)
             if done.returncode:
@@ -104,7 +104,7 @@ def main() -> int:
             ]
             print("\n".join(lines), flush=True)
             page += ["", f"## {run.title}", "", f"`visionbench fit {run.options}`", "", f"{lines[0]}."]
-            for figure, content in figures(logs / run.name / "version_0").items():
+            for figure, content in figures(logs / run.name).items():
                 if figure not in run.left_out and not figure.startswith("train-"):
                     pictures[f"{run.name}-{figure}.png"] = content
                     page += ["", f"![{figure.replace('-', ' ')}]({run.name}-{figure}.png)"]

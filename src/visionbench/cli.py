@@ -96,8 +96,8 @@ def main(args: Sequence[str] | None = None) -> int:
         args: The command and its options; by default the arguments of the process.
 
     Returns:
-        The exit status: 0, 2 for a mistake in the command or configuration, 130 or 143 when interrupted,
-        141 when the reader of the output has gone.
+        The exit status: 0, 1 for a failed or diverged run, 2 for a mistake in the command or configuration, 130 or 143
+        when interrupted, 141 when the reader of the output has gone.
     """
     try:
         status = _run(list(sys.argv[1:] if args is None else args))

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from visionbench.errors import UserError
+from visionbench.files import replacing
 
 ATTEMPTS = 5  # connections for one file, once the first bytes have arrived
 PAUSE = 1.0  # seconds before the next connection
@@ -227,8 +228,8 @@ def _download(mirror: str, host: str, file: RawFile, downloads: Path, say: Calla
                 break
             # A resumed part may have begun with bytes of another file, so that one fresh download is tried.
         else:
-            part.replace(path)
-            return content
+            with replacing(path, part):
+                return content
     raise _Failed(f"{file.name} is damaged")
 
 

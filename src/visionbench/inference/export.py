@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from visionbench.errors import RunFailed, UserError
+from visionbench.files import replacing
 from visionbench.inference.trained import Normalize, Predictor, TrainedRun
 from visionbench.models.base import Classifier
 from visionbench.runs.identity import versions, weights_digest
@@ -107,27 +108,23 @@ def export_model(run: TrainedRun, format: Format, output: Path, pixels: np.ndarr
     temporary = output.with_name(f".{output.stem}.{os.getpid()}{SUFFIXES[format]}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
-        with _quiet_exporters():
-            reopen = _write(format, exported, temporary, metadata, run)
-            predict = reopen(temporary)
-        # Whole batches, a smaller last batch, and a batch of one: the file must accept any number of images.
-        probabilities, classes = _predict_all(predict, pixels, run.batch_size)
-        single, single_class = predict(pixels[:1])
-        difference = max(np.abs(probabilities - expected).max(), np.abs(single - expected_single).max())
-        changed = int((classes != expected_classes).sum() + (single_class != expected_single_class).sum())
-        if not difference <= TOLERANCE or changed:
-            raise RunFailed(
-                f"The predictions of the {format} file differ from those of the checkpoint: the largest difference of "
-                f"a probability is {difference:.3g} (at most {TOLERANCE:g} is allowed), and the class differs in "
-                f"{changed:,} of {len(pixels) + 1:,} predictions; no file was kept."
-            )
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(output)
+        with replacing(output, temporary):
+            with _quiet_exporters():
+                reopen = _write(format, exported, temporary, metadata, run)
+                predict = reopen(temporary)
+            # Whole batches, a smaller last batch, and a batch of one: the file must accept any number of images.
+            probabilities, classes = _predict_all(predict, pixels, run.batch_size)
+            single, single_class = predict(pixels[:1])
+            difference = max(np.abs(probabilities - expected).max(), np.abs(single - expected_single).max())
+            changed = int((classes != expected_classes).sum() + (single_class != expected_single_class).sum())
+            if not difference <= TOLERANCE or changed:
+                raise RunFailed(
+                    f"The predictions of the {format} file differ from those of the checkpoint: the largest difference "
+                    f"of a probability is {difference:.3g} (at most {TOLERANCE:g} is allowed), and the class differs "
+                    f"in {changed:,} of {len(pixels) + 1:,} predictions; no file was kept."
+                )
     except OSError as error:
         raise RunFailed(f"{output} could not be written ({error}); give another --output.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
     return Export(
         output,
         format,

@@ -14,6 +14,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from visionbench.errors import RunFailed, UserError
+from visionbench.files import replacing
 from visionbench.inference.inputs import Sample
 from visionbench.inference.trained import Predictor
 
@@ -147,17 +148,13 @@ def table_file(path: Path) -> Iterator[TextIO]:
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror}); give another --output.") from error
     try:
-        with part.open("w", encoding="utf-8", newline="") as file:
+        with replacing(path, part), part.open("w", encoding="utf-8", newline="") as file:
             yield file
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
             raise
         raise RunFailed(f"{path} could not be written ({error}); free some space, or give another --output.") from error
     finally:
-        part.unlink(missing_ok=True)
         lock.release()
 
 

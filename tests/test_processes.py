@@ -1,0 +1,90 @@
+"""Which of several processes this one is: what starts a run as one of several is refused, all else trains alone."""
+
+from pathlib import Path
+
+import pytest
+
+from visionbench.errors import UserError
+from visionbench.processes import RUN_FOLDER_VARIABLE, World
+from visionbench.runs.folder import RunFolder
+
+# Variables of a batch job with eight tasks, as the job's own script sees them; srun would add those of a step.
+BATCH_JOB = {
+    "SLURM_JOB_ID": "4711",
+    "SLURM_JOB_NAME": "study",
+    "SLURM_NTASKS": "8",
+    "SLURM_NTASKS_PER_NODE": "8",
+    "SLURM_NNODES": "1",
+    "SLURM_NODELIST": "node1",
+    "SLURM_PROCID": "0",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+}
+STEP_OF_EIGHT = {**BATCH_JOB, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3"}
+TORCHRUN = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+LINE = "fit --model MLP --model.widths [8] --data Digits --trainer.max_epochs 1 --trainer.accelerator cpu"
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{}, {"WORLD_SIZE": "1", "RANK": "0"}, {"LOCAL_RANK": "3"}, {"WORLD_SIZE": ""}],
+    ids=["nothing", "torchrun of one", "a rank alone", "empty"],
+)
+def test_a_process_by_itself_is_the_first(variables):
+    assert World.detect(variables) == World(rank=0, run_folder=None, under_slurm=False)
+    assert World.detect(variables).is_first
+
+
+@pytest.mark.parametrize("variables", [BATCH_JOB, {**BATCH_JOB, "SLURM_STEP_NUM_TASKS": "1"}])
+def test_a_process_in_a_batch_job_is_the_first_and_knows_of_the_job(variables):
+    assert World.detect(variables) == World(rank=0, run_folder=None, under_slurm=True)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_a_run_started_has_its_folder_and_its_rank(rank):
+    # The Trainer sets WORLD_SIZE for the processes that it starts.
+    variables = {RUN_FOLDER_VARIABLE: "runs/a", "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
+    world = World.detect(variables)
+    assert (world.rank, world.run_folder, world.is_first) == (rank, Path("runs/a"), rank == 0)
+
+
+@pytest.mark.parametrize(
+    ("variables", "program"), [(TORCHRUN, "torchrun"), (STEP_OF_EIGHT, "srun")], ids=["torchrun", "srun"]
+)
+def test_one_of_several_processes_is_refused(variables, program):
+    with pytest.raises(UserError, match=f"^{program} started this process as one of [28] .* give --trainer.devices N"):
+        World.detect(variables)
+
+
+@pytest.mark.parametrize(
+    ("variables", "options", "parts"),
+    [
+        (TORCHRUN, "", ["torchrun started this process as one of 2", "WORLD_SIZE is 2", "--trainer.devices"]),
+        (STEP_OF_EIGHT, "", ["srun started this process as one of 8", "SLURM_STEP_NUM_TASKS is 8"]),
+        ({}, "--trainer.num_nodes 2", ["trainer.num_nodes is 2", "on one machine", "--trainer.devices"]),
+        (BATCH_JOB, "--trainer.num_nodes 2", ["trainer.num_nodes is 2", "on one machine"]),
+    ],
+    ids=["torchrun", "srun", "two machines", "two machines of a batch job"],
+)
+def test_a_run_over_several_programs_processes_is_refused_in_a_sentence(
+    cli, tmp_path, monkeypatch, variables, options, parts
+):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    sentence = cli(f"{LINE} {options}").refusal()
+    for part in parts:
+        assert part in sentence
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_batch_job_without_srun_trains_tests_and_predicts_in_one_process(cli, tmp_path, monkeypatch):
+    for name, value in BATCH_JOB.items():
+        monkeypatch.setenv(name, value)
+    result = cli(f"{LINE} --run_dir run")
+    assert (result.status, result.err) == (0, "")
+    run = RunFolder(tmp_path / "run")
+    assert run.is_finished
+    assert run.metadata["world_size"] == 1
+    assert cli("test run").status == 0
+    assert cli("predict run test --output out.csv").status == 0
+    assert len((tmp_path / "out.csv").read_text().splitlines()) == 361
