@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import os
 import re
 import shlex
 import signal
@@ -11,14 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-import torch
 
-from visionbench.cli import main
-from visionbench.data import Digits
-
-torch.set_num_threads(1)
 # Whoever starts the tests in the background of a script has them ignore Ctrl+C, and all that they start with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Hides the GPU from all tests but those of it; therefore this file imports torch in functions, after this one."""
+    if "gpu" not in config.option.markexpr:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @dataclass
@@ -45,6 +50,8 @@ Cli = Callable[[str], Result]
 @pytest.fixture(scope="session")
 def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the prepared Digits."""
+    from visionbench.data import Digits
+
     root = tmp_path_factory.mktemp("root")
     Digits(root=str(root)).prepare_data()
     return root
@@ -57,6 +64,8 @@ def cli_in(digits_root: Path) -> Callable[..., Cli]:
     A new run draws no figures unless the line says something of them, since most of the runs of tests are shorter than
     that; with `draws` it is as a user's.
     """
+
+    from visionbench.cli import main
 
     def make(folder: Path, draws: bool = False) -> Cli:
         def call(line: str) -> Result:

@@ -178,14 +178,17 @@ def open_descriptors():
     return len(os.listdir("/proc/self/fd"))  # noqa: PTH208
 
 
+def data_modules():
+    return sum(type(thing) is Digits for thing in gc.get_objects())
+
+
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux lists a process's open files there")
 def test_a_run_leaves_no_thread_and_no_open_file(cli, tmp_path):
     line = f"{SMALL} --trainer.max_epochs 1 --figures final"
     assert cli(line).status == 0  # the first run of a process also loads libraries
-    threads, descriptors = threading.enumerate(), open_descriptors()
+    threads, descriptors, modules = threading.enumerate(), open_descriptors(), data_modules()
     assert cli(line).status == 0
-    assert (threading.enumerate(), open_descriptors()) == (threads, descriptors)
-    assert not [thing for thing in gc.get_objects() if type(thing) is Digits]
+    assert (threading.enumerate(), open_descriptors(), data_modules()) == (threads, descriptors, modules)
     assert len(list((tmp_path / "lightning_logs/mlp/version_1").glob("events.out.tfevents.*"))) == 1
 
 
