@@ -1,6 +1,7 @@
 """The metrics that a run computes besides loss and accuracy: their values, as the objective, over processes."""
 
 import csv
+import itertools
 import json
 import subprocess
 import sys
@@ -61,7 +62,7 @@ def expected(run: Path, stage: str) -> dict[str, float]:
     assert kept is not None
     confidence, correct = kept.confidence.astype(float), kept.predicted == kept.labels
     edges, error = np.linspace(0, 1, 16), 0.0
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in itertools.pairwise(edges):
         inside = (confidence > low) & (confidence <= high)
         if inside.any():
             error += inside.mean() * abs(correct[inside].mean() - confidence[inside].mean())
