@@ -2,10 +2,13 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
-from visionbench.config.parser import Parser
-from visionbench.data.base import VisionDataModule
 from visionbench.errors import first_user_error
+
+if TYPE_CHECKING:
+    from visionbench.config.parser import Parser
+    from visionbench.data.base import VisionDataModule
 
 
 def split_inputs(args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -32,25 +35,27 @@ def split_inputs(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return inputs, options
 
 
-def add_data_options(parser: Parser, run_config: Mapping[str, object]) -> list[str]:
+def add_data_options(parser: "Parser", run_config: Mapping[str, object]) -> list[str]:
     """Adds the options of a data set to a parser, as `visionbench fit` has them.
 
     Args:
-        parser: Parser of a command.
+        parser: "Parser" of a command.
         run_config: Content of a run's config.yaml.
 
     Returns:
         The arguments that select the run's own data set.
     """
+    from visionbench.data.base import VisionDataModule  # here, since torch comes with it
+
     parser.add_lightning_class_args(VisionDataModule, "data", subclass_mode=True, required=True)
     return ["--data", json.dumps(run_config["data"])]
 
 
-def make_data(parser: Parser, config: object) -> VisionDataModule:
+def make_data(parser: "Parser", config: object) -> "VisionDataModule":
     """Makes the data set that the options describe, without preparing it.
 
     Args:
-        parser: Parser with the options of `add_data_options`.
+        parser: "Parser" with the options of `add_data_options`.
         config: Options, parsed by it.
 
     Raises:

@@ -1,9 +1,11 @@
 """Where classes are written."""
 
 import ast
+import contextlib
 import importlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -49,16 +51,18 @@ def defaults_of(class_path: str) -> dict[str, Any]:
             pairs += [
                 (name, value) for name, value in zip(arguments.kwonlyargs, arguments.kw_defaults, strict=True) if value
             ]
-            return {name.arg: ast.literal_eval(value) for name, value in pairs if _is_plain(value)}
+            return {name.arg: plain for name, value in pairs for plain in _plain(value)}
     return {}
 
 
-def _is_plain(value: ast.expr) -> bool:
-    try:
-        ast.literal_eval(value)
-    except ValueError:
-        return False
-    return True
+def _plain(value: ast.expr) -> Iterator[Any]:
+    """The value that an expression writes, where that is a plain one or the quotient of two."""
+    if isinstance(value, ast.BinOp) and isinstance(value.op, ast.Div):
+        for dividend, divisor in zip(_plain(value.left), _plain(value.right), strict=False):
+            yield dividend / divisor
+        return
+    with contextlib.suppress(ValueError):
+        yield ast.literal_eval(value)
 
 
 def _definition(class_path: str) -> ast.ClassDef:

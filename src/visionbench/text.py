@@ -3,6 +3,8 @@
 import math
 import textwrap
 
+MINUS = "\N{MINUS SIGN}"
+
 
 def duration(seconds: float) -> str:
     """Seconds as people say them: 8 s, 3 min 20 s, 1 h 05 min."""

@@ -1,15 +1,16 @@
 """`visionbench report`: one run, or several side by side, as an HTML file."""
 
+import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NoReturn
 
 from visionbench.arguments import split_inputs
-from visionbench.config.parser import Parser
+from visionbench.config.messages import unknown_option
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
-from visionbench.figures.comparison import COLORS
 from visionbench.files import write_whole
-from visionbench.report.comparison_page import page_of_several
+from visionbench.report.comparison_page import COLORS, page_of_several
 from visionbench.report.page import GENERATOR
 from visionbench.report.run_contents import read_run
 from visionbench.report.run_page import page_of_one
@@ -34,9 +35,8 @@ def run(args: Sequence[str]) -> int:
     Raises:
         UserError: A run does not exist, or the file cannot be written.
     """
-    parser = _parser()
     inputs, options = split_inputs(args)
-    config = parser.parse_args(options)
+    config = _parse(options)
     if not inputs:
         raise UserError(
             "report needs at least one run folder: visionbench report lightning_logs/cnn/version_0 [RUN_DIR...]."
@@ -97,8 +97,15 @@ def _file_size(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"
 
 
-def _parser() -> Parser:
-    parser = Parser(
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence; jsonargparse's would import Lightning."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{message[0].upper()}{message[1:]}.")
+
+
+def _parse(options: Sequence[str]) -> argparse.Namespace:
+    parser = _Parser(
         prog="visionbench report",
         usage=USAGE,
         description="Write one run, or several side by side, as one HTML file.",
@@ -106,14 +113,13 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--output",
-        type=str | None,
-        default=None,
         help="HTML file; default: report.html in the run folder, or in the working directory for several runs.",
     )
     parser.add_argument(
         "--root",
-        type=str | None,
-        default=None,
         help="Folder of prepared data sets, for the images with different predictions; default: the first run's.",
     )
-    return parser
+    config, unknown = parser.parse_known_args(options)
+    if unknown:
+        raise UserError(unknown_option(unknown[0].split("=")[0], parser._option_string_actions))
+    return config

@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import binomtest
 
 from visionbench.evaluation.intervals import wilson_interval
 from visionbench.evaluation.predictions import Predictions
@@ -49,6 +48,8 @@ class Paired:
 
         Were both models right equally often, each such sample would be either's with probability 1/2.
         """
+        from scipy.stats import binomtest  # here, since it takes a second to import
+
         discordant = self.only_first + self.only_second
         return float(binomtest(self.only_first, discordant, 0.5).pvalue) if discordant else 1.0
 

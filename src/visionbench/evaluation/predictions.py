@@ -10,6 +10,9 @@ import numpy as np
 
 from visionbench.files import write_whole
 
+# Splits as they are written on figures and pages.
+WORDS = {"train": "training", "val": "validation", "test": "test"}
+
 
 @dataclass(frozen=True)
 class Predictions:

@@ -19,10 +19,9 @@ from visionbench.evaluation.measures import (
     reliability,
     shares_of_rows,
 )
-from visionbench.evaluation.predictions import Predictions
+from visionbench.evaluation.predictions import WORDS, Predictions
 from visionbench.figures.figure import WRONG, Figure, cut, in_percent, new_canvas
 
-WORDS = {"train": "training", "val": "validation", "test": "test"}
 # Cells with a number in them are legible up to so many classes; beyond, colors alone speak.
 WRITTEN_UP_TO = 25
 # Rows of a figure that has one for each class; of more classes it shows those with the lowest score.

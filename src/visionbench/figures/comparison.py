@@ -11,19 +11,14 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from visionbench.evaluation.measures import shares_of_rows
-from visionbench.evaluation.predictions import Predictions
-from visionbench.figures.classes import LABEL_LENGTH, WORDS, WRITTEN_UP_TO
+from visionbench.evaluation.predictions import WORDS, Predictions
+from visionbench.figures.classes import LABEL_LENGTH, WRITTEN_UP_TO
 from visionbench.figures.figure import WRONG, Figure, Grid, cut, new_canvas
 from visionbench.figures.images import CAPTION_LENGTH, Images, predicted_class, short_name
+from visionbench.text import MINUS
 
-# One a run: matplotlib's own ten.
-COLORS = (
-    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
-    *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
-)
 SHOWN = 24
 COLUMNS = 6
-MINUS = "\N{MINUS SIGN}"
 
 
 def draw_overlaid(metric: str, courses: Mapping[str, Sequence[Mapping[str, Any]]], colors: Sequence[str]) -> Figure:

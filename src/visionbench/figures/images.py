@@ -4,8 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from visionbench.evaluation.predictions import Predictions
-from visionbench.figures.classes import WORDS
+from visionbench.evaluation.predictions import WORDS, Predictions
 from visionbench.figures.figure import CORRECT, WRONG, Figure, Grid, cut
 
 COLUMNS = 6

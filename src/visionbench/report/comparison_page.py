@@ -1,23 +1,13 @@
 """The page of several runs side by side: the first against each of the others."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from visionbench.evaluation.measures import confusion
 from visionbench.evaluation.paired import SOURCES, Paired, disagreements, in_order_of, pair
-from visionbench.evaluation.predictions import Predictions
-from visionbench.figures.classes import WORDS
-from visionbench.figures.comparison import (
-    COLORS,
-    MINUS,
-    draw_confusion_difference,
-    draw_disagreements,
-    draw_intervals,
-    draw_overlaid,
-)
-from visionbench.figures.images import Images
+from visionbench.evaluation.predictions import WORDS, Predictions
 from visionbench.report import page
 from visionbench.report.page import Html, tag
 from visionbench.report.run_contents import ReportedRun, find_images, picture_of
@@ -25,8 +15,16 @@ from visionbench.report.run_page import additional_metrics, interval_of, number,
 from visionbench.runs.compare import circumstances
 from visionbench.runs.folder import divergence
 from visionbench.runs.identity import comparable, flat
-from visionbench.text import counted, duration
+from visionbench.text import MINUS, counted, duration
 
+if TYPE_CHECKING:
+    from visionbench.figures.images import Images
+
+# Colors of the runs: matplotlib's own ten.
+COLORS = (
+    *("#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd"),
+    *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
+)
 LETTERS = "ABCDEFGHIJ"
 # Rows of a table of samples.
 LISTED = 100
@@ -87,6 +85,8 @@ def _summary(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator
     }
     if len(accuracies) > 1:
         colors = [color for run, color in zip(reported, COLORS, strict=False) if interval_of(run, "test") is not None]
+        from visionbench.figures.comparison import draw_intervals  # here, since matplotlib comes with it
+
         figure = draw_intervals("Test accuracy with its 95 % interval (Wilson)", accuracies, colors)
         words = "Each interval is of one run. Of runs on the same samples the paired test below says more."
         yield page.figures([page.figure(picture_of(figure), "Test accuracy", words, alone=True)])
@@ -123,6 +123,8 @@ def _curves(reported: Sequence[ReportedRun]) -> Iterator[Html]:
     yield tag("p", "Solid: validation; dashed: training, which dropout and augmentation make harder.")
     cards = []
     for metric, words in (("loss", "Loss"), ("acc", "Accuracy")):
+        from visionbench.figures.comparison import draw_overlaid  # here, since matplotlib comes with it
+
         figure = draw_overlaid(metric, {name: rows for name, rows, _ in shown}, [color for *_, color in shown])
         cards.append(page.figure(picture_of(figure), words, "After each epoch, of all runs."))
     yield page.figures(cards)
@@ -194,6 +196,8 @@ def _against(
         yield from _test(pair(one, matched), letters, WORDS[stage], first.item, tests)
     classes = len(first.class_names)
     counts = tuple(confusion(predictions.labels, predictions.predicted, classes) for predictions in (one, two))
+    from visionbench.figures.comparison import draw_confusion_difference  # here, since matplotlib comes with it
+
     figure = draw_confusion_difference(
         stage, (counts[0], counts[1]), first.class_names, letters, colors, of_rows=matched is None
     )
@@ -310,6 +314,8 @@ def _samples(
             yield tag("h3", f"{heading}: {len(places):,}")
             yield listed
             continue
+        from visionbench.figures.comparison import draw_disagreements  # here, since matplotlib comes with it
+
         figure = draw_disagreements(correct, wrong, places, both[0].class_names, (one, other), images)
         words = f"Below each name: what {other} took it for and how surely, and what it is, as {one} says."
         yield page.figures([page.figure(picture_of(figure), f"{heading}: {len(places):,}", words, alone=True)])

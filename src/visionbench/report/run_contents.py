@@ -7,21 +7,21 @@ import sys
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
 
-from visionbench.arguments import add_data_options
-from visionbench.config.parser import Parser, watched_parsing
 from visionbench.console import quiet_libraries
-from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError, first_user_error, root_cause
 from visionbench.evaluation.predictions import Predictions
-from visionbench.figures.figure import Figure
-from visionbench.figures.images import Images
 from visionbench.runs.folder import RunFolder, Status
 from visionbench.text import one_line
+
+if TYPE_CHECKING:
+    from visionbench.data.base import VisionDataModule
+    from visionbench.figures.figure import Figure
+    from visionbench.figures.images import Images
 
 
 @dataclass(frozen=True)
@@ -193,13 +193,13 @@ def _size(content: bytes) -> tuple[int, int]:
     return width, height
 
 
-def picture_of(figure: Figure) -> Picture:
+def picture_of(figure: "Figure") -> Picture:
     """A figure that has just been drawn, as the file that it would be."""
     content = figure.picture()[1]
     return Picture(figure.name, content, *_size(content))
 
 
-def find_images(run: ReportedRun, predictions: Predictions, root: str | None) -> tuple[Images | None, str]:
+def find_images(run: ReportedRun, predictions: Predictions, root: str | None) -> "tuple[Images | None, str]":
     """The images that predictions were made of, from the run's prepared store; nothing is fetched or prepared for it.
 
     Args:
@@ -228,7 +228,11 @@ def find_images(run: ReportedRun, predictions: Predictions, root: str | None) ->
     return lambda places: np.stack([images[place] for place in split.index[places]]), ""
 
 
-def _open_data(run: ReportedRun, root: str | None) -> VisionDataModule:
+def _open_data(run: ReportedRun, root: str | None) -> "VisionDataModule":
+    # Here, since only the images of a prepared store need Lightning.
+    from visionbench.arguments import add_data_options
+    from visionbench.config.parser import Parser, watched_parsing
+
     parser = Parser(allow_abbrev=False)
     options = add_data_options(parser, run.config)
     with watched_parsing(lambda line: None):

@@ -1,6 +1,5 @@
 """The page of one run."""
 
-import inspect
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -8,12 +7,10 @@ from typing import Any
 import numpy as np
 import yaml
 
-from visionbench.classes import class_of
-from visionbench.data.base import VisionDataModule
+from visionbench.classes import defaults_of
 from visionbench.evaluation.intervals import wilson_interval
 from visionbench.evaluation.measures import class_scores, confused_pairs, confusion
-from visionbench.figures.classes import WORDS
-from visionbench.figures.curves import draw_learning_curves
+from visionbench.evaluation.predictions import WORDS
 from visionbench.report import page
 from visionbench.report.page import Html, tag
 from visionbench.report.run_contents import ReportedRun, picture_of
@@ -210,7 +207,7 @@ def _all_facts(run: ReportedRun) -> Iterator[tuple[str, Any]]:
     inputs = f": {f'{run.item}s of {shape}' if run.has_images else f'{shape} features'}" if shape else ""
     yield "Data", title_of_data(run) + inputs + classes
     aside = DATA_ASIDE | {"batch_size"}
-    usual = {name: p.default for name, p in inspect.signature(VisionDataModule.__init__).parameters.items()}
+    usual = defaults_of("visionbench.data.base.VisionDataModule")
     own = {
         name: value
         for name, value in run.init_args("data").items()
@@ -283,7 +280,7 @@ def _not_defaults(scheduler: Mapping[str, Any]) -> dict[str, Any]:
     arguments = dict(scheduler.get("init_args") or {})
     if not str(scheduler.get("class_path")).startswith("torch.optim."):
         return arguments  # a user's own module is not imported for it
-    defaults = {name: p.default for name, p in inspect.signature(class_of(scheduler)).parameters.items()}
+    defaults = defaults_of(str(scheduler["class_path"]))
     return {name: value for name, value in arguments.items() if value != defaults.get(name)}
 
 
@@ -306,6 +303,8 @@ def _course(run: ReportedRun, placed: Mapping[tuple[str, str], list[Html]]) -> I
     shown = list(placed.get(("", COURSE), ()))
     if run.rows and not any(picture.name == "learning-curves" for picture in run.pictures):
         best = run.report.get("best_epoch") if "val/acc" in run.metrics else None
+        from visionbench.figures.curves import draw_learning_curves  # here, since matplotlib comes with it
+
         curves = picture_of(draw_learning_curves(run.rows, best, run.untrained))
         _, heading, words = KNOWN["learning-curves"]
         shown.insert(0, page.figure(curves, heading, words if best is not None else "After each epoch."))
