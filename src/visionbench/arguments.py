@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from visionbench.config.parser import Parser
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import first_user_error
+from visionbench.guards.data import OfficialTestAsValidation
 
 
 def split_inputs(args: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -32,7 +34,7 @@ def split_inputs(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return inputs, options
 
 
-def add_data_options(parser: Parser, run_config: Mapping[str, object]) -> list[str]:
+def add_data_options(parser: Parser, run_config: Mapping[str, Any]) -> list[str]:
     """Adds the options of a data set to a parser, as `visionbench fit` has them.
 
     Args:
@@ -46,12 +48,13 @@ def add_data_options(parser: Parser, run_config: Mapping[str, object]) -> list[s
     return ["--data", json.dumps(run_config["data"])]
 
 
-def make_data(parser: Parser, config: object) -> VisionDataModule:
+def make_data(parser: Parser, config: object, run_config: Mapping[str, Any]) -> VisionDataModule:
     """Makes the data set that the options describe, without preparing it.
 
     Args:
         parser: Parser with the options of `add_data_options`.
         config: Options, parsed by it.
+        run_config: Content of the run's config.yaml.
 
     Raises:
         UserError: The data set refuses an option.
@@ -62,4 +65,6 @@ def make_data(parser: Parser, config: object) -> VisionDataModule:
         if (refusal := first_user_error(error)) is not None:
             raise refusal from None
         raise
+    if OfficialTestAsValidation.name in (run_config.get("allow") or ()):
+        data.watch_test()
     return data

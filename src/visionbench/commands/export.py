@@ -47,7 +47,8 @@ def run(args: Sequence[str]) -> int:
     console = plain_console()
     with quiet_libraries():
         result_checkpoint(folder)
-        data_options = add_data_options(parser, read_config(folder))
+        run_config = read_config(folder)
+        data_options = add_data_options(parser, run_config)
         with watched_parsing(console.print):
             config = parser.parse_args([*data_options, *options])
         if config.format is None:
@@ -59,7 +60,7 @@ def run(args: Sequence[str]) -> int:
         trained = open_run(folder)
         data = None
         if config.check in SPLITS:
-            data = make_data(parser, config)
+            data = make_data(parser, config, run_config)
             trained.set_up(data)
         stream = samples([config.check], trained.recipe, trained.class_names, data)
         images = (sample.pixels for sample in stream if sample.pixels is not None)

@@ -58,10 +58,12 @@ def run(args: Sequence[str]) -> int:
     console = plain_console(stderr=True)
     with quiet_libraries():
         data_options: list[str] = []
+        run_config: dict[str, Any] = {}
         has_splits = not set(SPLITS).isdisjoint(inputs)
         if has_splits:
             result_checkpoint(folder)
-            data_options = add_data_options(parser, read_config(folder))
+            run_config = read_config(folder)
+            data_options = add_data_options(parser, run_config)
         with watched_parsing(console.print):
             config = parser.parse_args([*data_options, *options])
         _check_options(config)
@@ -70,7 +72,7 @@ def run(args: Sequence[str]) -> int:
         data = None
         if has_splits:
             with contextlib.redirect_stdout(sys.stderr):  # where a data set reports how it is prepared
-                data = make_data(parser, config)
+                data = make_data(parser, config, run_config)
                 trained.set_up(data)
             if trained.data_digest not in (None, data.data_digest()):
                 console.print(

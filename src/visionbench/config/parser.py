@@ -186,6 +186,8 @@ def _known(key: str, name: str) -> str:
 
 
 def _unknown_option(option: str, known: set[str]) -> str:
+    if option == "--data.allow":  # of versions in which it was an argument of the data set
+        return "There is no option --data.allow any more; use --allow '[test_as_validation]'."
     close = difflib.get_close_matches(option, known, n=1, cutoff=0.7)
     return f"There is no option {option}; " + (f"did you mean {close[0]}?" if close else "--help lists the options.")
 

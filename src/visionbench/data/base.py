@@ -69,8 +69,6 @@ class VisionDataModule(LightningDataModule, ABC):
         train_size: How many of the training images that are left are trained on: a count, or a fraction up to 1; null
             for all. A smaller number is a part of a larger one.
         split_seed: Chooses which images are cut; the same for all runs that are to be compared.
-        allow: What is refused otherwise: `test_as_validation` watches the official test images as validation, as some
-            published studies did; then there is no test accuracy.
         augment: Random changes of the training images, in this order; never of validation or test.
         statistics: Where mean and std come from: `train`, the images trained on, or `imagenet`, for a network with
             weights from ImageNet (for grey images the mean over its channels). They go with the weights, not with the
@@ -108,7 +106,6 @@ class VisionDataModule(LightningDataModule, ABC):
         fold_is: Literal["test", "val"] = "test",
         train_size: int | float | None = None,
         split_seed: int = 0,
-        allow: list[Literal["test_as_validation"]] | None = None,
         augment: list[Augmentation] | None = None,
         statistics: Literal["train", "imagenet"] = "train",
         mean: list[float] | None = None,
@@ -127,12 +124,6 @@ class VisionDataModule(LightningDataModule, ABC):
                     f"data.{name} is {size}, expected a count of {self.item}s, a fraction below 1, or 0 for none."
                 )
         check_folds(folds, fold, fold_is, {"test": test_size, "val": val_size}, self.item)
-        for name, value in (("folds", folds), ("test_size", test_size), ("val_size", val_size)):
-            if allow and value is not None:
-                raise UserError(
-                    f"data.allow is {', '.join(allow)}, so that the official test {self.item}s are the validation, but "
-                    f"data.{name} is {value}; leave one of them out."
-                )
         if train_size is not None and (not train_size > 0 or (isinstance(train_size, float) and train_size > 1)):
             raise UserError(
                 f"data.train_size is {train_size}, expected a count of {self.item}s of 1 or more, or a fraction "
@@ -172,7 +163,6 @@ class VisionDataModule(LightningDataModule, ABC):
         self.fold_is = fold_is
         self.train_size = train_size
         self.split_seed = split_seed
-        self.allow = allow if allow is not None else []
         self.augment = augment if augment is not None else []
         self.offline = offline
         self.seed = seed
@@ -183,6 +173,7 @@ class VisionDataModule(LightningDataModule, ABC):
         self.store: Store | None = None
         self.splits: dict[str, Split] = {}
         """The images of `train`, `val` and `test`; filled by `setup`."""
+        self.test_is_watched = False
         self._looked = False
         self._residency: Residency | None = None
 
@@ -329,10 +320,30 @@ class VisionDataModule(LightningDataModule, ABC):
             self.mean = self.mean if self.mean is not None else mean
             self.std = self.std if self.std is not None else std
 
-    @property
-    def test_is_watched(self) -> bool:
-        """Whether the official test images are the validation, so that nothing is left to test on."""
-        return "test_as_validation" in self.allow
+    def watch_test(self) -> None:
+        """Makes the official test images the validation set, so that nothing is left to test on; before `setup`.
+
+        Raises:
+            UserError: The splits are made already, or an option cuts them in another way.
+        """
+        if self.test_is_watched:
+            return
+        if self.store is not None:
+            raise UserError(
+                f"{self.title} is split already, so that its official test {self.item}s cannot become the validation "
+                "set; make the data module anew."
+            )
+        for name, value in (("folds", self.folds), ("test_size", self.test_size), ("val_size", self.val_size)):
+            if value is not None:
+                raise UserError(
+                    f"allow names test_as_validation, so that the official test {self.item}s are the validation set, "
+                    f"but data.{name} is {value}; remove one of the two."
+                )
+        self.test_is_watched = True
+
+    def kept_copies(self) -> list[str]:
+        """Names of the samples that were kept although another one has the same bytes; valid after `setup`."""
+        return [entry["file"] for entry in self._ready()[0].meta.get("copies", [])]
 
     def _cut(self, store: Store) -> dict[str, Split]:
         labels = np.asarray(store.arrays["train-labels"])
@@ -342,8 +353,8 @@ class VisionDataModule(LightningDataModule, ABC):
         if self.test_is_watched:
             if "test-labels" not in store.arrays:
                 raise UserError(
-                    f"data.allow is test_as_validation, but {self.title} has no official test {self.item}s; "
-                    "leave it out."
+                    f"allow names test_as_validation, but {self.title} has no official test {self.item}s; remove it "
+                    "from allow."
                 )
             nothing = np.arange(0)
             splits = {"val": Split("test", np.arange(len(store.arrays["test-labels"]))), "test": Split("test", nothing)}

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from visionbench.arguments import add_data_options
+from visionbench.arguments import add_data_options, make_data
 from visionbench.config.parser import Parser, watched_parsing
 from visionbench.console import quiet_libraries
 from visionbench.data.base import VisionDataModule
@@ -228,7 +228,7 @@ def _open_data(run: ReportedRun, root: str | None) -> VisionDataModule:
     options = add_data_options(parser, run.config)
     with watched_parsing(lambda line: None):
         config = parser.parse_args([*options, *(["--data.root", root] if root is not None else [])])
-    data: VisionDataModule = parser.instantiate_classes(config).data
+    data = make_data(parser, config, run.config)
     data.offline = True  # what has changed is not prepared again, nothing is fetched
     if not data.store_folder().exists():
         raise UserError(f"{data.title} is not prepared in {data.root}; give the folder that holds it with --root.")

@@ -14,6 +14,7 @@ from visionbench.evaluation.intervals import wilson_interval
 from visionbench.evaluation.measures import class_scores, confused_pairs, confusion
 from visionbench.figures.classes import WORDS
 from visionbench.figures.curves import draw_learning_curves
+from visionbench.guards.data import OfficialTestAsValidation
 from visionbench.report import page
 from visionbench.report.page import Html, tag
 from visionbench.report.run_contents import ReportedRun, divergence, picture_of
@@ -191,8 +192,8 @@ def _interval_in_words(run: ReportedRun) -> str:
 
 
 def _why_no_test(run: ReportedRun) -> str:
-    if "test_as_validation" in (run.init_args("data").get("allow") or []):
-        return f"The official test {run.item}s were watched as validation (data.allow), so nothing is left to test on."
+    if OfficialTestAsValidation.name in (run.config.get("allow") or []):
+        return f"The official test {run.item}s were the validation set (allow), so that nothing is left to test on."
     return f"The run was not tested; visionbench test {shlex.quote(str(run.folder))} does it, and writes nothing."
 
 
