@@ -14,7 +14,8 @@ import torch
 from rich.console import Console
 
 from visionbench import data as package
-from visionbench.config.parser import Parser, watched_parsing
+from visionbench.config.parser import Parser
+from visionbench.config.patches import watched_parsing
 from visionbench.console import plain_console
 from visionbench.data.base import VisionDataModule
 from visionbench.data.splits import Split

@@ -8,7 +8,8 @@ from typing import get_args
 import numpy as np
 
 from visionbench.arguments import add_data_options, make_data
-from visionbench.config.parser import Parser, watched_parsing
+from visionbench.config.parser import Parser
+from visionbench.config.patches import watched_parsing
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.store import SPLITS
 from visionbench.errors import UserError

@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from visionbench.arguments import add_data_options, make_data, split_inputs
-from visionbench.config.parser import Parser, watched_parsing
+from visionbench.config.parser import Parser
+from visionbench.config.patches import watched_parsing
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.store import SPLITS
 from visionbench.errors import Stopped, UserError

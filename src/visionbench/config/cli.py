@@ -13,7 +13,8 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from visionbench import guards
 from visionbench.classes import class_of
-from visionbench.config.parser import Parser, watched_parsing
+from visionbench.config.parser import Parser
+from visionbench.config.patches import watched_parsing
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError, first_user_error, root_cause
 from visionbench.guards import GUARDS, ConfigContext

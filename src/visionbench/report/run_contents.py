@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from visionbench.arguments import add_data_options, make_data
-from visionbench.config.parser import Parser, watched_parsing
+from visionbench.config.parser import Parser
+from visionbench.config.patches import watched_parsing
 from visionbench.console import quiet_libraries
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError, first_user_error, root_cause
