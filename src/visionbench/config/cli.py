@@ -87,9 +87,8 @@ def _without_older_form(words: Sequence[str]) -> list[str]:
 
 def _allow_help() -> str:
     named = ((guard.name, (guard.__doc__ or "").rstrip(".")) for guard in GUARDS if guard.name)
-    return (
-        "What the run does although it is refused otherwise: " + "; ".join(f"{n} ({text})" for n, text in named) + "."
-    )
+    described = "; ".join(f"{name} ({text})" for name, text in named)
+    return f"Names of guards whose refusals become warnings: {described}."
 
 
 def _model_spec(model: Classifier) -> dict[str, Any]:
