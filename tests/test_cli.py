@@ -17,15 +17,25 @@ DIGITS = "fit --model MLP --data Digits"
 MISTAKES = {
     "unknown model": (
         "fit --model CNM --data Digits",
-        "model: found CNM",
-        "known: ",
+        "model.class_path: there is no class CNM; known: ",
         "FrozenResNet, MLP, PatchMLP",
         "did you mean CNN?",
     ),
-    "unknown data set": ("fit --model MLP --data Digit", "data: found Digit", "did you mean Digits?"),
-    "unknown module": ("fit --model nosuch.Net --data Digits", "model: ", "nosuch"),
-    "unknown class in a module": ("fit --model visionbench.models.Nett --data Digits", "model: ", "Nett"),
-    "unknown optimizer": (f"{DIGITS} --model.optimizer Adamm", "model.optimizer: found Adamm", "did you mean Adam?"),
+    "unknown data set": (
+        "fit --model MLP --data Digit",
+        "data.class_path: there is no class Digit; known: CIFAR10, Digits, FashionMNIST",
+        "did you mean Digits?",
+    ),
+    "unknown module": ("fit --model nosuch.Net --data Digits", "model.class_path: there is no module nosuch; known: "),
+    "unknown class in a module": (
+        "fit --model visionbench.models.Nett --data Digits",
+        "model.class_path: there is no class Nett in visionbench.models;",
+    ),
+    "unknown optimizer": (
+        f"{DIGITS} --model.optimizer Adamm",
+        "model.optimizer.class_path: there is no class Adamm; known: ",
+        "did you mean Adam?",
+    ),
     "unknown option": (f"{DIGITS} --trainer.max_epoch 3", "--trainer.max_epoch;", "did you mean --trainer.max_epochs?"),
     "abbreviated option": (f"{DIGITS} --trainer.max_epo 1", "--trainer.max_epo;", "did you mean --trainer.max_epochs?"),
     "unknown model option": (f"{DIGITS} --model.widhts [3]", "--model.widhts;", "did you mean --model.widths?"),
@@ -38,7 +48,21 @@ MISTAKES = {
     ),
     "text as an optimizer's number": (f"{DIGITS} --model.optimizer.lr fast", "model.optimizer.lr: found fast"),
     "unknown choice": (f"{DIGITS} --model.activation rleu", "model.activation: found rleu, expected one of relu, "),
-    "missing config": ("fit --config nofile.yaml", "nofile.yaml"),
+    "missing config": ("fit --config nofile.yaml", "config: there is no file ", "nofile.yaml"),
+    "base of the models": (
+        "fit --model Classifier --data Digits",
+        "Classifier is only the base of the classes; known: CNN",
+    ),
+    "scheduler of another kind": (
+        f"{DIGITS} --model.lr_scheduler torch.nn.Linear",
+        "model.lr_scheduler.class_path: torch.nn.Linear is not a subclass of LRScheduler; known: ",
+    ),
+    "unknown augmentation": (
+        f"{DIGITS} --data.augment [MixUpp]",
+        "data.augment: there is no class MixUpp",
+        "did you mean MixUp?",
+    ),
+    "option of another optimizer": (f"{DIGITS} --model.optimizer.momentum 1", "optimizer.momentum; --help lists"),
     "no data": ("fit --model MLP", "No data is given", "--data NAME"),
     "no model": ("fit --data Digits", "No model is given", "--model NAME"),
     "no source": ("fit --model MLP --data ImageFolder", "--data.source and --data.size must be given", "--data.help"),
@@ -88,7 +112,10 @@ MISTAKES = {
     "validation of everything": (f"{DIGITS} --data.val_size 1437", "val_size asks for 1437 of the 1437"),
     "validation of nothing": (f"{DIGITS} --data.val_size 0.0001", "not one image"),
     "unknown optimizer option": (f"{DIGITS} --model.optimizer SGD --model.optimizer.momentun 1", "optimizer.momentum?"),
-    "model of another kind": ("fit --model torch.nn.Linear --data Digits", "model: import path torch.nn.Linear"),
+    "model of another kind": (
+        "fit --model torch.nn.Linear --data Digits",
+        "model.class_path: torch.nn.Linear is not a subclass",
+    ),
     "seed below zero": (f"{DIGITS} --seed_everything=-1", "seed_everything is -1", "0 to 4294967295"),
     "seed too large": (f"{DIGITS} --seed_everything 5000000000", "seed_everything is 5000000000"),
     "order's seed below zero": (f"{DIGITS} --data.seed=-3", "data.seed is -3"),
@@ -171,6 +198,10 @@ def test_data_that_cannot_be_had_say_where_they_were_looked_for(cli, tmp_path, m
     for part in ("Fashion-MNIST", str(tmp_path / "system"), "root/downloads", "offline is on", "--data.source"):
         assert part in sentence
     assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_a_data_set_that_only_python_can_make_is_not_offered(cli):
+    assert "Arrays" not in cli("fit --model MLP --data Arays").refusal().partition("known: ")[2]
 
 
 def test_without_a_command_the_usage_is_shown(cli):

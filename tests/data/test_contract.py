@@ -82,8 +82,10 @@ def make(kind, required):
 
 @pytest.fixture
 def ready(make, digits_root):
-    def build(**arguments):
+    def build(watch_test=False, **arguments):
         data = make(root=str(digits_root), **arguments)
+        if watch_test:
+            data.watch_test()
         data.prepare_data()
         data.setup()
         return data
@@ -192,9 +194,9 @@ def test_official_test_images_are_watched_only_where_that_is_allowed(ready):
     data = ready()
     if "test-labels" not in data.store.arrays:
         with pytest.raises(UserError, match="has no official test images"):
-            ready(allow=["test_as_validation"])
+            ready(watch_test=True)
         return
-    watching = ready(allow=["test_as_validation"])
+    watching = ready(watch_test=True)
     np.testing.assert_array_equal(watching.splits["val"].index, data.splits["test"].index)
     assert watching.splits["val"].part == "test"
     assert watching.sizes()["test"] == 0
@@ -337,14 +339,23 @@ def test_the_digest_is_the_same_for_the_same_data_and_no_other(ready, make, kind
             {"folds": 5, "fold": 0, "fold_is": "val", "val_size": 0.1},
             r"data\.val_size is 0\.1, but the val (image|row)s",
         ),
-        ({"allow": ["test_as_validation"], "val_size": 0}, r"data\.val_size is 0; give only one of them"),
-        ({"allow": ["test_as_validation"], "test_size": 3}, r"data\.test_size is 3; give only one of them"),
-        ({"allow": ["test_as_validation"], "folds": 5, "fold": 0}, r"data\.folds is 5; give only one of them"),
     ],
 )
 def test_what_makes_no_sense_is_refused(make, arguments, message):
     with pytest.raises(UserError, match=message):
         make(**arguments)
+
+
+@pytest.mark.parametrize("arguments", [{"val_size": 0}, {"test_size": 3}, {"folds": 5, "fold": 0}])
+def test_the_official_test_set_is_no_validation_set_beside_another_one(make, arguments):
+    name, value = next(iter(arguments.items()))
+    with pytest.raises(UserError, match=rf"data\.{name} is {value}; remove one of the two"):
+        make(**arguments).watch_test()
+
+
+def test_splits_that_are_made_stay(ready):
+    with pytest.raises(UserError, match="is split already"):
+        ready().watch_test()
 
 
 @of_images

@@ -166,12 +166,12 @@ def test_a_fold_is_tested_once_and_said(cli):
 
 
 def test_official_test_images_are_watched_only_where_that_is_allowed_and_then_there_is_no_test(cli, tmp_path):
-    line = "fit --model MLP --data Digits --trainer.max_epochs 2 --name run --data.allow [test_as_validation]"
+    line = "fit --model MLP --data Digits --trainer.max_epochs 2 --name run --allow [test_as_validation]"
     done = cli(line)
     assert done.status == 0
     assert "1,437 train, 360 validation (the official test images), 0 test images" in done.out
     assert "test        none: the official test images were watched as validation" in done.out
-    assert "test accuracy" not in done.out
+    assert "Digits test accuracy" not in done.out
     assert "tested" not in done.out
     metrics = json.loads((tmp_path / "lightning_logs/run/version_0/run.json").read_text())["metrics"]
     assert {"val/acc", "val/loss"} <= set(metrics)

@@ -152,7 +152,8 @@ def test_one_class_alone():
     assert math.isnan(values.pop("cohen_kappa"))
     loss, error = values.pop("log_loss"), values.pop("calibration_error")
     assert (loss, error) == pytest.approx((-math.log(0.9), 0.1))
-    assert values == {"acc": 1.0, "balanced_accuracy": 1.0, "macro_f1": 1.0, "f1_cat": 1.0, "f1_dog": 0.0}
+    expected = {"acc": 1.0, "balanced_accuracy": 1.0, "macro_f1": 1.0, "f1_cat": 1.0, "f1_dog": 0.0}
+    assert values | expected == values  # what one class means is known of these; a new metric may have another rule
 
 
 @pytest.mark.parametrize(("predicted", "score", "kappa"), [(1, 1.0, math.nan), (0, 0.0, 0.0)])

@@ -65,9 +65,7 @@ def test_totals_count_the_class_with_the_largest_share():
 @pytest.mark.parametrize("loss", ["nll", "mse", "binary_cross_entropy"])
 def test_shares_are_refused_by_a_loss_that_takes_one_class(loss):
     model = MLP(2, (1, 28, 28), widths=[4], loss=loss)
-    with pytest.raises(
-        UserError, match=rf"model.loss is {loss}, which takes one class for each image.*use cross_entropy"
-    ):
+    with pytest.raises(UserError, match=r"for labels of shape \(4, 2\)"):
         model.loss(torch.zeros(4, model.num_outputs), torch.full((4, 2), 0.5))
 
 

@@ -49,7 +49,6 @@ def config(top=None, trainer=None, model=None, data=None):
         {"model": {"weights": "/files/resnet18.pth"}},
         {"model": {"weights": "resnet18.pth"}},
         {"data": {"root": "/data", "source": "/images", "offline": True, "workers": 3}},
-        {"data": {"allow": ["test_as_validation"]}},
     ],
 )
 def test_what_moves_no_number_is_not_in_the_identity(change):

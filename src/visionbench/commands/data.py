@@ -192,7 +192,8 @@ def _data_module(command: str, words: list[str], console: Console) -> tuple[Visi
             raise SystemExit(0)
         raise UserError(f"data {command} needs the name of a data set, such as visionbench data {command} Digits.")
     # Here, since Lightning comes with them, for which `data list` need not wait.
-    from visionbench.config.parser import Parser, watched_parsing
+    from visionbench.config.parser import Parser
+    from visionbench.config.patches import watched_parsing
     from visionbench.data.base import VisionDataModule
 
     parser = Parser(prog=f"visionbench data {command}", allow_abbrev=False)

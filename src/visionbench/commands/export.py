@@ -8,7 +8,8 @@ from typing import get_args
 import numpy as np
 
 from visionbench.arguments import add_data_options, make_data
-from visionbench.config.parser import Parser, watched_parsing
+from visionbench.config.parser import Parser
+from visionbench.config.patches import watched_parsing
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.store import SPLITS
 from visionbench.errors import UserError
@@ -47,7 +48,8 @@ def run(args: Sequence[str]) -> int:
     console = plain_console()
     with quiet_libraries():
         run_folder.result_checkpoint()
-        data_options = add_data_options(parser, run_folder.config)
+        run_config = run_folder.config
+        data_options = add_data_options(parser, run_config)
         with watched_parsing(console.print):
             config = parser.parse_args([*data_options, *options])
         if config.format is None:
@@ -59,7 +61,7 @@ def run(args: Sequence[str]) -> int:
         trained = open_run(run_folder.path)
         data = None
         if config.check in SPLITS:
-            data = make_data(parser, config)
+            data = make_data(parser, config, run_config)
             trained.set_up(data)
         stream = samples([config.check], trained.recipe, trained.class_names, data)
         images = (sample.pixels for sample in stream if sample.pixels is not None)

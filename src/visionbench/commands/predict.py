@@ -12,7 +12,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from visionbench.arguments import add_data_options, make_data, split_inputs
-from visionbench.config.parser import Parser, watched_parsing
+from visionbench.config.parser import Parser
+from visionbench.config.patches import watched_parsing
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.store import SPLITS
 from visionbench.errors import Stopped, UserError
@@ -58,10 +59,12 @@ def run(args: Sequence[str]) -> int:
     console = plain_console(stderr=True)
     with quiet_libraries():
         data_options: list[str] = []
+        run_config: dict[str, Any] = {}
         has_splits = not set(SPLITS).isdisjoint(inputs)
         if has_splits:
             run_folder.result_checkpoint()
-            data_options = add_data_options(parser, run_folder.config)
+            run_config = run_folder.config
+            data_options = add_data_options(parser, run_config)
         with watched_parsing(console.print):
             config = parser.parse_args([*data_options, *options])
         _check_options(config)
@@ -70,7 +73,7 @@ def run(args: Sequence[str]) -> int:
         data = None
         if has_splits:
             with contextlib.redirect_stdout(sys.stderr):  # where a data set reports how it is prepared
-                data = make_data(parser, config)
+                data = make_data(parser, config, run_config)
                 trained.set_up(data)
             if trained.data_digest not in (None, data.data_digest()):
                 console.print(

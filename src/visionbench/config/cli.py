@@ -13,14 +13,17 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from visionbench import guards
 from visionbench.classes import class_of
-from visionbench.config.parser import Parser, watched_parsing
+from visionbench.config.parser import Parser
+from visionbench.config.patches import watched_parsing
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError, first_user_error, root_cause
 from visionbench.evaluation.metrics import EACH_CLASS_F1, mode_of
 from visionbench.guards import GUARDS, ConfigContext
+from visionbench.guards.base import check_names
 from visionbench.guards.config import LINKED
 from visionbench.models.base import Classifier, Objective, check_input_shape
 from visionbench.models.optimization import Mode
+from visionbench.runs.folder import CONFIG_FILE, today_config
 from visionbench.runs.identity import remember_source
 from visionbench.text import one_line
 from visionbench.training.device import default_precision
@@ -54,7 +57,7 @@ def settings_from(
     Raises:
         UserError: An option, a file or a value is refused.
     """
-    words = list(args)
+    words = _without_older_form(args)
     for part, made in (("model", model), ("data", data)):
         if made is not None and any(
             word == f"--{part}" or word.startswith((f"--{part}.", f"--{part}=")) for word in words
@@ -69,6 +72,25 @@ def settings_from(
     if model is not None:
         settings.model = model
     return settings
+
+
+def _without_older_form(words: Sequence[str]) -> list[str]:
+    """Replaces the config.yaml of an older run, as the value of --config, by its settings in today's form."""
+    replaced, previous = [], ""
+    for word in words:
+        option, path = ("", word) if previous == "--config" else ("--config=", word.removeprefix("--config="))
+        previous = word
+        if (not option or word.startswith(option)) and Path(path).name == CONFIG_FILE:
+            content = today_config(Path(path))
+            word = word if content is None else option + content
+        replaced.append(word)
+    return replaced
+
+
+def _allow_help() -> str:
+    named = ((guard.name, (guard.__doc__ or "").rstrip(".")) for guard in GUARDS if guard.name)
+    described = "; ".join(f"{name} ({text})" for name, text in named)
+    return f"Names of guards whose refusals become warnings: {described}."
 
 
 def _model_spec(model: Classifier) -> dict[str, Any]:
@@ -154,6 +176,7 @@ class _SettingsCLI(LightningCLI):
         parser.add_argument(
             "--test_after_fit", type=bool, default=True, help="Whether fit ends by testing the best epoch."
         )
+        parser.add_argument("--allow", type=list[str], default=[], help=_allow_help())
         parser.add_class_arguments(Objective, "objective")
         parser.add_argument(
             "--metrics",
@@ -232,6 +255,7 @@ class _SettingsCLI(LightningCLI):
             )
         if self.config.threads < 0:
             raise UserError(f"threads is {self.config.threads}, expected 1 or more, or 0 for the rule.")
+        check_names(GUARDS, self.config.allow)
 
     def before_instantiate_classes(self) -> None:
         """Asks the guards of the configuration, and fills in what depends on the machine."""
@@ -250,7 +274,7 @@ class _SettingsCLI(LightningCLI):
         on_plateau = scheduler is not None and issubclass(class_of(scheduler), ReduceLROnPlateau)
         self.modes = {**logs, **self._additional_metrics(logs)}
         context = ConfigContext(given, self.modes, on_plateau)
-        guards.inspect(GUARDS, "config", context)
+        self.findings = guards.inspect(GUARDS, "config", context, config.allow)
         optimizer = model.init_args.get("optimizer")
         if config.trainer.gradient_clip_val is not None and optimizer and optimizer.init_args.get("fused"):
             optimizer.init_args.fused = None  # Lightning refuses to clip for a fused optimizer in mixed precision
@@ -310,11 +334,12 @@ class _SettingsCLI(LightningCLI):
             seed=config.seed_everything,
             precision_reason=self.precision_reason,
             notes=self.notes,
+            findings=self.findings,
             **{
                 name: config[name]
                 for name in (
                     *("name", "log_dir", "run_dir", "resume", "resume_changed", "test_after_fit", "threads"),
-                    *("metrics", "predictions", "figures", "figure_layers", "figure_channels"),
+                    *("allow", "metrics", "predictions", "figures", "figure_layers", "figure_channels"),
                 )
             },
         )

@@ -70,8 +70,6 @@ class VisionDataModule(LightningDataModule, ABC):
         train_size: Number of images in the training split, or their fraction (up to 1) of the images that the other
             splits leave; null for all of them. A smaller training split is a subset of a larger one.
         split_seed: Seed that chooses the images of each split; use the same one for all runs that are compared.
-        allow: Practices that are refused unless they are named here. `test_as_validation`: the official test images are
-            the validation split, as in some published studies; there is then no test accuracy.
         augment: Random augmentations of the training images, applied in this order; validation and test images are not
             augmented.
         statistics: Source of mean and std: `train`, the training split; or `imagenet`, for a network with ImageNet
@@ -111,7 +109,6 @@ class VisionDataModule(LightningDataModule, ABC):
         fold_is: Literal["test", "val"] = "test",
         train_size: int | float | None = None,
         split_seed: int = 0,
-        allow: list[Literal["test_as_validation"]] | None = None,
         augment: list[Augmentation] | None = None,
         statistics: Literal["train", "imagenet"] = "train",
         mean: list[float] | None = None,
@@ -130,12 +127,6 @@ class VisionDataModule(LightningDataModule, ABC):
                     f"data.{name} is {size}, expected a count of {self.item}s, a fraction below 1, or 0 for none."
                 )
         check_folds(folds, fold, fold_is, {"test": test_size, "val": val_size}, self.item)
-        for name, value in (("folds", folds), ("test_size", test_size), ("val_size", val_size)):
-            if allow and value is not None:
-                raise UserError(
-                    f"data.allow is {', '.join(allow)}, so that the official test {self.item}s are the validation "
-                    f"split, but data.{name} is {value}; give only one of them."
-                )
         if train_size is not None and (not train_size > 0 or (isinstance(train_size, float) and train_size > 1)):
             raise UserError(
                 f"data.train_size is {train_size}, expected a count of {self.item}s of 1 or more, or a fraction "
@@ -175,7 +166,6 @@ class VisionDataModule(LightningDataModule, ABC):
         self.fold_is = fold_is
         self.train_size = train_size
         self.split_seed = split_seed
-        self.allow = allow if allow is not None else []
         self.augment = augment if augment is not None else []
         self.offline = offline
         self.seed = seed
@@ -186,6 +176,7 @@ class VisionDataModule(LightningDataModule, ABC):
         self.store: Store | None = None
         self.splits: dict[str, Split] = {}
         """Splits `train`, `val` and `test`; filled by `setup`."""
+        self.test_is_watched = False
         self._source_checked = False
         self._residency: Residency | None = None
 
@@ -333,10 +324,30 @@ class VisionDataModule(LightningDataModule, ABC):
             self.mean = self.mean if self.mean is not None else mean
             self.std = self.std if self.std is not None else std
 
-    @property
-    def test_is_watched(self) -> bool:
-        """Whether the official test images are the validation split, so that there is no test split."""
-        return "test_as_validation" in self.allow
+    def watch_test(self) -> None:
+        """Makes the official test images the validation split, so that nothing is left to test on; before `setup`.
+
+        Raises:
+            UserError: The splits are made already, or an option cuts them in another way.
+        """
+        if self.test_is_watched:
+            return
+        if self.store is not None:
+            raise UserError(
+                f"{self.title} is split already, so that its official test {self.item}s cannot become the validation "
+                "split; make the data module anew."
+            )
+        for name, value in (("folds", self.folds), ("test_size", self.test_size), ("val_size", self.val_size)):
+            if value is not None:
+                raise UserError(
+                    f"allow names test_as_validation, so that the official test {self.item}s are the validation split, "
+                    f"but data.{name} is {value}; remove one of the two."
+                )
+        self.test_is_watched = True
+
+    def kept_copies(self) -> list[str]:
+        """Names of the samples that were kept although another one has the same bytes; valid after `setup`."""
+        return [entry["file"] for entry in self._ready()[0].meta.get("copies", [])]
 
     def _make_splits(self, store: Store) -> dict[str, Split]:
         labels = np.asarray(store.arrays["train-labels"])
@@ -346,8 +357,8 @@ class VisionDataModule(LightningDataModule, ABC):
         if self.test_is_watched:
             if "test-labels" not in store.arrays:
                 raise UserError(
-                    f"data.allow is test_as_validation, but {self.title} has no official test {self.item}s; "
-                    "remove data.allow."
+                    f"allow names test_as_validation, but {self.title} has no official test {self.item}s; remove it "
+                    "from allow."
                 )
             empty = np.arange(0)
             splits = {"val": Split("test", np.arange(len(store.arrays["test-labels"]))), "test": Split("test", empty)}

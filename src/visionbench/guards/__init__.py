@@ -1,9 +1,48 @@
-"""Guards: what a run refuses, or says aloud, because it would measure something else than it seems to."""
+"""Guards: what a run refuses, or reports, because it would measure something else than it seems to."""
 
-from visionbench.guards.base import Finding, Guard, Stage, inspect
-from visionbench.guards.config import CONFIG_GUARDS, ConfigContext
+from visionbench.guards.base import Finding, Guard, Refused, Stage, inspect
+from visionbench.guards.config import (
+    ConfigContext,
+    LinkedArguments,
+    OneProcessADevice,
+    PlateauInterval,
+    ReachedValidation,
+    RunName,
+    WatchableObjective,
+    WatchedValidation,
+)
+from visionbench.guards.data import DataContext, DuplicateFiles, OfficialTestAsValidation
+from visionbench.guards.model import ModelContext, OptimizerSettings, SharesOfClasses
+from visionbench.guards.run import EndContext, FirstBatchContext, NonFiniteLoss, NothingTrained, NothingValidated
 
-GUARDS: tuple[Guard, ...] = (*CONFIG_GUARDS,)
-"""Every guard; a new one is a file, a row here and a test."""
+GUARDS: list[Guard] = [
+    LinkedArguments(),
+    RunName(),
+    WatchableObjective(),
+    PlateauInterval(),
+    WatchedValidation(),
+    ReachedValidation(),
+    OneProcessADevice(),
+    OptimizerSettings(),
+    SharesOfClasses(),
+    OfficialTestAsValidation(),
+    DuplicateFiles(),
+    NonFiniteLoss(),
+    NothingTrained(),
+    NothingValidated(),
+]
+"""Every guard, in the order in which the guards of one stage are asked."""
 
-__all__ = ["GUARDS", "ConfigContext", "Finding", "Guard", "Stage", "inspect"]
+__all__ = [
+    "GUARDS",
+    "ConfigContext",
+    "DataContext",
+    "EndContext",
+    "Finding",
+    "FirstBatchContext",
+    "Guard",
+    "ModelContext",
+    "Refused",
+    "Stage",
+    "inspect",
+]

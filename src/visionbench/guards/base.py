@@ -1,5 +1,6 @@
 """What a guard is, and how the guards of a stage are asked."""
 
+import difflib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -7,7 +8,11 @@ from typing import Any, ClassVar, Literal
 
 from visionbench.errors import UserError
 
-Stage = Literal["config", "data", "model", "first batch", "end"]
+Stage = Literal["config", "model", "data", "first batch", "end"]
+
+
+class Refused(UserError):
+    """A guard refuses the run; a folder without results is not kept."""
 
 
 @dataclass(frozen=True)
@@ -15,9 +20,9 @@ class Finding:
     """What a guard found.
 
     Attributes:
-        severity: `refusal` ends the run before it measures anything; `warning` is said aloud and recorded.
+        severity: `refusal` ends the run; `warning` is shown and recorded.
         sentence: What was found, what was expected and what to do.
-        guard: Name of the guard.
+        guard: Name of the guard; empty for a guard without a name.
     """
 
     severity: Literal["refusal", "warning"]
@@ -26,11 +31,12 @@ class Finding:
 
 
 class Guard(ABC):
-    """One check, at one stage of a run.
+    """One check at one stage of a run.
 
     Attributes:
-        name: Word that `--allow` takes to let the run go on all the same; empty where nothing would come of it.
-        stage: When the guard is asked.
+        name: Word by which `--allow` turns the refusals of the guard into warnings; empty for a guard whose refusals
+            cannot be allowed.
+        stage: Stage at which the guard is asked.
     """
 
     name: ClassVar[str] = ""
@@ -47,14 +53,14 @@ def inspect(guards: Iterable[Guard], stage: Stage, context: Any, allow: Iterable
     Args:
         guards: All guards.
         stage: Stage that the run has reached.
-        context: What the guards of this stage look at.
-        allow: Names of guards whose refusals are turned into warnings.
+        context: Object that the guards of this stage check.
+        allow: Names of the guards whose refusals become warnings.
 
     Returns:
         The warnings.
 
     Raises:
-        UserError: A guard refuses the run.
+        Refused: A guard refuses the run.
     """
     allowed = set(allow)
     warnings: list[Finding] = []
@@ -63,6 +69,25 @@ def inspect(guards: Iterable[Guard], stage: Stage, context: Any, allow: Iterable
             continue
         for finding in guard.check(context):
             if finding.severity == "refusal" and (not guard.name or guard.name not in allowed):
-                raise UserError(finding.sentence)
+                way_out = f", or allow it with --allow '[{guard.name}]'." if guard.name else "."
+                raise Refused(finding.sentence.removesuffix(".") + way_out)
             warnings.append(Finding("warning", finding.sentence, guard.name))
     return warnings
+
+
+def check_names(guards: Iterable[Guard], allow: Iterable[str]) -> None:
+    """Checks that each name in `allow` is that of a guard.
+
+    Args:
+        guards: All guards.
+        allow: Names that the user gave.
+
+    Raises:
+        UserError: There is no guard of such a name.
+    """
+    known = sorted({guard.name for guard in guards if guard.name})
+    for name in allow:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            suggestion = f"; did you mean {close[0]}?" if close else "."
+            raise UserError(f"allow: there is no guard {name}; known: {', '.join(known)}{suggestion}")

@@ -138,14 +138,3 @@ class OneProcessADevice(_ConfigGuard):
                 "and give the devices of this machine with --trainer.devices."
             )
         return None
-
-
-CONFIG_GUARDS: tuple[Guard, ...] = (
-    LinkedArguments(),
-    RunName(),
-    WatchableObjective(),
-    PlateauInterval(),
-    WatchedValidation(),
-    ReachedValidation(),
-    OneProcessADevice(),
-)

@@ -255,16 +255,11 @@ class Classifier(LightningModule, ABC):
                 num_classes), float32.
 
         Raises:
-            UserError: The shapes differ from these, and broadcasting would give a meaningless number; or the labels are
-                shares, but the loss takes one class for each image.
+            UserError: The shapes differ from these, and broadcasting would give a meaningless number.
         """
         expected = (len(labels), self.num_outputs)
-        shares = labels.is_floating_point() and labels.shape == (len(labels), self.num_classes)
-        if shares and not self.loss_function.takes_shares:
-            raise UserError(
-                f"model.loss is {self.loss_name}, which takes one class for each image, but the labels are shares of "
-                "classes, as MixUp and CutMix make them; use cross_entropy, or remove these from data.augment."
-            )
+        takes_shares = self.loss_function.takes_shares
+        shares = takes_shares and labels.is_floating_point() and labels.shape == (len(labels), self.num_classes)
         if outputs.shape != expected or not (shares or labels.ndim == 1):
             raise UserError(
                 f"{type(self).__name__} gave outputs of shape {tuple(outputs.shape)} for labels of shape "

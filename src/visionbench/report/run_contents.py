@@ -230,14 +230,15 @@ def find_images(run: ReportedRun, predictions: Predictions, root: str | None) ->
 
 def _open_data(run: ReportedRun, root: str | None) -> "VisionDataModule":
     # Here, since only the images of a prepared store need Lightning.
-    from visionbench.arguments import add_data_options
-    from visionbench.config.parser import Parser, watched_parsing
+    from visionbench.arguments import add_data_options, make_data
+    from visionbench.config.parser import Parser
+    from visionbench.config.patches import watched_parsing
 
     parser = Parser(allow_abbrev=False)
     options = add_data_options(parser, run.config)
     with watched_parsing(lambda line: None):
         config = parser.parse_args([*options, *(["--data.root", root] if root is not None else [])])
-    data: VisionDataModule = parser.instantiate_classes(config).data
+    data = make_data(parser, config, run.config)
     data.offline = True  # what has changed is not prepared again, nothing is fetched
     if not data.store_folder().exists():
         raise UserError(f"{data.title} is not prepared in {data.root}; give the folder that holds it with --root.")

@@ -191,8 +191,8 @@ def _interval_in_words(run: ReportedRun) -> str:
 
 
 def _why_no_test(run: ReportedRun) -> str:
-    if "test_as_validation" in (run.init_args("data").get("allow") or []):
-        return f"The official test {run.item}s were watched as validation (data.allow), so nothing is left to test on."
+    if "test_as_validation" in (run.config.get("allow") or []):
+        return f"The official test {run.item}s were the validation split (allow), so that nothing is left to test on."
     return f"The run was not tested; visionbench test {shlex.quote(str(run.folder))} tests it."
 
 

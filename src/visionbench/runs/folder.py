@@ -22,6 +22,9 @@ SCHEMA = 1
 # Schema of run.json.
 METADATA_SCHEMA = 2
 
+# Name of the complete configuration of a run.
+CONFIG_FILE = "config.yaml"
+
 # Type of step-losses.bin: little-endian float32, one value for each batch.
 DTYPE = np.dtype("<f4")
 
@@ -92,7 +95,7 @@ class RunFolder:
     @property
     def config_path(self) -> Path:
         """Path of the complete configuration."""
-        return self.path / "config.yaml"
+        return self.path / CONFIG_FILE
 
     @property
     def metadata_path(self) -> Path:
@@ -171,7 +174,7 @@ class RunFolder:
         parts = ("trainer", "model", "data")
         if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in parts):
             raise UserError(f"{path} has no trainer, model and data; restore the file as the run wrote it.")
-        return content
+        return _in_todays_form(content)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -359,6 +362,33 @@ class RunFolder:
             self.write_metadata({"status": "interrupted", "test_openings": openings})
         else:
             self.metadata_path.unlink(missing_ok=True)
+
+
+def today_config(path: Path) -> str | None:
+    """A configuration of an older run in today's form, as YAML; `None` for every other file.
+
+    Args:
+        path: Path of a config.yaml.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError):  # the parser refuses it
+        return None
+    if not isinstance(content, dict) or (new := _in_todays_form(content)) is content:
+        return None
+    text: str = yaml.safe_dump(new, sort_keys=False, allow_unicode=True)
+    return text
+
+
+def _in_todays_form(config: dict[str, Any]) -> dict[str, Any]:
+    """The same configuration with `allow` at its top, where it was an argument of the data set."""
+    data = config.get("data")
+    arguments = data.get("init_args") if isinstance(data, dict) else None
+    if not isinstance(data, dict) or not isinstance(arguments, dict) or "allow" not in arguments:
+        return config
+    allow = [*(config.get("allow") or []), *(arguments["allow"] or [])]
+    kept = {name: value for name, value in arguments.items() if name != "allow"}
+    return {**config, "allow": allow, "data": {**data, "init_args": kept}}
 
 
 def folder_argument(command: str, args: Sequence[str]) -> tuple[RunFolder, list[str]]:

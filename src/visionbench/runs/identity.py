@@ -33,7 +33,7 @@ TRAINER_NOT_IDENTITY = {
 # Settings of the data that concern the machine only.
 DATA_ASIDE = {"root", "offline", "memory_budget", "workers"}
 # The data digest stands for the source.
-DATA_NOT_IDENTITY = DATA_ASIDE | {"source", "allow"}
+DATA_NOT_IDENTITY = DATA_ASIDE | {"source"}
 # The digest of the starting weights stands for these; `weights` only where it is the path of a file.
 STARTING_WEIGHTS = ("start_from", "weights")
 

@@ -1,6 +1,7 @@
 """A session: one run from its settings to its result, without a command line, a terminal or a figure."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import shlex
@@ -23,10 +24,13 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from visionbench import guards
 from visionbench.errors import MetricFailed, RunFailed, Stopped, UserError
 from visionbench.evaluation.metrics import Evaluator, expand
 from visionbench.evaluation.predictions import Predictions
-from visionbench.models.schedulers import LONG_RUN, wants_total_steps
+from visionbench.guards import GUARDS, DataContext, EndContext, Finding, FirstBatchContext, ModelContext, Refused
+from visionbench.guards.data import OfficialTestAsValidation
+from visionbench.models.schedulers import wants_total_steps
 from visionbench.processes import RUN_FOLDER_VARIABLE, World
 from visionbench.runs import resume
 from visionbench.runs.checkpoints import AtomicCheckpointIO
@@ -44,6 +48,7 @@ from visionbench.text import one_line
 from visionbench.training.callbacks import (
     BeforeTraining,
     EpochSeed,
+    FirstBatch,
     KeptPredictions,
     MetricsFile,
     RunCheckpoints,
@@ -132,6 +137,7 @@ class Session:
         self.predictions: KeptPredictions | None = None
         self.throughput = Throughput()
         self.starting_digest = ""
+        self.findings: list[Finding] = []
         self._say = say
         self._lock: FileLock | None = None
         self._started = False  # whether the run folder holds a configuration, so that the ending is recorded in it
@@ -153,6 +159,9 @@ class Session:
         try:
             self._prepare()
             return self._train_and_test()
+        except Refused:
+            self._withdraw()
+            raise
         except (Stopped, KeyboardInterrupt) as end:  # when training was over, or had not started
             self.say(f"Interrupted; {self._how_to_resume()}")
             return self._interrupted(end.status if isinstance(end, Stopped) else 130)
@@ -191,15 +200,17 @@ class Session:
 
     def _prepare(self) -> None:
         settings = self.settings
-        self._try_optimizer()
+        self._note(settings.findings)
         if self.figures is not None:
             self.figures.check(self)
         if settings.resume is None:
             self.model.prepare_start()
+        self._ask("model", ModelContext(self.model, self.data))
         self.prepare_data()
+        self._ask("data", DataContext(self.data))
         self._set_threads()
         if settings.trainer.get("fast_dev_run"):
-            self._make_trainer({"logger": False, "enable_checkpointing": False}, [])
+            self._make_trainer({"logger": False, "enable_checkpointing": False}, [FirstBatch(self._ask_first_batch)])
             return
         self._make_paths_absolute()
         self.run_folder = self._claim(self._record())
@@ -217,6 +228,17 @@ class Session:
             run.write_config(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
             run.reopen()
         self._started = True
+
+    def _ask(self, stage: guards.Stage, context: Any) -> None:
+        self._note(guards.inspect(GUARDS, stage, context, self.settings.allow))
+
+    def _ask_first_batch(self, batch: Any, losses: torch.Tensor) -> None:
+        self._ask("first batch", FirstBatchContext(self.model, self.data, batch, losses))
+
+    def _note(self, findings: Sequence[Finding]) -> None:
+        for finding in findings:
+            self.findings.append(finding)
+            self.say(f"note: {finding.sentence}")
 
     def _identity(self) -> dict[str, Any]:
         """The identity of the run; a run to be resumed gets its starting weights' digest from its checkpoint."""
@@ -244,6 +266,8 @@ class Session:
         """Prepares and splits the data, and tells model and data what the settings say of both."""
         if self.data.seed is None:
             self.data.seed = self.settings.seed
+        if OfficialTestAsValidation.name in self.settings.allow:
+            self.data.watch_test()
         if self.world.is_first:
             self.data.prepare_data()
         self.data.setup()
@@ -288,7 +312,7 @@ class Session:
         )
         self.rows = metrics_file.rows
         losses = StepLosses(run.losses_path, resumption.batches if resumption is not None else None)
-        callbacks: list[Callback] = [EpochSeed(settings.seed), metrics_file, losses]
+        callbacks: list[Callback] = [FirstBatch(self._ask_first_batch), EpochSeed(settings.seed), metrics_file, losses]
         if settings.trainer.get("enable_checkpointing") is not False:
             self.checkpoints = self._checkpoints(run.checkpoints, description, losses)
             callbacks.append(self.checkpoints)
@@ -354,17 +378,6 @@ class Session:
                 purge_step=self.resumption.step if self.resumption is not None else None,
             )
         return asked
-
-    def _try_optimizer(self) -> None:
-        """Makes optimizer and scheduler once for nothing, so that what they refuse is known before a run starts."""
-        try:
-            optimizer = self.model.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
-            if self.model.make_lr_scheduler is not None:
-                self.model.build_lr_scheduler(optimizer, LONG_RUN)
-        except (ValueError, TypeError, ZeroDivisionError) as error:
-            raise UserError(
-                f"The optimizer or its scheduler does not take these settings: {one_line(error)}"
-            ) from error
 
     # The run folder
 
@@ -448,16 +461,9 @@ class Session:
         if self.run_folder is None:  # fast_dev_run: nothing was kept, so nothing can be tested
             self.say("fast_dev_run: one batch of each kind ran through; nothing was written.")
             return RunResult(None, "finished")
-        if not self.rows:
-            self._withdraw()
-            raise UserError(
-                "Nothing was trained: trainer.max_epochs, max_steps, max_time or limit_train_batches leave no epoch; "
-                "raise them."
-            )
+        self._ask("end", EndContext(self.rows, settings.objective.metric if settings.has_objective else None))
         checkpoint = RunFolder(self.run_folder).result_checkpoint() if self.checkpoints is not None else None
         content = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint is not None else None
-        if settings.has_objective and checkpoint is not None and checkpoint.stem == "last":
-            self.say("No epoch was validated, so that the last one is the result.")
         # The metrics of the epoch that was kept; without checkpoints the weights are those of the last.
         epoch = content["epoch"] if content is not None else self.rows[-1]["epoch"]
         row = next(row for row in self.rows if row["epoch"] == epoch)
@@ -627,7 +633,7 @@ class Session:
             "cpu_seconds": round(time.process_time() - self._cpu_clock, 3),
             "metrics": metrics,
             "counts": result.counts,
-            "findings": [],
+            "findings": [dataclasses.asdict(finding) for finding in self.findings],
             "test_openings": run.test_openings + any(name.startswith("test/") for name in metrics),
             "weights_digest": result.weights_digest or None,
             "nondeterministic": nondeterministic(trainer, self._kernels),

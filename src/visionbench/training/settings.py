@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from visionbench.data.base import VisionDataModule
+from visionbench.guards import Finding
 from visionbench.models.base import Classifier, Objective
 
 
@@ -54,6 +55,8 @@ class Settings:
         resume_changed: Whether a run is resumed although its configuration, data, code or versions have changed.
         test_after_fit: Whether the result is tested after training.
         predictions: Whether predictions are kept in the run folder.
+        allow: Names of the guards whose refusals become warnings.
+        findings: Warnings about the configuration.
         figures: Figures to draw.
         figure_layers: Layers whose activations are drawn.
         figure_channels: Channels of these layers.
@@ -80,6 +83,8 @@ class Settings:
     resume_changed: bool = False
     test_after_fit: bool = True
     predictions: bool = True
+    allow: list[str] = field(default_factory=list)
+    findings: list[Finding] = field(default_factory=list)
     figures: Literal["none", "final", "all"] = "final"
     figure_layers: list[str] = field(default_factory=list)
     figure_channels: list[int] = field(default_factory=list)

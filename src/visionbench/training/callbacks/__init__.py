@@ -4,6 +4,7 @@ from visionbench.runs.checkpoints import AtomicCheckpointIO
 from visionbench.training.callbacks.before_training import BeforeTraining
 from visionbench.training.callbacks.checkpoints import RunCheckpoints
 from visionbench.training.callbacks.epoch_seed import EpochSeed
+from visionbench.training.callbacks.first_batch import FirstBatch
 from visionbench.training.callbacks.losses import StepLosses
 from visionbench.training.callbacks.metrics import MetricsFile
 from visionbench.training.callbacks.outputs import SplitOutputs
@@ -15,6 +16,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "BeforeTraining",
     "EpochSeed",
+    "FirstBatch",
     "KeptPredictions",
     "MetricsFile",
     "RunCheckpoints",

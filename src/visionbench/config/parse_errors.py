@@ -1,0 +1,122 @@
+"""jsonargparse's errors as sentences: what was found, what was expected, what to do."""
+
+import inspect
+import re
+from collections.abc import Iterable, Set
+
+import jsonargparse._typehints as typehints
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from visionbench.classes import class_of
+from visionbench.config.messages import known_classes, unknown_option
+from visionbench.data.augment import Augmentation
+from visionbench.data.base import VisionDataModule
+from visionbench.models.base import Classifier
+
+# Base of the classes that each key takes, for the list of known ones.
+BASES: dict[str, type] = {
+    "model": Classifier,
+    "data": VisionDataModule,
+    "augment": Augmentation,
+    "optimizer": Optimizer,
+    "lr_scheduler": LRScheduler,
+}
+
+
+def sentence(message: str, error: BaseException | None, options: Set[str]) -> str:
+    """Turns an error of jsonargparse, often ten lines of types, into one sentence.
+
+    The reason is in the exception that the others were raised from; the others name the keys that lead to it.
+
+    Args:
+        message: Message of the parser.
+        error: Exception behind the message.
+        options: Options of the parser.
+    """
+    if match := re.match(r"unrecognized arguments: (\S+)", message):
+        return unknown_option(match[1].split("=")[0], options)
+    if match := re.match(r"Group '(.+)' does not accept option '(.+)'", message):
+        return unknown_option(f"--{match[1]}.{match[2]}", options)
+    if match := re.match(r"the following arguments are required: (\w+)", message):
+        return f"No {match[1]} is given; name it with --{match[1]} NAME or in a file given by --config."
+    chain: list[str] = []
+    while error is not None:
+        chain.append(f"{type(error).__name__}: {error}")
+        error = error.__cause__ or error.__context__
+    keys = [match[1] for text in chain if (match := re.match(r'TypeError: Parser key "([^"]+)"', text))]
+    key = ".".join(keys)
+    reason = chain[-1].partition(": ")[2] if chain else message
+    if key and (match := re.match(r"the following arguments are required: (.+?)\.?$", reason)):
+        names = [f"--{key}.{name}" for name in match[1].split(", ")]
+        return f"{' and '.join(names)} must be given; --{key}.help CLASS lists the arguments of a class."
+    if match := re.match(r"Option '(.+)' is not accepted", reason):
+        if not keys:  # at the top of a file
+            return unknown_option(f"--{match[1]}", options)
+        classes = re.findall(r"class_path(?:=| )'([\w.]+)'", "\n".join(chain))
+        owner = class_of({"class_path": classes[-1]}) if classes else object
+        if match[1] in _arguments(owner):  # of a base that the class gives another value
+            return f"{owner.__name__} has no option --{key}.{match[1]}, although other classes have it; remove it."
+        return unknown_option(f"--{key}.{match[1]}", {f"--{key}.{name}" for name in _arguments(owner)})
+    if match := re.search(r"File does not exist: '?([^']+?)'?$", reason):
+        return f"{key or 'config'}: there is no file {match[1]}; give the path of a file that exists."
+    if keys and (text := _unknown_class(keys, reason)) is not None:
+        return text
+    # A value of several possible types was tried as each of them in turn.
+    tried = chain[-2] if len(chain) > 1 and "Union subtypes" in chain[-2] else chain[-1] if chain else message
+    expected = re.findall(r"Expected an? (.+?)(?:\. Got value: .*)?$", tried, flags=re.MULTILINE)
+    expected = [text for text in expected if not text.startswith(("path but", "dot import"))]
+    value = re.search(r"(?:Given value|Got value): (.*)", tried)
+    if key and keys[-1] in BASES and value:
+        return f"{key}: found {value[1]}, expected the name of a class{_known(keys[-1], value[1])}"
+    if key and expected and value:
+        return f"{key}: found {value[1]}, expected {' or '.join(dict.fromkeys(map(_type_name, expected)))}."
+    return re.sub(r"\s*\n\s*(- )?", " ", f"{key}: {reason}" if key else message).strip().rstrip(".") + "."
+
+
+def _unknown_class(keys: list[str], reason: str) -> str | None:
+    """The sentence about a class that does not exist or cannot be used; `None` for another reason."""
+    # The entries of a list have no key of their own.
+    place = ".".join(keys) if keys[-1] == "augment" or keys[-1] not in BASES else f"{'.'.join(keys)}.class_path"
+    if match := re.match(r"Expected a dot import path string: (\S+)", reason):
+        return f"{place}: there is no class {match[1]}{_known(keys[-1], match[1])}"
+    if match := re.match(r"No module named '(.+)'", reason):
+        return f"{place}: there is no module {match[1]}{_known(keys[-1], match[1])}"
+    if match := re.match(r"module '(.+)' has no attribute '(.+)'", reason):
+        return f"{place}: there is no class {match[2]} in {match[1]}{_known(keys[-1], match[2])}"
+    if match := re.match(r"Import path '?(\S+?)'? does not correspond to a subclass of (\w+)", reason):
+        return f"{place}: {match[1]} is not a subclass of {match[2]}{_known(keys[-1], '')}"
+    if match := re.match(r"Expected '(\S+)' to be a subclass of <class '(?:\w+\.)*(\w+)'>", reason):
+        return f"{place}: {match[1]} is not a subclass of {match[2]}{_known(keys[-1], '')}"
+    if "is abstract" in reason and keys[-1] in BASES:
+        return f"{place}: {BASES[keys[-1]].__name__} is only the base of the classes{_known(keys[-1], '')}"
+    return None
+
+
+def _type_name(text: str) -> str:
+    text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
+    if match := re.match(r"Literal\[(.*)\]", text):
+        return "one of " + match[1].replace("'", "")
+    return {"NoneType": "null", "bool": "true or false"}.get(text, text)
+
+
+def _known(key: str, name: str) -> str:
+    """The end of a sentence about a class that does not exist: the known ones, and the one that is most like it."""
+    if key not in BASES:
+        return known_classes(name, [])
+    paths: Iterable[str] = typehints.get_all_subclass_paths(BASES[key])
+    kinds = [class_of({"class_path": path}) for path in paths]
+    return known_classes(
+        name, {kind.__name__ for kind in kinds if kind is not BASES[key] and getattr(kind, "from_command_line", True)}
+    )
+
+
+def _arguments(kind: type) -> set[str]:
+    """The names that a class takes, with those of its base where it hands on `**kwargs`."""
+    names: set[str] = set()
+    for base in kind.__mro__:
+        parameters = inspect.signature(base.__init__).parameters.values()  # type: ignore[misc]
+        names |= {p.name for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+        if all(p.kind != p.VAR_KEYWORD for p in parameters):
+            break
+    return names - {"self"}

@@ -1,0 +1,94 @@
+"""The two functions of jsonargparse that are replaced while a command line is parsed.
+
+- `resolve_class_path_by_name` finds two classes for a short name that torch and Lightning share, and refuses to choose.
+- `discard_init_args_on_class_path_change` keeps and drops arguments without a word when only a class changes.
+"""
+
+import contextlib
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jsonargparse._typehints as typehints
+from jsonargparse import Namespace
+
+from visionbench.classes import class_of
+from visionbench.data.base import VisionDataModule
+
+Say = Callable[[str], None]
+
+# Short names that torch and Lightning share, with the class that is meant.
+SHORT_NAMES = {"ReduceLROnPlateau": "torch.optim.lr_scheduler.ReduceLROnPlateau"}
+
+
+@contextlib.contextmanager
+def watched_parsing(say: Say) -> Iterator[None]:
+    """Parses with two gaps closed: short names that are ambiguous, and arguments that outlive their class.
+
+    Changing only a class (`--data Digits`, `--model.optimizer SGD`) keeps the arguments of the class before it that the
+    new one accepts too, and drops the others. Both are said here, and what speaks of one data set alone is dropped.
+
+    Args:
+        say: Gets a line for each class changed.
+    """
+    # Both functions are private to jsonargparse; tests/test_parsing.py fails when they are no longer what it calls.
+    resolve: Any = typehints.resolve_class_path_by_name
+    discard: Any = typehints.discard_init_args_on_class_path_change
+    lines: dict[str, None] = {}
+
+    def resolve_with_short_names(cls: Any, name: str) -> str:
+        path: str = SHORT_NAMES.get(name) or resolve(cls, name)
+        return path
+
+    def discard_and_note(parser_or_action: Any, previous: Any, value: Any) -> None:
+        if not (previous and previous.get("init_args") and previous["class_path"] != value["class_path"]):
+            discard(parser_or_action, previous, value)
+            return
+        new, old = class_of(value), class_of(previous)
+        given = value.get("init_args") or {}
+        before = dict(previous["init_args"].items(branches=True, nested=False))
+        discard(parser_or_action, previous, value)
+        if issubclass(new, VisionDataModule):
+            specific = new.specific_arguments | getattr(old, "specific_arguments", frozenset())
+            for name in specific & set(previous["init_args"].keys()):
+                previous["init_args"].pop(name)
+        kept = dict(previous["init_args"].items(branches=True, nested=False))
+        # Only what makes a difference is worth a word: a value that is the new class's default anyway is not.
+        carried = {n: v for n, v in kept.items() if n not in given and v is not None and v != _default(new, n)}
+        dropped = {n: v for n, v in before.items() if n not in kept and v is not None and v != _default(old, n)}
+        if carried or dropped:
+            parts = [
+                f"{verb} {', '.join(f'{n}={_short(v)}' for n, v in values.items())}"
+                for verb, values in (("kept", carried), ("dropped", dropped))
+                if values
+            ]
+            lines[f"{old.__name__} was replaced by {new.__name__}: {'; '.join(parts)}"] = None
+
+    typehints.resolve_class_path_by_name = resolve_with_short_names
+    typehints.discard_init_args_on_class_path_change = discard_and_note
+    try:
+        yield
+    except SystemExit:  # --print_config: standard output is for the configuration
+        for line in lines:
+            print(line, file=sys.stderr)
+        raise
+    finally:
+        typehints.resolve_class_path_by_name = resolve
+        typehints.discard_init_args_on_class_path_change = discard
+    for line in lines:
+        say(line)
+
+
+def _default(kind: type, name: str) -> Any:
+    for base in kind.__mro__:
+        parameters = inspect.signature(base.__init__).parameters  # type: ignore[misc]
+        if name in parameters:
+            return parameters[name].default
+    return inspect.Parameter.empty
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_short, value))}]"
+    return str(value["class_path"]).rsplit(".", 1)[-1] if isinstance(value, Namespace) else str(value)
