@@ -9,6 +9,6 @@ def wilson_interval(correct: int, count: int, z: float = 1.959964) -> tuple[floa
     Source: Wilson, "Probable inference, the law of succession, and statistical inference", 1927.
     """
     share = correct / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
+    center = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return centre - half, centre + half
+    return center - half, center + half
