@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from visionbench.evaluation.intervals import wilson_interval
-from visionbench.evaluation.paired import Paired, disagreements, in_order_of, pair
+from visionbench.evaluation.paired import Paired, disagreements, pair, reordered
 from visionbench.evaluation.predictions import Predictions, save_predictions
 
 NAMES = ("cat", "dog", "eel")
@@ -171,13 +171,13 @@ def test_pairs_are_counted_sample_by_sample():
 
 def test_samples_are_paired_by_name_and_only_where_labels_agree():
     first = predictions([0, 1, 2], [0, 1, 2], "abc")
-    turned = in_order_of(first, predictions([2, 0, 0], [2, 0, 1], "cab"))
+    turned = reordered(first, predictions([2, 0, 0], [2, 0, 1], "cab"))
     assert turned is not None
     assert turned.predicted.tolist() == [0, 0, 2]
-    assert in_order_of(first, predictions([0, 1, 2], [0, 1, 1], "abc")) is None
-    assert in_order_of(first, predictions([0, 1, 2], [0, 1, 2], "abd")) is None
-    assert in_order_of(first, predictions([0, 1], [0, 1], "ab")) is None
-    assert in_order_of(first, predictions([0, 1, 2], [0, 1, 2], "aab")) is None
+    assert reordered(first, predictions([0, 1, 2], [0, 1, 1], "abc")) is None
+    assert reordered(first, predictions([0, 1, 2], [0, 1, 2], "abd")) is None
+    assert reordered(first, predictions([0, 1], [0, 1], "ab")) is None
+    assert reordered(first, predictions([0, 1, 2], [0, 1, 2], "aab")) is None
 
 
 def test_a_trained_run_is_one_file_with_all_its_figures(cli_in, tmp_path):
@@ -228,7 +228,7 @@ def test_runs_on_the_same_images_are_tested_pairwise_and_shown_where_they_part(c
     assert counts.only_second
     assert f"A correct {counts.both} {counts.only_first} A wrong {counts.only_second} {counts.neither}" in page.text
     assert f"Only A is correct on {counts.only_first} images, only B on {counts.only_second}" in page.text
-    assert "not of the methods" in page.text
+    assert "not the methods" in page.text
     assert "seed_everything 0 1" in page.text
     pictures = [alt.partition(".")[0] for alt in page.images()]
     assert pictures == [
@@ -252,10 +252,9 @@ def test_without_the_data_the_samples_are_named(cli, tmp_path):
     page = Page(tmp_path / "report.html")
     assert "The images are not shown, since the data cannot be opened" in page.text
     assert "A correct 3 1 A wrong 1 1" in page.text
-    assert (
-        "A correct, B wrong: 1 sample true, predicted by A confidence predicted by B confidence test/2 eel" in page.text
-    )
-    assert "B correct, A wrong: 1 sample true, as B says confidence A says confidence test/4 dog" in page.text
+    head = "sample true, predicted by {} confidence predicted by {} confidence"
+    assert f"A correct, B wrong: 1 {head.format(*'AB')} test/2 eel" in page.text
+    assert f"B correct, A wrong: 1 {head.format(*'BA')} test/4 dog" in page.text
 
 
 def test_rows_of_a_table_are_named_without_a_word_about_images(cli, tmp_path):

@@ -15,9 +15,9 @@ from visionbench.evaluation.measures import (
     class_scores,
     confused_pairs,
     confusion,
-    over_thresholds,
     reliability,
     shares_of_rows,
+    threshold_curves,
 )
 from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.figure import WRONG, Figure, cut, in_percent, new_canvas
@@ -239,7 +239,7 @@ def _reliability(predictions: Predictions) -> Figure:
 
 def _thresholds(predictions: Predictions, class_names: Sequence[str], threshold: float | None) -> Iterator[Figure]:
     """Draws ROC and precision-recall curves of the second of two classes."""
-    curves = over_thresholds(predictions)
+    curves = threshold_curves(predictions)
     if curves is None:
         return
     stage, positive = predictions.stage, cut(class_names[1], LABEL_LENGTH)

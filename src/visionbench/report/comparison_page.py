@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from visionbench.evaluation.measures import confusion
-from visionbench.evaluation.paired import SOURCES, Paired, disagreements, in_order_of, pair
+from visionbench.evaluation.paired import SOURCES, Paired, disagreements, pair, reordered
 from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.classes import SPLIT_TITLES
 from visionbench.figures.comparison import (
@@ -180,7 +180,7 @@ def _comparison_with(
         )
         return
     same_data = first.input_description.get("data") == other.input_description.get("data")
-    matched = in_order_of(one, two) if same_data else None
+    matched = reordered(one, two) if same_data else None
     if matched is None:
         yield tag(
             "p",
