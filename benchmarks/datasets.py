@@ -129,7 +129,7 @@ def measured(data_set: DataSet, source: Path, work: Path) -> str:
         text, whole, peak = run([*words, *options, *(fit if words[0] == "fit" else [])], work)
         seconds.append(whole)
         memory.append(peak)
-        if printed := re.search(r"prepared .* s, (\S+) a second", text):
+        if printed := re.search(r"prepared .* s, (\S+) per second", text):
             rate = printed[1]
     written = max((work / "logs" / data_set.kind).glob("version_*/run.json"), key=lambda path: path.stat().st_mtime_ns)
     said = json.loads(written.read_text(encoding="utf-8"))
