@@ -130,7 +130,7 @@ def measured(data_set: DataSet, source: Path, work: Path) -> str:
         text, whole, peak = run([*words, *options, *(fit if words[0] == "fit" else [])], work)
         seconds.append(whole)
         memory.append(peak)
-        if printed := re.search(r"prepared .* s, (\S+) a second", text):
+        if printed := re.search(r"prepared .* s, (\S+) per second", text):
             rate = printed[1]
     said = RunFolder(work / "runs" / data_set.name).metadata
     accuracy = f"{said['metrics']['test/acc']:.2%}" if "test/acc" in said["metrics"] else "-"

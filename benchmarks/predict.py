@@ -110,7 +110,7 @@ def predict(folder: Path, line: str) -> tuple[float, float]:
     said = process.stderr.read()
     if process.returncode:
         raise SystemExit(said)
-    (speed,) = re.findall(r"([\d,]+) a second", said)
+    (speed,) = re.findall(r"([\d,]+) per second", said)
     return float(speed.replace(",", "")), peak / 1024
 
 

@@ -44,8 +44,8 @@ def test_prepare_makes_the_store(cli, tmp_path):
 def test_a_whole_store_is_said_to_be_whole(cli, root):
     shown = cli(f"data verify Digits --data.root {root}")
     assert (shown.status, shown.err) == (0, "")
-    assert "whole " in shown.out
-    assert "no image is there twice" in shown.out
+    assert "intact " in shown.out
+    assert "no two images are equal" in shown.out
 
 
 def test_a_flipped_bit_is_found(cli, root):
@@ -71,7 +71,7 @@ def test_duplicates_within_and_across_splits_are_counted(cli, tmp_path):
     )
     assert shown.status == 0, shown
     exact = (
-        "exact      2 images in 1 groups of exact duplicates; across splits 1 (1 test-train), with different labels 0"
+        "exact      2 images in 1 group of exact duplicates; across splits 1 (1 test-train), with different labels 0"
     )
     near = "near       4 images in 2 groups of near duplicates; across splits 2 (2 test-train), with different labels 0"
     assert exact in shown.out

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from tests.fakes import write_images, write_table
 from tests.test_fit import report
-from visionbench.evaluation.measures import at_threshold, best_threshold, over_thresholds, summary
+from visionbench.evaluation.measures import at_threshold, best_threshold, summary, threshold_curves
 from visionbench.evaluation.predictions import Predictions, read_predictions, save_predictions
 from visionbench.figures import run_figures
 from visionbench.figures.classes import draw_classes
@@ -109,7 +109,7 @@ def test_calibration_is_the_mean_distance_of_confidence_and_accuracy():
 
 def test_two_classes_have_curves_over_thresholds_as_scikit_learn_draws_them():
     said = made_up(2)
-    curves = over_thresholds(said)
+    curves = threshold_curves(said)
     score = said.probabilities[:, 1]
     assert curves["auc"] == metrics.roc_auc_score(said.labels, score)
     figures = {figure.name: figure for figure in draw_classes(said, ["a", "b"], 0.3)}

@@ -172,6 +172,8 @@ def test_tensorboard_has_the_curves_and_the_final_metrics(fitted):
     empty = {name for name, value in hparams.items() if str(value) in ("", 'string_value: ""')}
     assert not {name for name, value in hparams.items() if value.string_value in ("None", "[]", "{}")} | empty
     assert "model.optimizer.betas" not in hparams  # Adam's own
+    assert "trainer.max_steps" not in hparams  # no limit
+    assert "data.fold_is" not in hparams  # there are no folds
 
 
 def open_descriptors():

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from visionbench.evaluation.intervals import wilson_interval
-from visionbench.evaluation.paired import Paired, disagreements, in_order_of, pair
+from visionbench.evaluation.paired import Paired, disagreements, pair, reordered
 from visionbench.evaluation.predictions import Predictions, save_predictions
 
 NAMES = ("cat", "dog", "eel")
@@ -171,13 +171,13 @@ def test_pairs_are_counted_sample_by_sample():
 
 def test_samples_are_paired_by_name_and_only_where_labels_agree():
     first = predictions([0, 1, 2], [0, 1, 2], "abc")
-    turned = in_order_of(first, predictions([2, 0, 0], [2, 0, 1], "cab"))
+    turned = reordered(first, predictions([2, 0, 0], [2, 0, 1], "cab"))
     assert turned is not None
     assert turned.predicted.tolist() == [0, 0, 2]
-    assert in_order_of(first, predictions([0, 1, 2], [0, 1, 1], "abc")) is None
-    assert in_order_of(first, predictions([0, 1, 2], [0, 1, 2], "abd")) is None
-    assert in_order_of(first, predictions([0, 1], [0, 1], "ab")) is None
-    assert in_order_of(first, predictions([0, 1, 2], [0, 1, 2], "aab")) is None
+    assert reordered(first, predictions([0, 1, 2], [0, 1, 1], "abc")) is None
+    assert reordered(first, predictions([0, 1, 2], [0, 1, 2], "abd")) is None
+    assert reordered(first, predictions([0, 1], [0, 1], "ab")) is None
+    assert reordered(first, predictions([0, 1, 2], [0, 1, 2], "aab")) is None
 
 
 def test_a_trained_run_is_one_file_with_all_its_figures(cli_in, tmp_path):
@@ -195,7 +195,7 @@ def test_a_trained_run_is_one_file_with_all_its_figures(cli_in, tmp_path):
     assert "script" not in {tag for tag, _ in page.elements}
     said = json.loads((tmp_path / run / "run.json").read_text())
     assert f"{100 * said['metrics']['test/acc']:.2f} %" in page.text
-    assert "of 360 test images are right" in page.text
+    assert "of 360 test images are correct" in page.text
     assert f"Parameters {said['parameters']:,}" in page.text
     assert "cross entropy, Adam, lr 0.001" in page.text
     figures = tmp_path / run / "figures"
@@ -226,14 +226,14 @@ def test_runs_on_the_same_images_are_tested_pairwise_and_shown_where_they_part(c
     counts = Paired(came[True, True], came[True, False], came[False, True], came[False, False])
     assert counts.only_first
     assert counts.only_second
-    assert f"A right {counts.both} {counts.only_first} A wrong {counts.only_second} {counts.neither}" in page.text
-    assert f"A alone is right on {counts.only_first} images, B alone on {counts.only_second}" in page.text
-    assert "not of the methods" in page.text
+    assert f"A correct {counts.both} {counts.only_first} A wrong {counts.only_second} {counts.neither}" in page.text
+    assert f"Only A is correct on {counts.only_first} images, only B on {counts.only_second}" in page.text
+    assert "not the methods" in page.text
     assert "seed_everything 0 1" in page.text
     pictures = [alt.partition(".")[0] for alt in page.images()]
     assert pictures == [
         *("Test accuracy", "Loss", "Accuracy", "Difference of the confusion matrices"),
-        *(f"A right, B wrong: {counts.only_first}", f"B right, A wrong: {counts.only_second}"),
+        *(f"A correct, B wrong: {counts.only_first}", f"B correct, A wrong: {counts.only_second}"),
     ]
     assert cli("report lightning_logs/seed0/version_0 lightning_logs/seed1/version_0 --root empty").status == 0
     page = Page(tmp_path / "report.html")
@@ -241,7 +241,7 @@ def test_runs_on_the_same_images_are_tested_pairwise_and_shown_where_they_part(c
         "Digits is not prepared in empty; give the folder that holds it with --root. The samples are named."
         in page.text
     )
-    assert not any("right" in alt.partition(".")[0] for alt in page.images())
+    assert not any("correct" in alt.partition(".")[0] for alt in page.images())
     assert not (tmp_path / "empty").exists()
 
 
@@ -250,10 +250,11 @@ def test_without_the_data_the_samples_are_named(cli, tmp_path):
     run_folder(tmp_path / "two", predicted=[0, 1, 0, 0, 1, 1])
     assert cli("report one two").status == 0
     page = Page(tmp_path / "report.html")
-    assert "The images are left out, since the data cannot be had here" in page.text
-    assert "A right 3 1 A wrong 1 1" in page.text
-    assert "A right, B wrong: 1 sample true, as A says confidence B says confidence test/2 eel" in page.text
-    assert "B right, A wrong: 1 sample true, as B says confidence A says confidence test/4 dog" in page.text
+    assert "The images are not shown, since the data cannot be opened" in page.text
+    assert "A correct 3 1 A wrong 1 1" in page.text
+    head = "sample true, predicted by {} confidence predicted by {} confidence"
+    assert f"A correct, B wrong: 1 {head.format(*'AB')} test/2 eel" in page.text
+    assert f"B correct, A wrong: 1 {head.format(*'BA')} test/4 dog" in page.text
 
 
 def test_rows_of_a_table_are_named_without_a_word_about_images(cli, tmp_path):
@@ -261,7 +262,7 @@ def test_rows_of_a_table_are_named_without_a_word_about_images(cli, tmp_path):
     run_folder(tmp_path / "two", shape=(4,), predicted=[0, 1, 0, 0, 1, 1])
     assert cli("report one two").status == 0
     text = Page(tmp_path / "report.html").text
-    assert "A right, B wrong: 1" in text
+    assert "A correct, B wrong: 1" in text
     assert "image" not in text
 
 
@@ -272,7 +273,7 @@ def test_rows_of_a_table_are_named_without_a_word_about_images(cli, tmp_path):
         ({"labels": [0, 1, 2, 0, 1, 1]}, "different test samples (other data, names or labels)"),
         ({"data_class": "nets.Other"}, "different test samples (other data, names or labels)"),
         ({"class_names": ("cat", "dog", "owl")}, "The runs have different classes"),
-        ({"kept": False}, "There is no split of which both runs have predictions"),
+        ({"kept": False}, "The runs have no predictions on the same split"),
     ],
 )
 def test_runs_on_other_samples_are_not_tested_pairwise(cli, tmp_path, other, sentence):
@@ -290,9 +291,9 @@ def test_validation_stands_in_where_there_is_no_test(cli, tmp_path):
         run_folder(tmp_path / name, stage="val")
     assert cli("report one two").status == 0
     text = Page(tmp_path / "report.html").text
-    assert "these are the validation's. The epochs were chosen by them" in text
+    assert "validation predictions are compared. The epochs were selected on validation" in text
     assert "McNemar, exact p = 1.000" in text
-    assert "Both are right and wrong on the same images" in text
+    assert "Both runs are correct on the same images" in text
 
 
 def test_a_run_without_a_wrong_prediction_is_reported(cli, tmp_path):
@@ -303,7 +304,7 @@ def test_a_run_without_a_wrong_prediction_is_reported(cli, tmp_path):
     assert "100.00 %" in text
     assert "No wrong prediction among the 6 test images." in text
     assert cli("report perfect too").status == 0
-    assert "A right 6 0 A wrong 0 0" in Page(tmp_path / "report.html").text
+    assert "A correct 6 0 A wrong 0 0" in Page(tmp_path / "report.html").text
 
 
 def test_a_diverged_run_is_reported(cli, tmp_path):
@@ -324,8 +325,8 @@ def test_a_run_without_figures_and_predictions_says_how_to_get_them(cli, tmp_pat
     run_folder(tmp_path / "none", kept=False)
     assert cli("report none").status == 0
     page = Page(tmp_path / "none" / "report.html")
-    assert "visionbench repeat none --figures final runs it again with both" in page.text
-    assert "there is no interval" in page.text
+    assert "visionbench repeat none --figures final repeats the run with both" in page.text
+    assert "No interval, since the number of test samples is not known" in page.text
     assert [alt.partition(".")[0] for alt in page.images()] == ["Learning curves"]
 
 

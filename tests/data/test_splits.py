@@ -176,7 +176,7 @@ def test_official_test_images_are_watched_only_where_that_is_allowed_and_then_th
     metrics = json.loads((tmp_path / "lightning_logs/run/version_0/run.json").read_text())["metrics"]
     assert {"val/acc", "val/loss"} <= set(metrics)
     assert not [name for name in metrics if name.startswith("test/")]
-    assert "the official ones are watched" in cli("test lightning_logs/run/version_0").refusal()
+    assert "the official ones are the validation split" in cli("test lightning_logs/run/version_0").refusal()
     assert cli("validate lightning_logs/run/version_0").status == 0
 
 

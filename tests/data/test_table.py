@@ -615,7 +615,7 @@ def test_a_table_is_listed_and_drawn(cli, source, tmp_path):
 
 
 def test_more_columns_and_classes_than_fit_are_left_out_of_the_picture(cli, tmp_path, monkeypatch):
-    monkeypatch.setattr(data_commands, "COLUMNS_SHOWN", 3)
+    monkeypatch.setattr(data_commands, "MAX_COLUMNS", 3)
     names = [f"c{n}" for n in range(5)]
     lines = [",".join([*map(str, np.random.RandomState(n).rand(5)), f"class {n % 40}"]) for n in range(400)]
     (tmp_path / "wide.csv").write_text("\n".join([",".join([*names, "kind"]), *lines]))

@@ -1,4 +1,4 @@
-"""What `visionbench data` does: list, prepare, verify and show data sets."""
+"""`visionbench data`: lists, prepares, verifies and shows data sets."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from visionbench.console import plain_console
 from visionbench.data import DATA_SETS
 from visionbench.data.store import SPLITS, Store, read_meta
 from visionbench.errors import UserError, first_user_error
+from visionbench.text import counted
 
 if TYPE_CHECKING:
     from visionbench.data.base import VisionDataModule
@@ -27,42 +28,41 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: visionbench data COMMAND
 
-  list [--root DIR]              the data sets, and what is prepared of them
-  prepare NAME [options]         make the prepared store, fetching what it needs
-  verify NAME [options]          check every byte, and look for images that are there twice
+  list [--root DIR]              list the data sets and their prepared stores
+  prepare NAME [options]         write the prepared store; fetch missing files
+  verify NAME [options]          check every byte of the store, and search for duplicate images
   show NAME [options]            draw samples (of a table, the features by class), class counts and augmented images,
                                  into --output FILE
 
-NAME is a class, such as FashionMNIST; the options are its own, as in `visionbench fit`: --data.source DIR."""
+NAME is a data set, such as FashionMNIST; its options are those of `visionbench fit`, such as --data.source DIR."""
 
-# Below this, near duplicates are everywhere: two sevens of 28 pixels look alike.
-NEAR_FROM = 64
-# Bits of 64 by which the perceptual hashes of near duplicates may differ.
+# Smallest side of images that are searched for near duplicates: of smaller images, too many look alike.
+MIN_NEAR_SIZE = 64
+# Largest number of bits (of 64) in which the perceptual hashes of near duplicates differ.
 NEAR_BITS = 2
-SHOWN = 10
-# Of a table's picture.
-COLUMNS_SHOWN = 24
-COLUMNS_ABREAST = 6
-CLASSES_DRAWN = 10
+MAX_LISTED = 10
+# Limits of the picture of a table.
+MAX_COLUMNS = 24
+COLUMNS_PER_ROW = 6
+MAX_CLASSES = 10
 
 
 def data(args: Sequence[str]) -> int:
     """Runs one of the commands.
 
     Args:
-        args: Its name, then its options.
+        args: Name of the command, then its options.
 
     Returns:
-        The exit status: 0; 1 where `verify` found the store damaged.
+        The exit status: 0; 1 if `verify` finds the store damaged.
 
     Raises:
-        UserError: There is no such command or data set, or the data cannot be had.
+        UserError: There is no such command or data set, or the data cannot be read or fetched.
     """
-    words = list(args)
-    if not words or words[0] in ("-h", "--help"):
+    if not args or args[0] in ("-h", "--help"):
         print(USAGE)
-        return 0 if words else 2
-    command, *rest = words
+        return 0 if args else 2
+    command, *rest = args
     console = plain_console()
     if command == "list":
         lines = list_data_sets(_root(rest))
@@ -71,8 +71,8 @@ def data(args: Sequence[str]) -> int:
         if command == "prepare":
             lines = prepare(module)
         elif command == "verify":
-            damaged, found = verify(module)
-            for line in found:
+            damaged, report = verify(module)
+            for line in report:
                 console.print(line)
             return 1 if damaged else 0
         else:
@@ -85,7 +85,7 @@ def data(args: Sequence[str]) -> int:
 
 
 def list_data_sets(root: Path) -> Iterator[str]:
-    """A line for each data set, and one for each prepared store of it.
+    """Lines about each data set and each of its prepared stores.
 
     Args:
         root: Folder of prepared data sets.
@@ -108,8 +108,8 @@ def list_data_sets(root: Path) -> Iterator[str]:
 
 
 def prepare(module: VisionDataModule) -> Iterator[str]:
-    """Prepares a data set and says where it is."""
-    _opened(module)
+    """Prepares a data set; yields lines about its splits and its store."""
+    _set_up(module)
     sizes = module.sizes()
     yield (
         f"{module.title}: {sizes['train']:,} train, {sizes['val']:,} validation, {sizes['test']:,} test "
@@ -119,25 +119,28 @@ def prepare(module: VisionDataModule) -> Iterator[str]:
 
 
 def verify(module: VisionDataModule) -> tuple[bool, list[str]]:
-    """Checks a prepared store against its sha256, and looks for images that are in it more than once.
+    """Checks the arrays of a prepared store against their sha256, and searches for duplicate images.
 
-    Near duplicates, by a perceptual hash, are looked for among images of 64 pixels and more.
+    Near duplicates, found by a perceptual hash, are searched for among images of 64 x 64 pixels or more.
+
+    Args:
+        module: Data set to verify.
 
     Returns:
-        Whether the store is damaged, and lines that say what was found.
+        Whether the store is damaged, and lines about the result.
     """
-    store = _opened(module)
+    store = _set_up(module)
     lines, damaged = [], False
-    for name, said in store.meta["arrays"].items():
+    for name, entry in store.meta["arrays"].items():
         digest = _sha256(store.arrays[name])
-        if digest != said["sha256"]:
+        if digest != entry["sha256"]:
             damaged = True
             lines.append(
                 f"DAMAGED    {store.folder / name}.npy: its sha256 is {digest[:16]}..., expected "
-                f"{said['sha256'][:16]}...; delete {store.folder} to prepare it again"
+                f"{entry['sha256'][:16]}...; delete {store.folder} to prepare it again"
             )
     if not damaged:
-        lines.append(f"whole      every array in {store.folder} has the sha256 that was written with it")
+        lines.append(f"intact     every array in {store.folder} has its recorded sha256")
     lines += _duplicates(module, store)
     return damaged, lines
 
@@ -145,22 +148,22 @@ def verify(module: VisionDataModule) -> tuple[bool, list[str]]:
 def show(module: VisionDataModule, output: Path) -> Iterator[str]:
     """Draws a labeled grid of samples, the class counts of each split, and the same samples augmented.
 
-    Of a table it draws, instead of samples, how the values of each column are spread in each class.
+    For a table it draws the distribution of each column by class instead of samples.
 
     Args:
-        module: The data set.
-        output: The picture, PNG or SVG.
+        module: Data set to show.
+        output: File for the picture, PNG or SVG.
     """
     from matplotlib.figure import Figure  # here, since it takes a second to import
 
     from visionbench.data.table import Table
 
-    store = _opened(module)
+    store = _set_up(module)
     split = module.splits["train"]
     labels = store.arrays[f"{split.part}-labels"][split.index]
     names = module.class_names
     table = isinstance(module, Table)
-    rows = -(-min(len(module.schema.columns), COLUMNS_SHOWN) // COLUMNS_ABREAST) if isinstance(module, Table) else 0
+    rows = -(-min(len(module.schema.columns), MAX_COLUMNS) // COLUMNS_PER_ROW) if isinstance(module, Table) else 0
     heights = [2.2 * rows + 0.8, 3] if table else [5, 3, 5] if module.augment else [5, 3]
     figure = Figure(figsize=(12, sum(heights) if table else 11 if module.augment else 8), layout="constrained")
     parts: Any = figure.subfigures(len(heights), 1, height_ratios=heights)
@@ -174,8 +177,8 @@ def show(module: VisionDataModule, output: Path) -> Iterator[str]:
         _grid(parts[0], images, shown, f"{module.title}: training images")
         if module.augment:
             augmented = _augmented(module, images)
-            what = ", ".join(type(augmentation).__name__ for augmentation in module.augment)
-            _grid(parts[2], augmented, shown, f"the same, augmented: {what}")
+            names_used = ", ".join(type(augmentation).__name__ for augmentation in module.augment)
+            _grid(parts[2], augmented, shown, f"the same images, augmented: {names_used}")
     _counts(parts[1].subplots(), module, store)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -185,9 +188,9 @@ def show(module: VisionDataModule, output: Path) -> Iterator[str]:
     yield f"picture    {output}"
 
 
-def _data_module(command: str, words: list[str], console: Console) -> tuple[VisionDataModule, Path | None]:
-    if not words or words[0].startswith("-"):
-        if words and words[0] in ("-h", "--help"):
+def _data_module(command: str, args: list[str], console: Console) -> tuple[VisionDataModule, Path | None]:
+    if not args or args[0].startswith("-"):
+        if args and args[0] in ("-h", "--help"):
             print(USAGE)
             raise SystemExit(0)
         raise UserError(f"data {command} needs the name of a data set, such as visionbench data {command} Digits.")
@@ -198,27 +201,27 @@ def _data_module(command: str, words: list[str], console: Console) -> tuple[Visi
 
     parser = Parser(prog=f"visionbench data {command}", allow_abbrev=False)
     parser.add_lightning_class_args(VisionDataModule, "data", subclass_mode=True, required=True)
-    parser.add_argument("--output", type=str | None, default=None, help="The picture that show draws.")
+    parser.add_argument("--output", type=str | None, default=None, help="File for the picture that show draws.")
     with watched_parsing(console.print):
-        config = parser.parse_args(["--data", *words])
+        config = parser.parse_args(["--data", *args])
     try:
-        made: VisionDataModule = parser.instantiate_classes(config).data
-    except ValueError as error:  # the parser's, with what the class refused somewhere below it
+        module: VisionDataModule = parser.instantiate_classes(config).data
+    except ValueError as error:  # raised by the parser, with the refusal of the class among its causes
         if (refusal := first_user_error(error)) is None:
             raise
         raise refusal from None
-    return made, Path(config.output) if config.output is not None else None
+    return module, Path(config.output) if config.output is not None else None
 
 
-def _root(words: list[str]) -> Path:
-    if not words:
+def _root(args: list[str]) -> Path:
+    if not args:
         return Path(os.environ.get("VISIONBENCH_DATA") or "data")
-    if len(words) == 2 and words[0] == "--root":
-        return Path(words[1])
-    raise UserError(f"data list takes --root DIR alone, found {' '.join(words)}.")
+    if len(args) == 2 and args[0] == "--root":
+        return Path(args[1])
+    raise UserError(f"data list takes --root DIR alone, found {' '.join(args)}; give only --root DIR.")
 
 
-def _opened(module: VisionDataModule) -> Store:
+def _set_up(module: VisionDataModule) -> Store:
     module.prepare_data()
     module.setup()
     return module.open_store(check_source=False)
@@ -232,10 +235,10 @@ def _sha256(array: np.ndarray) -> str:
 
 
 def _duplicates(module: VisionDataModule, store: Store) -> Iterator[str]:
-    """Lines on images that are in the splits more than once, exactly or nearly."""
+    """Lines about exact and near duplicates in the splits."""
     places: dict[bytes, list[tuple[str, int, int]]] = {}
-    looks: dict[int, list[tuple[str, int, int]]] = {}
-    near = len(module.input_shape) == 3 and min(module.input_shape[1:]) >= NEAR_FROM
+    hashes_seen: dict[int, list[tuple[str, int, int]]] = {}
+    near = len(module.input_shape) == 3 and min(module.input_shape[1:]) >= MIN_NEAR_SIZE
     for stage, split in module.splits.items():
         images, labels = store.arrays[f"{split.part}-images"], store.arrays[f"{split.part}-labels"]
         for number in split.index:
@@ -243,18 +246,18 @@ def _duplicates(module: VisionDataModule, store: Store) -> Iterator[str]:
             place = (stage, int(number), int(labels[number]))
             places.setdefault(hashlib.sha256(image.tobytes()).digest(), []).append(place)
             if near:
-                looks.setdefault(_perceptual_hash(image), []).append(place)
-    yield from _said("exact", [group for group in places.values() if len(group) > 1], module)
+                hashes_seen.setdefault(_perceptual_hash(image), []).append(place)
+    yield from _duplicate_lines("exact", [group for group in places.values() if len(group) > 1], module)
     if near:
-        yield from _said("near", _near_groups(looks), module)
+        yield from _duplicate_lines("near", _near_groups(hashes_seen), module)
 
 
-def _said(kind: str, groups: list[list[tuple[str, int, int]]], module: VisionDataModule) -> Iterator[str]:
+def _duplicate_lines(kind: str, groups: list[list[tuple[str, int, int]]], module: VisionDataModule) -> Iterator[str]:
     if not groups:
         yield (
-            f"{kind:<10} no {module.item} is there twice"
+            f"{kind:<10} no two {module.item}s are equal"
             if kind == "exact"
-            else f"{kind:<10} no two {module.item}s are nearly the same"
+            else f"{kind:<10} no two {module.item}s are nearly equal"
         )
         return
     across = [group for group in groups if len({stage for stage, _, _ in group}) > 1]
@@ -262,16 +265,16 @@ def _said(kind: str, groups: list[list[tuple[str, int, int]]], module: VisionDat
     pairs = Counter("-".join(sorted({stage for stage, _, _ in group})) for group in across)
     between = ", ".join(f"{count} {name}" for name, count in pairs.items())
     yield (
-        f"{kind:<10} {sum(map(len, groups)):,} {module.item}s in {len(groups):,} groups of {kind} duplicates; across "
-        f"splits {len(across):,}{f' ({between})' if across else ''}, with different labels {len(disagreeing):,}"
+        f"{kind:<10} {sum(map(len, groups)):,} {module.item}s in {counted(len(groups), 'group')} of {kind} duplicates; "
+        f"across splits {len(across):,}{f' ({between})' if across else ''}, with different labels {len(disagreeing):,}"
     )
     first = across + [group for group in groups if group not in across]
-    for group in first[:SHOWN]:
+    for group in first[:MAX_LISTED]:
         yield "             " + " = ".join(
             f"{stage} {n} ({module.class_names[label]})" for stage, n, label in group[:4]
         )
-    if len(groups) > SHOWN:
-        yield f"             and {len(groups) - SHOWN:,} groups more"
+    if len(groups) > MAX_LISTED:
+        yield f"             and {counted(len(groups) - MAX_LISTED, 'more group')}"
 
 
 def _perceptual_hash(image: np.ndarray) -> int:
@@ -282,9 +285,9 @@ def _perceptual_hash(image: np.ndarray) -> int:
     return int(str(imagehash.phash(picture)), 16)
 
 
-def _near_groups(looks: dict[int, list[tuple[str, int, int]]]) -> list[list[tuple[str, int, int]]]:
+def _near_groups(hashes_seen: dict[int, list[tuple[str, int, int]]]) -> list[list[tuple[str, int, int]]]:
     """Images whose perceptual hashes differ by few bits, grouped with the first of them."""
-    hashes = np.array(list(looks), dtype=np.uint64)
+    hashes = np.array(list(hashes_seen), dtype=np.uint64)
     groups, grouped = [], np.zeros(len(hashes), dtype=bool)
     for number, value in enumerate(hashes):
         if grouped[number]:
@@ -292,14 +295,14 @@ def _near_groups(looks: dict[int, list[tuple[str, int, int]]]) -> list[list[tupl
         close = np.flatnonzero(np.bitwise_count(hashes ^ value) <= NEAR_BITS)
         close = close[~grouped[close]]
         grouped[close] = True
-        members = [place for other in close for place in looks[int(hashes[other])]]
+        members = [place for other in close for place in hashes_seen[int(hashes[other])]]
         if len(members) > 1:
             groups.append(members)
     return groups
 
 
 def _samples(labels: np.ndarray, classes: int, count: int) -> np.ndarray:
-    """Places of up to `count` images, a class after the other, with as near as can be the same number of each."""
+    """Indices of up to `count` images, sorted by class, with about the same number of images per class."""
     by_class = [np.flatnonzero(labels == label) for label in range(classes)]
     turns = [places[turn] for turn in range(count) for places in by_class if turn < len(places)]
     places = np.sort(np.array(turns[:count]))
@@ -307,7 +310,7 @@ def _samples(labels: np.ndarray, classes: int, count: int) -> np.ndarray:
 
 
 def _augmented(module: VisionDataModule, images: np.ndarray) -> np.ndarray:
-    """The images as an epoch of training would see them, (N, H, W, C), from 0 to 1."""
+    """Images augmented as in an epoch of training, (N, H, W, C), from 0 to 1."""
     import torch
 
     from visionbench.data.loader import generator
@@ -327,14 +330,14 @@ def _grid(part: Any, images: np.ndarray, names: list[str], title: str) -> None:
         if number < len(images):
             image = images[number]
             gray = image.shape[-1] == 1
-            # Without the limits gray levels would be stretched to the image's own darkest and lightest one.
+            # Without limits, matplotlib would stretch the gray levels to the range of each image.
             limits = {"cmap": "gray", "vmin": 0, "vmax": 255 if image.dtype == np.uint8 else 1} if gray else {}
             axes.imshow(image[..., 0] if gray else image, interpolation="nearest", **limits)
             axes.set_title(_cut(names[number], 19), fontsize=7)
 
 
 def _counts(axes: Any, module: VisionDataModule, store: Store) -> None:
-    """Bars of how many there are of each class in each split."""
+    """Draws bars of the number of samples of each class in each split."""
     names = module.class_names
     filled = {stage: split for stage, split in module.splits.items() if len(split.index)}
     width = 0.8 / len(filled)
@@ -357,13 +360,13 @@ def _counts(axes: Any, module: VisionDataModule, store: Store) -> None:
 
 
 def _columns(part: Any, table: Table, values: np.ndarray, labels: np.ndarray) -> None:
-    """For each column, which share of each class's rows has which value; what is missing stands last."""
-    columns = table.schema.columns[:COLUMNS_SHOWN]
+    """Draws the distribution of each column by class, with the share of missing cells last."""
+    columns = table.schema.columns[:MAX_COLUMNS]
     left = len(table.schema.columns) - len(columns)
     more = f" (the first {len(columns)}; {left} more are not drawn)" if left else ""
     part.suptitle(f"{table.title}: columns of the training rows, as shares of each class{more}")
-    all_axes = part.subplots(-(-len(columns) // COLUMNS_ABREAST), COLUMNS_ABREAST, squeeze=False).ravel()
-    classes = range(min(table.num_classes, CLASSES_DRAWN))
+    all_axes = part.subplots(-(-len(columns) // COLUMNS_PER_ROW), COLUMNS_PER_ROW, squeeze=False).ravel()
+    classes = range(min(table.num_classes, MAX_CLASSES))
     for number, axes in enumerate(all_axes):
         if number >= len(columns):
             axes.axis("off")
@@ -374,36 +377,41 @@ def _columns(part: Any, table: Table, values: np.ndarray, labels: np.ndarray) ->
         if column.kind == "numeric":
             bins = _bins(cells)
         else:
-            # One place a category; negative codes are what is missing or was never learned.
-            words = list(column.categories)
-            bins, cells = np.arange(len(words) + 1) - 0.5, np.where(cells < 0, np.nan, cells)
-        gaps = np.isnan(cells)
-        aside = max(0.08 * (bins[-1] - bins[0]), 0.5 * (bins[1] - bins[0]))  # the room for what is missing
+            # One bin per category; negative codes stand for missing and unknown categories.
+            categories = list(column.categories)
+            bins, cells = np.arange(len(categories) + 1) - 0.5, np.where(cells < 0, np.nan, cells)
+        is_missing = np.isnan(cells)
+        missing_width = max(0.08 * (bins[-1] - bins[0]), 0.5 * (bins[1] - bins[0]))  # for the missing cells
         for label in classes:
-            mine = cells[(labels == label) & ~gaps]
+            class_cells = cells[(labels == label) & ~is_missing]
             total = max(1, int((labels == label).sum()))
-            shares = np.histogram(mine, bins)[0] / total
+            shares = np.histogram(class_cells, bins)[0] / total
             name = _cut(table.class_names[label], 20)
             if column.kind == "numeric":
                 axes.stairs(shares, bins, color=f"C{label}", label=name)
             else:
                 bar = 0.8 / len(classes)
-                centers = np.arange(len(words)) + (label - (len(classes) - 1) / 2) * bar
+                centers = np.arange(len(categories)) + (label - (len(classes) - 1) / 2) * bar
                 axes.bar(centers, shares, bar, color=f"C{label}", label=name)
-            if gaps.any():
-                place = bins[-1] + aside * (1 + (label + 0.5) / len(classes))
-                axes.bar(place, ((labels == label) & gaps).sum() / total, aside / len(classes), color=f"C{label}")
-        if column.kind == "categorical" and len(words) <= 8:
-            axes.set_xticks(range(len(words)), [_cut(word, 9) for word in words])
-        if gaps.any():
-            axes.text(bins[-1] + 0.9 * aside, 0, " missing", rotation=90, va="bottom", ha="right", fontsize=7)
+            if is_missing.any():
+                place = bins[-1] + missing_width * (1 + (label + 0.5) / len(classes))
+                axes.bar(
+                    place,
+                    ((labels == label) & is_missing).sum() / total,
+                    missing_width / len(classes),
+                    color=f"C{label}",
+                )
+        if column.kind == "categorical" and len(categories) <= 8:
+            axes.set_xticks(range(len(categories)), [_cut(word, 9) for word in categories])
+        if is_missing.any():
+            axes.text(bins[-1] + 0.9 * missing_width, 0, " missing", rotation=90, va="bottom", ha="right", fontsize=7)
         axes.set_ylim(bottom=0)
     drawn = all_axes[0].get_legend_handles_labels()
     part.legend(*drawn, title=_cut(table.options.target, 40), loc="outside lower center", ncols=10, fontsize=8)
 
 
 def _bins(cells: np.ndarray) -> np.ndarray:
-    """Edges of a histogram of numbers; whole numbers that are few lie in the middle of a bin each."""
+    """Edges of a histogram; for integers in a small range, each integer is the center of a bin."""
     present = cells[~np.isnan(cells)]
     low, high = float(present.min()), float(present.max())
     if high - low <= 20 and bool((present == np.round(present)).all()):
@@ -420,5 +428,5 @@ def _class_counts(store: Store, split: Split, classes: int) -> np.ndarray:
 
 
 def run(args: Sequence[str]) -> int:
-    """Runs `visionbench data` with its arguments; gives the exit status."""
+    """Runs `visionbench data`; returns the exit status."""
     return data(args)

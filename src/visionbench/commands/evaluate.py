@@ -46,7 +46,7 @@ def _evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
         session.prepare_data()
         if not data.sizes()[stage]:
             name, other = ("validation", "test") if stage == "val" else ("test", "validate")
-            why = "the official ones are watched" if data.test_is_watched else f"data.{stage}_size is 0"
+            why = "the official ones are the validation split" if data.test_is_watched else f"data.{stage}_size is 0"
             raise UserError(f"{run} has no {name} {data.item}s ({why}); use visionbench {other}.")
         result = session.evaluate(stage, checkpoint)
         if result.status == "interrupted":

@@ -17,7 +17,7 @@ from visionbench.config.patches import watched_parsing
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.store import SPLITS
 from visionbench.errors import Stopped, UserError
-from visionbench.evaluation.intervals import wilson_interval
+from visionbench.evaluation.intervals import accuracy_text
 from visionbench.inference.inputs import batches, check_inputs, count_samples, samples
 from visionbench.inference.predict import PredictionCounts, table_file, write_predictions
 from visionbench.inference.trained import Predictor, open_run
@@ -175,11 +175,8 @@ def _closing_lines(counts: PredictionCounts, output: str | None) -> Iterator[str
     speed = counts.predicted / max(counts.seconds, 1e-9)
     yield f"predicted  {counted(counts.predicted, 'image')} in {counts.seconds:.1f} s, {speed:,.0f} per second{place}"
     if counts.labeled:
-        low, high = (100 * share for share in wilson_interval(counts.correct, counts.labeled))
-        yield (
-            f"accuracy   {100 * counts.correct / counts.labeled:.2f} %  (95 % interval {low:.2f} to {high:.2f}, "
-            f"{counted(counts.labeled, 'image')} with a known class)"
-        )
+        samples = f"{counted(counts.labeled, 'image')} with a known class"
+        yield f"accuracy   {accuracy_text(counts.correct, counts.labeled, samples)}"
     if counts.unreadable:
         files, rows = counted(counts.unreadable, "file"), "row has" if counts.unreadable == 1 else "rows have"
         yield f"broken     {files} could not be read; the {rows} the reason"

@@ -10,10 +10,10 @@ from visionbench.config.messages import unknown_option
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
 from visionbench.files import write_whole
-from visionbench.report.comparison_page import COLORS, page_of_several
+from visionbench.report.comparison_page import COLORS, comparison_page
 from visionbench.report.page import GENERATOR
 from visionbench.report.run_contents import read_run
-from visionbench.report.run_page import page_of_one
+from visionbench.report.run_page import run_page
 
 USAGE = """\
 visionbench report RUN_DIR... [options]
@@ -60,7 +60,7 @@ def run(args: Sequence[str]) -> int:
     with quiet_libraries():
         reported = [read_run(folder) for folder in folders]
         check_output(output)
-        content = page_of_one(reported[0]) if len(reported) == 1 else page_of_several(reported, config.root)
+        content = run_page(reported[0]) if len(reported) == 1 else comparison_page(reported, config.root)
     try:
         write_whole(output, content)
     except OSError as error:
@@ -121,5 +121,5 @@ def _parse(options: Sequence[str]) -> argparse.Namespace:
     )
     config, unknown = parser.parse_known_args(options)
     if unknown:
-        raise UserError(unknown_option(unknown[0].split("=")[0], parser._option_string_actions))
+        raise UserError(unknown_option(unknown[0].split("=")[0], (*(f"--{name}" for name in vars(config)), "--help")))
     return config

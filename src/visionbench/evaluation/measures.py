@@ -1,4 +1,4 @@
-"""What the figures of predictions show, as numbers: plain NumPy, and scikit-learn for curves over thresholds."""
+"""Numbers that the figures of predictions show: plain NumPy, and scikit-learn for curves over thresholds."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,27 +8,27 @@ import numpy as np
 from visionbench.evaluation.intervals import wilson_interval
 from visionbench.evaluation.predictions import Predictions
 
-# Of the confidence, for the reliability diagram; the usual number since Guo et al., "On Calibration of Modern Neural
-# Networks", 2017.
+# Number of confidence bins of the reliability diagram, as in Guo et al., "On Calibration of Modern Neural Networks",
+# 2017.
 BINS = 15
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """How often each class was taken for each: shape (classes, classes), int64, a row for each true class."""
+    """Confusion matrix, shape (classes, classes), int64, one row per true class."""
     counts: np.ndarray = np.bincount(labels * classes + predicted, minlength=classes * classes)
-    square: np.ndarray = counts.reshape(classes, classes)
-    return square
+    matrix: np.ndarray = counts.reshape(classes, classes)
+    return matrix
 
 
 def shares_of_rows(counts: np.ndarray) -> np.ndarray:
-    """Each row divided by its sum; not a number where a class has no sample."""
+    """Each row divided by its sum; NaN for a class without samples."""
     with np.errstate(invalid="ignore"):
         shares: np.ndarray = counts / counts.sum(axis=1, keepdims=True)
     return shares
 
 
 def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
-    """Precision, recall, F1 and support of each class, from the confusion matrix; 0 where one has no denominator."""
+    """Precision, recall, F1 and support of each class, from the confusion matrix; 0 if the denominator is 0."""
     correct = np.diag(counts).astype(float)
     support, predicted = counts.sum(axis=1), counts.sum(axis=0)
 
@@ -45,19 +45,19 @@ def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def confused_pairs(counts: np.ndarray) -> list[tuple[int, int, int]]:
-    """(true class, predicted class, how often), the most frequent first, without those that never came."""
+    """(true class, predicted class, count) of each confusion that occurs, in descending order of the count."""
     wrong = counts - np.diag(np.diag(counts))
     pairs = [(int(true), int(predicted), int(wrong[true, predicted])) for true, predicted in np.argwhere(wrong > 0)]
     return sorted(pairs, key=lambda pair: (-pair[2], pair[0], pair[1]))
 
 
 def reliability(predictions: Predictions) -> tuple[list[tuple[float, float, int, float, float]], float]:
-    """How often the model is right where it is how sure.
+    """Accuracy by confidence, and the expected calibration error.
 
     Returns:
-        For each bin of the confidence: its edges, how many samples are in it, their mean confidence and their accuracy
-        (both not a number where there are none); and the expected calibration error, the mean distance of the last two
-        over all samples that have a confidence.
+        For each confidence bin its edges, number of samples, mean confidence and accuracy (both NaN for an empty bin);
+        and the expected calibration error, the mean distance of mean confidence and accuracy over all samples that have
+        a confidence.
     """
     known = np.isfinite(predictions.confidence)
     confidence = predictions.confidence[known].astype(np.float64)
@@ -83,11 +83,11 @@ def reliability(predictions: Predictions) -> tuple[list[tuple[float, float, int,
     return rows, error
 
 
-def over_thresholds(predictions: Predictions) -> dict[str, Any] | None:
+def threshold_curves(predictions: Predictions) -> dict[str, Any] | None:
     """ROC and precision-recall curves of the second of two classes, with the areas under them.
 
     Returns:
-        `None` where only one class is there, or a probability is not a number.
+        The curves and areas by name; `None` if only one class is present, or a probability is not a number.
     """
     from sklearn.metrics import average_precision_score, precision_recall_curve, roc_auc_score, roc_curve
 
@@ -103,11 +103,11 @@ def over_thresholds(predictions: Predictions) -> dict[str, Any] | None:
 
 
 def best_threshold(predictions: Predictions) -> float | None:
-    """The threshold on the second class's probability that gives the largest F1; of equal ones the smallest.
+    """The smallest threshold on the probability of the second class that gives the largest F1.
 
-    It is for validation images: on those that are tested it would choose what it then reports.
+    Use it with validation predictions only: on test predictions the reported F1 would be too optimistic.
     """
-    curves = over_thresholds(predictions)
+    curves = threshold_curves(predictions)
     if curves is None:
         return None
     precision, recall, thresholds = curves["precision_recall"]
@@ -116,7 +116,7 @@ def best_threshold(predictions: Predictions) -> float | None:
 
 
 def at_threshold(predictions: Predictions, threshold: float) -> dict[str, float]:
-    """Accuracy and the second class's scores, where it is given from this probability on."""
+    """Accuracy and scores of the second class, predicted for a probability of at least `threshold`."""
     predicted = (predictions.probabilities[:, 1] >= threshold).astype(np.int64)
     counts = confusion(predictions.labels, predicted, 2)
     scores = class_scores(counts)
@@ -130,12 +130,12 @@ def at_threshold(predictions: Predictions, threshold: float) -> dict[str, float]
 
 
 def summary(predictions: Predictions, class_names: Sequence[str], threshold: float | None = None) -> dict[str, Any]:
-    """The numbers of a split that fit on a few lines, in plain types.
+    """Summary of the predictions on a split, in plain types.
 
     Args:
-        predictions: Of the split.
-        class_names: One a label.
-        threshold: Of the second of two classes, chosen on other samples.
+        predictions: Predictions on the split.
+        class_names: Names of the classes, in the order of the labels.
+        threshold: Decision threshold for the second of two classes, chosen on another split.
     """
     counts = confusion(predictions.labels, predictions.predicted, len(class_names))
     scores = class_scores(counts)
@@ -153,7 +153,7 @@ def summary(predictions: Predictions, class_names: Sequence[str], threshold: flo
             for true, predicted, count in confused_pairs(counts)[:10]
         ],
     }
-    if len(class_names) == 2 and (curves := over_thresholds(predictions)) is not None:
+    if len(class_names) == 2 and (curves := threshold_curves(predictions)) is not None:
         numbers |= {name: curves[name] for name in ("auc", "average_precision")}
         if threshold is not None:
             numbers["at_threshold"] = at_threshold(predictions, threshold)

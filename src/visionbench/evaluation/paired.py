@@ -1,4 +1,4 @@
-"""What two models say of the same samples: the paired test of their predictions, and an interval of the difference."""
+"""Comparison of two models on the same samples: a paired test, and an interval of the difference in accuracy."""
 
 import math
 from dataclasses import dataclass
@@ -18,13 +18,13 @@ SOURCES = (
 
 @dataclass(frozen=True)
 class Paired:
-    """How often two models are right on the same samples.
+    """Counts of samples by the correctness of two models.
 
     Attributes:
-        both: Samples that both get right.
-        only_first: That the first gets right and the second wrong.
-        only_second: That the second gets right and the first wrong.
-        neither: That both get wrong.
+        both: Number of samples on which both models are correct.
+        only_first: Number of samples on which only the first model is correct.
+        only_second: Number of samples on which only the second model is correct.
+        neither: Number of samples on which both models are wrong.
     """
 
     both: int
@@ -34,19 +34,19 @@ class Paired:
 
     @property
     def samples(self) -> int:
-        """All of them."""
+        """Number of all samples."""
         return self.both + self.only_first + self.only_second + self.neither
 
     @property
     def difference(self) -> float:
-        """The second's accuracy less the first's."""
+        """Accuracy of the second model minus accuracy of the first."""
         return (self.only_second - self.only_first) / self.samples
 
     @property
     def p_value(self) -> float:
-        """McNemar's exact test, two-sided: how likely so uneven a split of the samples is that one alone gets right.
+        """P-value of McNemar's exact test, two-sided.
 
-        Were both models right equally often, each such sample would be either's with probability 1/2.
+        Null hypothesis: of the samples on which only one model is correct, each model has each with probability 1/2.
         """
         from scipy.stats import binomtest  # here, since it takes a second to import
 
@@ -56,44 +56,44 @@ class Paired:
     def interval(self) -> tuple[float, float]:
         """The 95 % interval of the difference, by Newcombe's method 10.
 
-        It joins the Wilson intervals of both accuracies by what their correlation leaves.
+        The method combines the Wilson intervals of both accuracies, corrected for their correlation.
         """
         total = self.samples
-        correct = (self.both + self.only_second, self.both + self.only_first)  # of the second, then of the first
+        correct = (self.both + self.only_second, self.both + self.only_first)  # the second model, then the first
         (second, low, high), (first, first_low, first_high) = (
             (count / total, *wilson_interval(count, total)) for count in correct
         )
         marginals = math.prod((*correct, total - correct[0], total - correct[1]))
         covariance = float(self.both * self.neither - self.only_first * self.only_second)
         if covariance > 0:
-            covariance = max(covariance - total / 2, 0.0)  # the correction that makes it method 10
+            covariance = max(covariance - total / 2, 0.0)  # the continuity correction of method 10
         phi = covariance / math.sqrt(marginals) if marginals else 0.0
 
-        def joined(one: float, other: float) -> float:
+        def combined(one: float, other: float) -> float:
             return math.sqrt(max(0.0, one * one - 2 * phi * one * other + other * other))
 
         return (
-            self.difference - joined(second - low, first_high - first),
-            self.difference + joined(high - second, first - first_low),
+            self.difference - combined(second - low, first_high - first),
+            self.difference + combined(high - second, first - first_low),
         )
 
 
 def pair(first: Predictions, second: Predictions) -> Paired:
-    """Counts what two models get right of the same samples, in the same order."""
+    """Counts the correct predictions of two models on the same samples, in the same order."""
     one, other = first.predicted == first.labels, second.predicted == second.labels
     counts = (one & other, one & ~other, ~one & other, ~one & ~other)
     return Paired(*(int(np.count_nonzero(part)) for part in counts))
 
 
-def in_order_of(first: Predictions, second: Predictions) -> Predictions | None:
-    """The second's predictions in the order of the first's samples; `None` where these are others, or other labels."""
+def reordered(first: Predictions, second: Predictions) -> Predictions | None:
+    """The second predictions in the order of the first; `None` if their samples or labels differ."""
     if list(first.names) == list(second.names):
         order = np.arange(len(first))
     else:
-        place = {name: number for number, name in enumerate(second.names)}
-        if len(place) != len(second) or len(second) != len(first) or not place.keys() >= set(first.names):
+        index = {name: number for number, name in enumerate(second.names)}
+        if len(index) != len(second) or len(second) != len(first) or not index.keys() >= set(first.names):
             return None
-        order = np.array([place[name] for name in first.names], dtype=np.int64)
+        order = np.array([index[name] for name in first.names], dtype=np.int64)
     if not np.array_equal(first.labels, second.labels[order]):
         return None
     return Predictions(
@@ -102,8 +102,8 @@ def in_order_of(first: Predictions, second: Predictions) -> Predictions | None:
 
 
 def disagreements(correct: Predictions, wrong: Predictions) -> np.ndarray:
-    """The places that the one gets right and the other wrong, (n,); those first that the other is surest of."""
-    places = np.flatnonzero((correct.predicted == correct.labels) & (wrong.predicted != wrong.labels))
-    confidence = np.nan_to_num(wrong.confidence[places], nan=-1)
-    order: np.ndarray = places[np.argsort(-confidence, kind="stable")]
+    """Indices, (n,), of samples that only the first model predicts correctly, most confident errors first."""
+    indices = np.flatnonzero((correct.predicted == correct.labels) & (wrong.predicted != wrong.labels))
+    confidence = np.nan_to_num(wrong.confidence[indices], nan=-1)
+    order: np.ndarray = indices[np.argsort(-confidence, kind="stable")]
     return order

@@ -11,19 +11,19 @@ import numpy as np
 from visionbench.files import write_whole
 
 # Splits as they are written on figures and pages.
-WORDS = {"train": "training", "val": "validation", "test": "test"}
+SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What a model said of a split.
+    """Predictions of a model on a split.
 
     Attributes:
-        stage: The split: `train`, `val` or `test`.
-        probabilities: Of each class, shape (N, classes), float32.
-        predicted: The class that the model gives, shape (N,), int64.
-        labels: The true class, shape (N,), int64.
-        names: Of each sample.
+        stage: Name of the split: `train`, `val` or `test`.
+        probabilities: Probability of each class, shape (N, classes), float32.
+        predicted: Predicted classes, shape (N,), int64.
+        labels: True classes, shape (N,), int64.
+        names: Names of the samples.
     """
 
     stage: str
@@ -37,7 +37,7 @@ class Predictions:
 
     @property
     def confidence(self) -> np.ndarray:
-        """The probability of the predicted class, shape (N,), float32; not a number where the model gave none."""
+        """Probability of the predicted class, shape (N,), float32; NaN if the model's output is not a number."""
         confidence: np.ndarray = self.probabilities[np.arange(len(self)), self.predicted]
         return confidence
 
@@ -48,11 +48,11 @@ def save_predictions(folder: Path, predictions: Predictions, class_names: tuple[
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["sample", "true", "predicted", "confidence"])
-    for name, label, taken, sure in zip(
+    for name, label, predicted, confidence in zip(
         predictions.names, predictions.labels, predictions.predicted, predictions.confidence, strict=True
     ):
         # The shortest digits that read back as the same number.
-        writer.writerow([name, class_names[label], class_names[taken], str(sure)])
+        writer.writerow([name, class_names[label], class_names[predicted], str(confidence)])
     array = io.BytesIO()
     np.save(array, predictions.probabilities.astype(np.float32), allow_pickle=False)
     write_whole(folder / f"{predictions.stage}-probabilities.npy", array.getvalue())
@@ -60,11 +60,11 @@ def save_predictions(folder: Path, predictions: Predictions, class_names: tuple[
 
 
 def read_predictions(folder: Path, stage: str, class_names: tuple[str, ...]) -> Predictions | None:
-    """What `save_predictions` wrote; `None` where it did not."""
-    place = folder / f"{stage}.csv"
-    if not place.is_file():
+    """Reads the files of `save_predictions`; `None` if they do not exist."""
+    path = folder / f"{stage}.csv"
+    if not path.is_file():
         return None
-    with place.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     number = {name: label for label, name in enumerate(class_names)}
     return Predictions(

@@ -1,4 +1,4 @@
-"""Figures of what a model said of a split: confusion, scores of each class, calibration, thresholds."""
+"""Figures of a model's predictions on a split: confusion, scores per class, calibration, thresholds."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,30 +15,30 @@ from visionbench.evaluation.measures import (
     class_scores,
     confused_pairs,
     confusion,
-    over_thresholds,
     reliability,
     shares_of_rows,
+    threshold_curves,
 )
-from visionbench.evaluation.predictions import WORDS, Predictions
+from visionbench.evaluation.predictions import SPLIT_TITLES, Predictions
 from visionbench.figures.figure import WRONG, Figure, cut, in_percent, new_canvas
 
-# Cells with a number in them are legible up to so many classes; beyond, colors alone speak.
-WRITTEN_UP_TO = 25
-# Rows of a figure that has one for each class; of more classes it shows those with the lowest score.
-ROWS = 40
-PAIRS = 15
+# Largest number of classes for which the cells of a matrix hold numbers; with more classes they have only colors.
+MAX_NUMBERED_CLASSES = 25
+# Largest number of rows in a figure with one row per class; of more classes, those with the lowest score are shown.
+MAX_ROWS = 40
+MAX_PAIRS = 15
 LABEL_LENGTH = 18
 
 
 def draw_classes(
     predictions: Predictions, class_names: Sequence[str], threshold: float | None = None
 ) -> Iterator[Figure]:
-    """All figures of a split's predictions that need no images.
+    """Draws all figures of a split's predictions that need no images.
 
     Args:
-        predictions: Of the split.
-        class_names: One a label.
-        threshold: Of the second of two classes, chosen on other samples.
+        predictions: Predictions on the split.
+        class_names: Names of the classes, in the order of the labels.
+        threshold: Decision threshold for the second of two classes, chosen on another split.
     """
     counts = confusion(predictions.labels, predictions.predicted, len(class_names))
     stage = predictions.stage
@@ -53,38 +53,38 @@ def draw_classes(
 
 
 def draw_confusion(stage: str, counts: np.ndarray, class_names: Sequence[str], of_rows: bool = False) -> Figure:
-    """The confusion matrix.
+    """Draws the confusion matrix.
 
     Args:
-        stage: The split.
-        counts: Shape (classes, classes), a row for each true class.
-        class_names: One a label.
-        of_rows: Whether to show the share of each row instead of counts.
+        stage: Name of the split.
+        counts: Confusion matrix, shape (classes, classes), one row per true class.
+        class_names: Names of the classes, in the order of the labels.
+        of_rows: Whether the cells are shares of their row instead of counts.
     """
     classes = len(class_names)
     values = shares_of_rows(counts) if of_rows else counts
-    written = classes <= WRITTEN_UP_TO
-    # A cell has room for its number: 0.36 inches for four digits, and never so many that the page is a poster.
-    side = min(12.0, max(2.8, (0.36 + 0.012 * len(str(counts.max()))) * classes)) if written else 9.0
+    has_numbers = classes <= MAX_NUMBERED_CLASSES
+    # A cell has room for its number, 0.36 inches for four digits, within a limit for the whole figure.
+    side = min(12.0, max(2.8, (0.36 + 0.012 * len(str(counts.max()))) * classes)) if has_numbers else 9.0
     canvas = new_canvas(side + 2.6, side + 1.6)
     axes = canvas.subplots()
     top = max(1.0, float(np.nanmax(values))) if not of_rows else 1.0
-    # The square root of the count, so that what is rare is seen beside what is usual.
+    # Color follows the square root of the count, so that rare confusions are visible beside frequent ones.
     image = axes.imshow(np.nan_to_num(values), cmap="Blues", norm=PowerNorm(0.5, 0, top), interpolation="nearest")
     canvas.colorbar(image, ax=axes, shrink=0.8, label="share of the true class" if of_rows else "samples")
     title = "Confusion matrix, shares of each true class" if of_rows else "Confusion matrix"
-    canvas.suptitle(f"{title}{' in percent' if of_rows and written else ''}, {WORDS[stage]}", fontsize=10)
+    canvas.suptitle(f"{title}{' in percent' if of_rows and has_numbers else ''}, {SPLIT_TITLES[stage]}", fontsize=10)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    # Names are 7 points high: where rows are narrower, every k-th is named.
+    # Names are 7 points high; if rows are narrower, only every k-th class is named.
     every = max(1, math.ceil(classes * 9 / (72 * side)))
     named = range(0, classes, every)
     labels = [cut(class_names[n], LABEL_LENGTH) for n in named]
     rotated = max(map(len, labels)) * 0.08 > side / len(labels)
     axes.set_xticks(named, labels, fontsize=7, rotation=90 if rotated else 0)
     axes.set_yticks(named, labels, fontsize=7)
-    axes.tick_params(length=0 if written else 2)
-    if written:
+    axes.tick_params(length=0 if has_numbers else 2)
+    if has_numbers:
         for true, predicted in np.argwhere(counts > 0):
             value = values[true, predicted]
             text = f"{100 * value:.0f}" if of_rows else f"{value:,}"
@@ -100,20 +100,20 @@ def _number(value: Any) -> Any:
 
 
 def _pairs(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """The classes that are taken for one another most often."""
+    """Draws the most frequent confusions."""
     pairs = confused_pairs(counts)
     support = counts.sum(axis=1)
-    shown = pairs[:PAIRS]
+    shown = pairs[:MAX_PAIRS]
     canvas = new_canvas(7, 1.2 + 0.26 * max(1, len(shown)))
     axes = canvas.subplots()
-    axes.set_title(f"Most confused classes, {WORDS[stage]}")
+    axes.set_title(f"Most confused classes, {SPLIT_TITLES[stage]}")
     if not shown:
         _show_text(axes, f"No wrong prediction among {int(counts.sum()):,}.")
     else:
         places = range(len(shown))
         axes.barh(places, [count for *_, count in shown], color=WRONG, alpha=0.75)
         length = 20
-        labels = [f"{cut(class_names[a], length)} taken for {cut(class_names[b], length)}" for a, b, _ in shown]
+        labels = [f"true {cut(class_names[a], length)}, predicted {cut(class_names[b], length)}" for a, b, _ in shown]
         axes.set_yticks(places, labels, fontsize=8)
         axes.invert_yaxis()
         for place, (true, _, count) in enumerate(shown):
@@ -133,14 +133,16 @@ def _pairs(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Figure
 
 
 def _worst(values: np.ndarray) -> tuple[list[int], str]:
-    """The classes to show, in their order, and what to say where these are not all."""
-    if len(values) <= ROWS:
+    """Classes to show, in the order of the labels, and a text for the title if these are not all classes."""
+    if len(values) <= MAX_ROWS:
         return list(range(len(values))), ""
-    return sorted(np.argsort(values, kind="stable")[:ROWS].tolist()), f"\nthe {ROWS} lowest of {len(values)} classes"
+    return sorted(
+        np.argsort(values, kind="stable")[:MAX_ROWS].tolist()
+    ), f"\nthe {MAX_ROWS} lowest of {len(values)} classes"
 
 
 def _scores(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Precision, recall, F1 and support of each class."""
+    """Draws precision, recall, F1 and support of each class."""
     scores = class_scores(counts)
     shown, which = _worst(scores["f1"])
     canvas = _rows_canvas(len(shown))
@@ -157,14 +159,14 @@ def _scores(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Figur
     axes.set_ylim(len(shown) - 0.5, -0.5)
     axes.set_xlim(max(0.0, math.floor(10 * low - 0.5) / 10), 1.02)
     axes.grid(alpha=0.3)
-    axes.set_title(f"Scores of each class (samples), {WORDS[stage]}{which}")
+    axes.set_title(f"Scores of each class (samples), {SPLIT_TITLES[stage]}{which}")
     canvas.legend(loc="outside lower center", ncols=3, fontsize=8)
     rows = [[class_names[n], *(scores[name][n].item() for name in scores)] for n in range(len(class_names))]
     return Figure(f"{stage}-scores", canvas, ["class", *scores], rows)
 
 
 def _accuracy(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Accuracy of all and of each class with its 95 % interval."""
+    """Draws the accuracy, overall and of each class, with its 95 % interval."""
     total, correct = int(counts.sum()), int(np.trace(counts))
     support, correct_of = counts.sum(axis=1), np.diag(counts)
     present = [n for n in range(len(class_names)) if support[n]]
@@ -188,7 +190,7 @@ def _accuracy(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Fig
     axes.grid(alpha=0.3)
     _, _, _, share, low, high = rows[0]
     axes.set_title(
-        f"Accuracy with its 95 % interval (Wilson), {WORDS[stage]}: {100 * share:.2f} % "
+        f"Accuracy with its 95 % interval (Wilson), {SPLIT_TITLES[stage]}: {100 * share:.2f} % "
         f"({100 * low:.2f} to {100 * high:.2f}){which}"
     )
     return Figure(f"{stage}-accuracy", canvas, ["class", "correct", "samples", "accuracy", "low", "high"], rows)
@@ -199,14 +201,14 @@ def _rows_canvas(rows: int) -> Canvas:
 
 
 def _reliability(predictions: Predictions) -> Figure:
-    """How often the model is right where it is how sure."""
+    """Draws the accuracy against the confidence."""
     rows, error = reliability(predictions)
     canvas = new_canvas(5, 5.4)
     upper, lower = canvas.subplots(2, 1, sharex=True, height_ratios=(3, 1))
     known = sum(row[2] for row in rows)
     unknown = len(predictions) - known
     upper.set_title(
-        f"Calibration, {WORDS[predictions.stage]}"
+        f"Calibration, {SPLIT_TITLES[predictions.stage]}"
         + (f": expected calibration error {error:.4f}" if known else "")
         + (f"\n{unknown:,} predictions without a confidence" if unknown and known else "")
     )
@@ -235,8 +237,8 @@ def _reliability(predictions: Predictions) -> Figure:
 
 
 def _thresholds(predictions: Predictions, class_names: Sequence[str], threshold: float | None) -> Iterator[Figure]:
-    """ROC and precision-recall curves of the second of two classes."""
-    curves = over_thresholds(predictions)
+    """Draws ROC and precision-recall curves of the second of two classes."""
+    curves = threshold_curves(predictions)
     if curves is None:
         return
     stage, positive = predictions.stage, cut(class_names[1], LABEL_LENGTH)
@@ -255,7 +257,7 @@ def _thresholds(predictions: Predictions, class_names: Sequence[str], threshold:
         axes.plot(scores["false_positive_rate"], scores["recall"], mark, linestyle="", label=label)
     axes.set_xlabel("false positive rate")
     axes.set_ylabel("true positive rate")
-    axes.set_title(f"ROC curve of {positive}, {WORDS[stage]}")
+    axes.set_title(f"ROC curve of {positive}, {SPLIT_TITLES[stage]}")
     axes.legend(loc="lower right", fontsize=8)
     axes.grid(alpha=0.3)
     rows = np.column_stack([thresholds, false_positive, true_positive]).tolist()
@@ -273,7 +275,7 @@ def _thresholds(predictions: Predictions, class_names: Sequence[str], threshold:
     axes.set_xlabel("recall")
     axes.set_ylabel("precision")
     axes.set_ylim(0, 1.03)
-    axes.set_title(f"Precision and recall of {positive}, {WORDS[stage]}")
+    axes.set_title(f"Precision and recall of {positive}, {SPLIT_TITLES[stage]}")
     axes.legend(loc="lower left", fontsize=8)
     axes.grid(alpha=0.3)
     table = [*np.column_stack([thresholds, precision[:-1], recall[:-1]]).tolist(), ["", precision[-1], recall[-1]]]
@@ -281,7 +283,7 @@ def _thresholds(predictions: Predictions, class_names: Sequence[str], threshold:
 
 
 def _show_text(axes: Any, text: str) -> None:
-    """A figure without anything to draw says so."""
+    """Writes a text into empty axes."""
     axes.text(0.5, 0.5, text, ha="center", va="center", transform=axes.transAxes)
     axes.set_xticks([])
     axes.set_yticks([])

@@ -1,4 +1,4 @@
-"""Figures of several runs: their curves in one pair of axes, and what one says that another does not."""
+"""Figures of several runs: curves in common axes, accuracies, and samples on which the runs disagree."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -11,23 +11,23 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from visionbench.evaluation.measures import shares_of_rows
-from visionbench.evaluation.predictions import WORDS, Predictions
-from visionbench.figures.classes import LABEL_LENGTH, WRITTEN_UP_TO
+from visionbench.evaluation.predictions import SPLIT_TITLES, Predictions
+from visionbench.figures.classes import LABEL_LENGTH, MAX_NUMBERED_CLASSES
 from visionbench.figures.figure import WRONG, Figure, Grid, cut, new_canvas
 from visionbench.figures.images import CAPTION_LENGTH, Images, predicted_class, short_name
 from visionbench.text import MINUS
 
-SHOWN = 24
+MAX_SHOWN = 24
 COLUMNS = 6
 
 
 def draw_overlaid(metric: str, courses: Mapping[str, Sequence[Mapping[str, Any]]], colors: Sequence[str]) -> Figure:
-    """A metric of several runs after each epoch, in training and in validation.
+    """Draws a metric of several runs after each epoch, in training and in validation.
 
     Args:
-        metric: `loss` or `acc`.
-        courses: Rows of metrics.csv, by what a run is called.
-        colors: One a run.
+        metric: Metric to draw: `loss` or `acc`.
+        courses: Rows of metrics.csv by label of the run.
+        colors: Color of each run.
     """
     word = "accuracy" if metric == "acc" else metric
     canvas = new_canvas(5.1, 4.0)
@@ -68,12 +68,12 @@ def draw_overlaid(metric: str, courses: Mapping[str, Sequence[Mapping[str, Any]]
 
 
 def draw_intervals(title: str, accuracies: Mapping[str, tuple[float, float, float]], colors: Sequence[str]) -> Figure:
-    """The accuracy of several runs, each with its interval.
+    """Draws the accuracy of several runs, each with its interval.
 
     Args:
-        title: Of the figure.
-        accuracies: Share, and lower and upper end of its interval, by what a run is called.
-        colors: One a run.
+        title: Title of the figure.
+        accuracies: Accuracy and lower and upper end of its interval, by label of the run.
+        colors: Color of each run.
     """
     canvas = new_canvas(5.1, 1.0 + 0.4 * max(2, len(accuracies)))
     axes = canvas.subplots()
@@ -102,33 +102,33 @@ def draw_confusion_difference(
     colors: tuple[str, str],
     of_rows: bool,
 ) -> Figure:
-    """The second run's confusion matrix less the first's; the color is that of the run which does better in a cell.
+    """Draws the second run's confusion matrix minus the first's; a cell has the color of the better run in it.
 
     Args:
-        stage: The split.
-        counts: Of both runs, each of shape (classes, classes), a row for each true class.
-        class_names: One a label.
-        letters: What the runs are called.
-        colors: Theirs.
-        of_rows: Whether to take shares of each true class, for runs that were given other samples.
+        stage: Name of the split.
+        counts: Confusion matrices of both runs, each of shape (classes, classes), one row per true class.
+        class_names: Names of the classes, in the order of the labels.
+        letters: Letters that stand for the runs.
+        colors: Colors of the runs.
+        of_rows: Whether the cells are shares of the true class instead of counts, for runs with different samples.
     """
     classes = len(class_names)
     first, second = ((shares_of_rows(part) * 100 if of_rows else part) for part in counts)
     values = np.nan_to_num(second - first)
-    # On the diagonal more is better, elsewhere less.
+    # Larger is better on the diagonal, smaller is better elsewhere.
     gain = np.where(np.eye(classes, dtype=bool), values, -values)
-    written = classes <= WRITTEN_UP_TO
+    has_numbers = classes <= MAX_NUMBERED_CLASSES
     longest = max((len(_signed(value)) for value in values.flat), default=1)
-    side = min(12.0, max(2.8, (0.34 + 0.02 * longest) * classes)) if written else 9.0
+    side = min(12.0, max(2.8, (0.34 + 0.02 * longest) * classes)) if has_numbers else 9.0
     canvas = new_canvas(side + 1.6, side + 1.5)
     axes = canvas.subplots()
-    # The square root, so that a difference of one is seen beside one of a hundred.
+    # Color follows the square root, so that a difference of one is visible beside a difference of a hundred.
     shade = np.sign(gain) * np.sqrt(np.abs(gain))
     top = max(1.0, float(np.abs(shade).max()))
     scale = LinearSegmentedColormap.from_list("better", [colors[0], "white", colors[1]])
     axes.imshow(shade, cmap=scale, vmin=-1.25 * top, vmax=1.25 * top, interpolation="nearest")
     unit = ", points of each true class" if of_rows else ""
-    axes.set_title(f"Confusion matrix of {letters[1]} less that of {letters[0]}{unit}, {WORDS[stage]}")
+    axes.set_title(f"Confusion matrix of {letters[1]} minus that of {letters[0]}{unit}, {SPLIT_TITLES[stage]}")
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     every = max(1, math.ceil(classes * 9 / (72 * side)))
@@ -137,18 +137,18 @@ def draw_confusion_difference(
     rotated = max(map(len, labels)) * 0.08 > side / len(labels)
     axes.set_xticks(named, labels, fontsize=7, rotation=90 if rotated else 0)
     axes.set_yticks(named, labels, fontsize=7)
-    axes.tick_params(length=0 if written else 2)
-    if written:
+    axes.tick_params(length=0 if has_numbers else 2)
+    if has_numbers:
         for true, predicted in np.argwhere(np.round(values, 1) != 0):
             axes.text(predicted, true, _signed(values[true, predicted]), ha="center", va="center", fontsize=7)
-    handles = [Patch(color=color, label=f"{letter} does better") for letter, color in zip(letters, colors, strict=True)]
+    handles = [Patch(color=color, label=f"{letter} is better") for letter, color in zip(letters, colors, strict=True)]
     canvas.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     rows = [[class_names[n], *values[n].tolist()] for n in range(classes)]
     return Figure(f"confusion-{letters[1]}-less-{letters[0]}", canvas, ["true", *class_names], rows)
 
 
 def _signed(value: Any) -> str:
-    """A difference as it is read: +3, or with the typographic minus sign."""
+    """Text of a difference: +3, or with the typographic minus sign."""
     whole = float(value).is_integer()
     size = f"{abs(value):,.0f}" if whole else f"{abs(value):.1f}"
     return f"{'+' if value > 0 else MINUS if value < 0 else ''}{size}"
@@ -162,20 +162,20 @@ def draw_disagreements(
     letters: tuple[str, str],
     images: Images,
 ) -> Figure:
-    """Samples that one run gets right and another wrong, those before the others that the other is surest of.
+    """Draws samples that one run predicts correctly and another wrongly, the most confident errors first.
 
     Args:
         correct: Predictions of the run that is correct on the samples.
         wrong: Predictions of the other run on the same samples.
-        places: Those where they part so, the first to be shown first.
-        class_names: One a label.
-        letters: What the runs are called: the one that is right first.
-        images: Gives the images at some places.
+        places: Indices of these samples, in the order in which they are shown.
+        class_names: Names of the classes, in the order of the labels.
+        letters: Letters that stand for the runs, the correct one first.
+        images: Function that returns the images at given indices.
     """
-    shown = places[:SHOWN]
-    title = f"{letters[0]} right, {letters[1]} wrong: {len(places):,}"
+    shown = places[:MAX_SHOWN]
+    title = f"{letters[0]} correct, {letters[1]} wrong: {len(places):,}"
     if len(shown) < len(places):
-        title = f"{title}, the {len(shown)} that {letters[1]} is surest of"
+        title = f"{title}, the {len(shown)} most confident errors of {letters[1]}"
     columns = min(COLUMNS, max(3, len(shown)))  # room for the title
     grid = Grid(max(1, -(-len(shown) // columns)), columns, 1.5, 0.5, title)
     for number, (place, picture) in enumerate(zip(shown, images(shown), strict=True)):

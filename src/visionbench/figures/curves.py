@@ -1,4 +1,4 @@
-"""Figures of a run's course: loss and accuracy, the loss within the epochs, images a second."""
+"""Figures of training over time: loss and accuracy, loss of the steps, throughput."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -9,10 +9,10 @@ from matplotlib.ticker import MaxNLocator
 
 from visionbench.figures.figure import Figure, new_canvas
 
-# Changes of the learning rate that are each marked; a schedule with more has a panel of its own.
-MARKED = 8
-# Points of a curve of losses: more would lie on one another.
-POINTS = 500
+# Largest number of learning rate changes that are marked in the curves; a schedule with more gets its own panel.
+MAX_MARKED = 8
+# Largest number of points of a loss curve: more would overlap.
+MAX_POINTS = 500
 COLORS = {"train": "C0", "val": "C1", "test": "C2"}
 LABELS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -20,17 +20,17 @@ LABELS = {"train": "training", "val": "validation", "test": "test"}
 def draw_learning_curves(
     rows: Sequence[Mapping[str, Any]], best_epoch: int | None, before: Mapping[str, float] | None = None
 ) -> Figure:
-    """Loss and accuracy after each epoch, with the best epoch and each change of the learning rate.
+    """Draws loss and accuracy after each epoch, with the best epoch and each change of the learning rate.
 
     Args:
-        rows: Of metrics.csv.
-        best_epoch: From 0; `None` where none was chosen.
-        before: The metrics before training, where they were had.
+        rows: Rows of metrics.csv.
+        best_epoch: Number of the best epoch, from 0; `None` if no epoch was selected.
+        before: Metrics before training, if they were computed.
     """
     epochs = np.array([row["epoch"] + 1 for row in rows])
     rates = [row.get("lr") for row in rows]
     changes = [n for n in range(1, len(rows)) if rates[n] is not None and rates[n] != rates[n - 1]]
-    panels = 3 if len(changes) > MARKED else 2
+    panels = 3 if len(changes) > MAX_MARKED else 2
     canvas = new_canvas(4.2 * panels, 3.6)
     all_axes = canvas.subplots(1, panels)
     for axes, metric in zip(all_axes, ("loss", "acc"), strict=False):
@@ -44,7 +44,7 @@ def draw_learning_curves(
                 )
         if before is not None:
             _mark_untrained(axes, before, metric, len(rows))
-        for n in changes if len(changes) <= MARKED else []:
+        for n in changes if len(changes) <= MAX_MARKED else []:
             axes.axvline(epochs[n] - 0.5, color="gray", linewidth=0.7, linestyle=":")
             axes.annotate(
                 f"lr {rates[n]:.2g}",
@@ -93,8 +93,8 @@ def _mark_untrained(axes: Any, before: Mapping[str, float], metric: str, epochs:
         epochs: Number of trained epochs.
     """
     low, high = axes.get_ylim()
-    fixed = epochs > 1  # the points of a single epoch are no curve that could be squeezed
-    for stage, size in (("train", 9), ("val", 6)):  # both are seen where they lie on one another
+    fixed = epochs > 1  # a single epoch gives points, not a curve whose scale matters
+    for stage, size in (("train", 9), ("val", 6)):  # different sizes, so that both are visible if they overlap
         value = before.get(f"{stage}/{metric}")
         if value is None or not math.isfinite(value):
             continue
@@ -116,15 +116,15 @@ def _mark_untrained(axes: Any, before: Mapping[str, float], metric: str, epochs:
 
 
 def draw_step_losses(losses: np.ndarray, batches: int, batch_size: int, samples: int) -> Figure:
-    """What was minimized in each batch, against the training samples seen.
+    """Draws the minimized loss of each batch against the number of training samples seen.
 
     Args:
-        losses: One a batch, shape (N,), float32.
-        batches: Of an epoch.
-        batch_size: Samples in a batch of all processes.
-        samples: Of an epoch.
+        losses: Loss of each batch, shape (N,), float32.
+        batches: Number of batches in an epoch.
+        batch_size: Number of samples in a batch, over all processes.
+        samples: Number of samples in an epoch.
     """
-    size = max(1, -(-len(losses) // POINTS))
+    size = max(1, -(-len(losses) // MAX_POINTS))
     edges = np.arange(0, len(losses), size)
     ends = np.append(edges[1:], len(losses))
     means = np.add.reduceat(losses.astype(np.float64), edges) / (ends - edges)
@@ -142,7 +142,7 @@ def draw_step_losses(losses: np.ndarray, batches: int, batch_size: int, samples:
     if not len(finite):
         axes.text(0.5, 0.5, "no loss is a number", ha="center", transform=axes.transAxes)
     axes.set_xlabel("training samples seen" + (" (dotted: epochs)" if 1 < epoch_count <= 40 else ""))
-    axes.set_ylabel("loss that was minimized")
+    axes.set_ylabel("minimized loss")
     axes.set_title("Loss of the steps" + (f", means of {size}" if size > 1 else ""))
     axes.grid(alpha=0.3)
     rows = [[int(n), float(m)] for n, m in zip(seen, means, strict=True)]
@@ -150,11 +150,11 @@ def draw_step_losses(losses: np.ndarray, batches: int, batch_size: int, samples:
 
 
 def draw_throughput(epochs: Sequence[tuple[int, int, float]], item: str) -> Figure:
-    """Samples a second of each epoch's training.
+    """Draws the number of training samples per second in each epoch.
 
     Args:
-        epochs: Number from 0, samples and seconds of each.
-        item: What a sample is called.
+        epochs: Number (from 0), samples and seconds of each epoch.
+        item: Word for one sample.
     """
     canvas = new_canvas(5.5, 3)
     axes = canvas.subplots()
@@ -163,8 +163,8 @@ def draw_throughput(epochs: Sequence[tuple[int, int, float]], item: str) -> Figu
     axes.plot(numbers, speeds, "o-" if len(numbers) < 30 else "-", markersize=3)
     axes.set_ylim(0, 1.1 * max(speeds))
     axes.set_xlabel("epoch")
-    axes.set_ylabel(f"{item}s a second")
-    axes.set_title(f"Throughput of training, median {np.median(speeds):,.0f} {item}s a second")
+    axes.set_ylabel(f"{item}s per second")
+    axes.set_title(f"Throughput of training, median {np.median(speeds):,.0f} {item}s per second")
     axes.grid(alpha=0.3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     rows = [

@@ -1,4 +1,4 @@
-"""A figure with its numbers: drawn without a screen, written once, and put into TensorBoard."""
+"""A figure with its data: drawn without a screen, and written as a picture and a CSV file."""
 
 import csv
 import io
@@ -17,20 +17,20 @@ from visionbench.files import write_whole
 
 DPI = 100
 CORRECT, WRONG = "#2f6f3e", "#b3261e"
-# Files of equal figures are equal: no time of day and no random identifiers in them.
+# Equal figures give equal files, since the files contain no time and no random identifiers.
 STYLE: Any = {"svg.hashsalt": "visionbench", "font.size": 9, "axes.titlesize": 10}
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A figure and the numbers that it shows.
+    """A figure and its data.
 
     Attributes:
-        name: Of its files and, under `figures/`, of its TensorBoard image.
-        canvas: Matplotlib's figure.
-        columns: Names of the numbers.
-        rows: The numbers.
-        is_curve: Whether it is lines, which are kept as SVG; all else is PNG.
+        name: Name of the figure's files and, under `figures/`, of its TensorBoard image.
+        canvas: Figure of matplotlib.
+        columns: Names of the columns of the data.
+        rows: Rows of the data.
+        is_curve: Whether the figure consists of lines and is saved as SVG; other figures are saved as PNG.
     """
 
     name: str
@@ -41,11 +41,11 @@ class Figure:
 
     @property
     def file(self) -> str:
-        """The name of its picture."""
+        """File name of the picture."""
         return f"{self.name}.{'svg' if self.is_curve else 'png'}"
 
     def picture(self) -> tuple[np.ndarray, bytes]:
-        """The pixels, (H, W, 3), uint8, and what the picture's file holds."""
+        """Pixels, (H, W, 3), uint8, and content of the picture's file."""
         with matplotlib.rc_context(STYLE):
             pixels = render(self.canvas)
             picture = io.BytesIO()
@@ -56,7 +56,7 @@ class Figure:
         return pixels, picture.getvalue()
 
     def save(self, folder: Path) -> np.ndarray:
-        """Writes the picture and a CSV file of its numbers; gives the pixels, (H, W, 3), uint8."""
+        """Writes the picture and a CSV file of the data; returns the pixels, (H, W, 3), uint8."""
         pixels, picture = self.picture()
         table = io.StringIO()
         writer = csv.writer(table, lineterminator="\n")
@@ -68,7 +68,7 @@ class Figure:
 
 
 def new_canvas(width: float, height: float) -> Canvas:
-    """A figure of a size in inches, whose parts are moved apart as it is drawn."""
+    """An empty figure of a size in inches, with a layout in which parts do not overlap."""
     with matplotlib.rc_context(STYLE):
         canvas = Canvas(figsize=(width, height), dpi=DPI, layout="constrained", facecolor="white")
         FigureCanvasAgg(canvas)
@@ -76,17 +76,17 @@ def new_canvas(width: float, height: float) -> Canvas:
 
 
 class Grid:
-    """A figure of images in equal cells, each with words above it.
+    """A figure of images in equal cells, each with a caption above it.
 
-    All lie in one pair of axes, in inches: axes of their own for each would take most of the time of drawing.
+    All images are drawn in one pair of axes, in inches, since separate axes would take most of the drawing time.
 
     Args:
-        lines: Of cells.
-        columns: Of cells.
+        lines: Number of rows of cells.
+        columns: Number of columns of cells.
         side: Width and height of a cell, in inches.
-        text_height: Room for words above each, in inches.
-        title: Of the figure.
-        right: Room at the right of all cells, in inches.
+        text_height: Height of the caption above each cell, in inches.
+        title: Title of the figure.
+        right: Width of the margin right of the cells, in inches.
     """
 
     def __init__(
@@ -106,20 +106,20 @@ class Grid:
         self.axes.set(xlim=(0, width), ylim=(0, height), autoscale_on=False)
 
     def show(self, number: int, image: np.ndarray, text: str = "", color: str = "black", **options: Any) -> Any:
-        """Draws an image, as `Axes.imshow` takes it, into a cell, counted along the lines."""
+        """Draws an image, as `Axes.imshow` takes it, into a cell; cells are numbered row by row."""
         line, column = divmod(number, len(self.lefts))
         high, wide = image.shape[:2]
         width, height = (self.side * length / max(high, wide) for length in (wide, high))
         left = self.lefts[column] + (self.side - width) / 2
         bottom = self.bottoms[line]
         if text:
-            place = self.lefts[column] + self.side / 2
-            self.axes.text(place, bottom + height + 0.04, text, ha="center", va="bottom", fontsize=7, color=color)
+            center = self.lefts[column] + self.side / 2
+            self.axes.text(center, bottom + height + 0.04, text, ha="center", va="bottom", fontsize=7, color=color)
         extent = (left, left + width, bottom, bottom + height)
         return self.axes.imshow(image, extent=extent, aspect="auto", interpolation="nearest", **options)
 
     def show_picture(self, number: int, image: np.ndarray, text: str = "", color: str = "black") -> None:
-        """Draws an image, (H, W, C), uint8, of one channel or three; of any other number, its first."""
+        """Draws an image, (H, W, C), uint8: in color with 3 channels, otherwise its first channel in gray."""
         if image.shape[-1] == 3:
             self.show(number, image, text, color)
         else:
@@ -127,17 +127,17 @@ class Grid:
 
 
 def render(canvas: Canvas) -> np.ndarray:
-    """The figure's pixels, (H, W, 3), uint8."""
+    """Pixels of a figure, (H, W, 3), uint8."""
     backend: Any = canvas.canvas  # matplotlib's own types do not declare its methods
     backend.draw()
-    canvas.set_layout_engine("none")  # its parts stand where they stand, also when it is drawn once more
+    canvas.set_layout_engine("none")  # keeps the layout when the figure is drawn again
     return np.ascontiguousarray(np.asarray(backend.buffer_rgba())[..., :3])
 
 
 def cut(name: str, length: int) -> str:
-    """A name that is not longer than there is room for, on one line, without matplotlib's mathematics.
+    """Shortens a name to a length, on one line, with dollar signs escaped for matplotlib.
 
-    What is left out is in the middle: names of one kind differ at their ends.
+    The middle is removed, since similar names differ at their ends.
     """
     plain = " ".join(name.split())
     if len(plain) > length:
@@ -147,5 +147,5 @@ def cut(name: str, length: int) -> str:
 
 
 def in_percent(share: float) -> str:
-    """A share as it is read: 12.3 %."""
+    """Text of a share: 12.3 %."""
     return f"{100 * share:.1f} %"

@@ -1,4 +1,4 @@
-"""Figures of a network: its layers and their cost, its first filters, what its layers and its decision look at."""
+"""Figures of a network: layers and their cost, first filters, activations, Grad-CAM."""
 
 import math
 from collections.abc import Sequence
@@ -13,24 +13,24 @@ from visionbench.errors import UserError
 from visionbench.figures.figure import DPI, Figure, Grid, cut, new_canvas
 from visionbench.models.base import Classifier
 
-# Of the table of layers, in the picture; the CSV has them all.
-LAYERS = 60
-FILTERS = 64
-CHANNELS = 8
-MAPPED_LAYERS = 4
+# Largest number of layers in the picture; the CSV file has all of them.
+MAX_LAYERS = 60
+MAX_FILTERS = 64
+MAX_CHANNELS = 8
+MAX_MAPPED_LAYERS = 4
 
 
 def layer_table(model: Classifier, example: Tensor) -> tuple[list[list[Any]], int]:
-    """The layers in the order in which one input passes them, and the floating-point operations of all.
+    """Table of the layers in the order of the forward pass, and the number of floating-point operations of the model.
 
     Args:
-        model: In evaluation mode.
+        model: Model in evaluation mode.
         example: One input, shape (1, ...), on the model's device.
 
     Returns:
-        For each layer its name, type, output shape without the batch, parameters, how many of them are trained, and
-        the operations that torch counts in it (matrix products and convolutions, two for each multiplication with its
-        addition).
+        For each layer its name, type, output shape without the batch, number of parameters, number of trainable
+        parameters, and number of operations (of matrix products and convolutions, as counted by torch; a multiplication
+        with its addition counts as two).
     """
     rows: list[list[Any]] = []
     handles = []
@@ -63,11 +63,11 @@ def layer_table(model: Classifier, example: Tensor) -> tuple[list[list[Any]], in
 
 
 def draw_layers(model: Classifier, example: Tensor) -> tuple[Figure, int]:
-    """The table of layers as the reports print it, and the operations of one input."""
+    """Draws the table of layers; also returns the number of operations per input."""
     rows, operations = layer_table(model, example)
     parameters = sum(p.numel() for p in model.parameters())
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    shown = rows if len(rows) <= LAYERS else rows[: LAYERS - 1]
+    shown = rows if len(rows) <= MAX_LAYERS else rows[: MAX_LAYERS - 1]
     body = [[r[0], r[1], r[2], f"{r[3]:,}", f"{r[5]:,}"] for r in shown]
     if len(rows) > len(shown):
         body.append([f"and {len(rows) - len(shown)} more", "", "", "", ""])
@@ -76,24 +76,24 @@ def draw_layers(model: Classifier, example: Tensor) -> tuple[Figure, int]:
     widths = [max(len(line[n]) for line in [head, *body, last]) for n in range(len(head))]
 
     def text(line: Sequence[str]) -> str:
-        words = [w.ljust(n) for w, n in zip(line[:3], widths[:3], strict=True)]
-        return "  ".join([*words, *(w.rjust(n) for w, n in zip(line[3:], widths[3:], strict=True))]).rstrip()
+        names = [w.ljust(n) for w, n in zip(line[:3], widths[:3], strict=True)]
+        return "  ".join([*names, *(w.rjust(n) for w, n in zip(line[3:], widths[3:], strict=True))]).rstrip()
 
     rule = "-" * (sum(widths) + 2 * (len(widths) - 1))
-    more = f"{trained:,} of the parameters are trained; {operations:,} floating-point operations an input"
+    more = f"{trained:,} of the parameters are trainable; {operations:,} floating-point operations per input"
     lines = [text(head), rule, *map(text, body), rule, text(last), "", more]
     canvas = new_canvas(8, 8)
-    written = canvas.text(0, 0, "\n".join(lines), family="monospace", fontsize=8, va="bottom", parse_math=False)
-    extent = written.get_window_extent()
+    text_artist = canvas.text(0, 0, "\n".join(lines), family="monospace", fontsize=8, va="bottom", parse_math=False)
+    extent = text_artist.get_window_extent()
     canvas.set_size_inches(extent.width / DPI + 0.3, extent.height / DPI + 0.3)
-    written.set_position((0.15 / canvas.get_figwidth(), 0.15 / canvas.get_figheight()))
+    text_artist.set_position((0.15 / canvas.get_figwidth(), 0.15 / canvas.get_figheight()))
     columns = ["layer", "type", "output", "parameters", "trained", "operations"]
     total = ["all", type(model).__name__, "", parameters, trained, operations]
     return Figure("network", canvas, columns, [*rows, total]), operations
 
 
 def draw_filters(model: Classifier, input_shape: Sequence[int]) -> Figure | None:
-    """The weights of the first layer as images; `None` where they are none."""
+    """Draws the weights of the first layer as images; `None` if they do not have the form of images."""
     first = next(((n, m) for n, m in model.network.named_modules() if isinstance(m, nn.Conv2d | nn.Linear)), None)
     if first is None or len(input_shape) != 3:
         return None
@@ -105,12 +105,12 @@ def draw_filters(model: Classifier, input_shape: Sequence[int]) -> Figure | None
         if weights.shape[1] == channels * height * width:
             weights = weights.reshape(-1, channels, height, width)
         elif side > 1 and channels * side * side == weights.shape[1] and height % side == 0 and width % side == 0:
-            weights = weights.reshape(-1, channels, side, side)  # of patches, channel by channel
+            weights = weights.reshape(-1, channels, side, side)  # weights of patches, channel by channel
         else:
             return None
     total = len(weights)
-    rows = [[n, *_digits(kernel)] for n, kernel in enumerate(weights[:FILTERS])]
-    weights = weights[:FILTERS]
+    rows = [[n, *_digits(kernel)] for n, kernel in enumerate(weights[:MAX_FILTERS])]
+    weights = weights[:MAX_FILTERS]
     in_color = weights.shape[1] == 3
     limit = float(np.abs(np.nan_to_num(weights)).max()) or 1.0
     pictures = weights.transpose(0, 2, 3, 1) / (2 * limit) + 0.5 if in_color else weights.mean(axis=1)
@@ -133,28 +133,28 @@ def draw_filters(model: Classifier, input_shape: Sequence[int]) -> Figure | None
 def draw_activations(
     model: Classifier, example: Tensor, picture: np.ndarray, name: str, layers: Sequence[str], channels: Sequence[int]
 ) -> Figure | None:
-    """What layers make of one image.
+    """Draws the activations of layers for one image.
 
     Args:
-        model: In evaluation mode.
-        example: The image as the model takes it, shape (1, C, H, W).
-        picture: The image as it is seen, shape (H, W, C), uint8.
-        name: What it is called.
-        layers: Parts of the network, by name; by default up to four convolutions from the first to the last.
-        channels: Of each, from 0; by default the first eight.
+        model: Model in evaluation mode.
+        example: Normalized image, shape (1, C, H, W).
+        picture: Original image, shape (H, W, C), uint8.
+        name: Name of the image.
+        layers: Names of layers; by default up to four convolutions from the first to the last.
+        channels: Channels of each layer, from 0; by default the first eight.
 
     Returns:
-        `None` where the network has no layer that gives maps.
+        The figure; `None` if the network has no convolution.
 
     Raises:
-        UserError: There is no such layer or channel, or it gives no maps.
+        UserError: A layer or channel does not exist, or the output of a layer has no spatial axes.
     """
     modules = dict(model.network.named_modules())
     if not layers:
         convolutions = [place for place, module in modules.items() if isinstance(module, nn.Conv2d)]
         if not convolutions:
             return None
-        steps = np.linspace(0, len(convolutions) - 1, min(MAPPED_LAYERS, len(convolutions))).round().astype(int)
+        steps = np.linspace(0, len(convolutions) - 1, min(MAX_MAPPED_LAYERS, len(convolutions))).round().astype(int)
         layers = [convolutions[step] for step in steps]
     check_layers(model, layers)
     maps: dict[str, Tensor] = {}
@@ -171,13 +171,15 @@ def draw_activations(
     chosen: dict[str, list[int]] = {}
     for place in layers:
         if place not in maps or maps[place].ndim != 4:
-            raise UserError(f"The layer {place} gives no maps of an image; take a convolution in figure_layers.")
+            raise UserError(
+                f"The output of the layer {place} is not a map of the image; name a convolution in figure_layers."
+            )
         channel_count = maps[place].shape[1]
         if missing := [channel for channel in channels if not 0 <= channel < channel_count]:
             raise UserError(
                 f"The layer {place} has no channel {missing[0]}; figure_channels go from 0 to {channel_count - 1}."
             )
-        chosen[place] = list(channels) or list(range(min(CHANNELS, channel_count)))
+        chosen[place] = list(channels) or list(range(min(MAX_CHANNELS, channel_count)))
     columns = 1 + max(map(len, chosen.values()))
     grid = Grid(len(layers), columns, 1.0, 0.22, f"Activations of {cut(name, 60)}")
     rows = []
@@ -191,10 +193,10 @@ def draw_activations(
 
 
 def check_layers(model: Classifier, layers: Sequence[str]) -> None:
-    """Makes sure that the network has layers of these names.
+    """Checks that the network has layers of these names.
 
     Raises:
-        UserError: One is not there.
+        UserError: A layer does not exist.
     """
     modules = [name for name, _ in model.network.named_modules() if name]
     for place in layers:
@@ -207,20 +209,20 @@ def check_layers(model: Classifier, layers: Sequence[str]) -> None:
 def draw_grad_cam(
     model: Classifier, inputs: Tensor, pictures: np.ndarray, titles: Sequence[str], names: Sequence[str]
 ) -> Figure | None:
-    """Where the last maps of the network find what speaks for the predicted class.
+    """Draws Grad-CAM: the areas of each image that support the predicted class, from the last maps of the network.
 
     Source: Selvaraju et al., "Grad-CAM: Visual Explanations from Deep Networks via Gradient-based Localization", 2017;
     computed by Captum.
 
     Args:
-        model: In evaluation mode.
-        inputs: Images as the model takes them, shape (n, C, H, W).
-        pictures: As they are seen, shape (n, H, W, C), uint8.
-        titles: What to write above each.
-        names: What they are called.
+        model: Model in evaluation mode.
+        inputs: Normalized images, shape (n, C, H, W).
+        pictures: Original images, shape (n, H, W, C), uint8.
+        titles: Captions of the images.
+        names: Names of the images.
 
     Returns:
-        `None` where the network has no convolution.
+        The figure; `None` if the network has no convolution.
     """
     place = last_maps(model, inputs[:1])
     if place is None:
@@ -243,7 +245,7 @@ def draw_grad_cam(
     large = nn.functional.interpolate(maps.detach().float(), side, mode="bilinear")[:, 0].cpu().numpy()
     columns = min(4, len(pictures))
     lines = -(-len(pictures) // columns)
-    title = f"Grad-CAM at {cut(place, 40)}: what speaks for the predicted class"
+    title = f"Grad-CAM at {cut(place, 40)}: areas that support the predicted class"
     grid = Grid(lines, 2 * columns, 1.3, 0.5, title)
     rows = []
     for number, heat in enumerate(large):
@@ -257,14 +259,14 @@ def draw_grad_cam(
 
 
 def last_maps(model: Classifier, example: Tensor) -> str | None:
-    """The layer that gives the last maps of the size that the last convolution's have, activated where they are.
+    """Finds the last layer whose output has the size of the last convolution's output, such as its activation.
 
     Args:
-        model: In evaluation mode.
-        example: One image as the model takes it, shape (1, C, H, W).
+        model: Model in evaluation mode.
+        example: One normalized image, shape (1, C, H, W).
 
     Returns:
-        Its name; `None` where there is no convolution.
+        The name of the layer; `None` if the network has no convolution.
     """
     outputs: list[tuple[str, bool, tuple[int, ...]]] = []
 

@@ -23,7 +23,7 @@ from visionbench.files import write_json
 from visionbench.models.base import Classifier, in_evaluation
 from visionbench.runs.folder import SCHEMA
 
-EXPLAINED = 8  # images in the Grad-CAM figure: wrong predictions first, as far as half of it
+MAX_EXPLAINED = 8  # images in the Grad-CAM figure; at most half of them are wrong predictions, which come first
 
 
 @dataclass
@@ -31,12 +31,12 @@ class RunFigures:
     """All figures at the end of a run.
 
     Args:
-        folder: For them.
-        model: The run's, with the weights of its result, on any device.
-        data: Its data set, after `setup`.
-        log: Gets each figure's name and pixels, (H, W, 3), uint8; as TensorBoard.
-        layers: Whose activations are drawn; by default some convolutions.
-        channels: Of them; by default the first.
+        folder: Folder for the figures.
+        model: Model with the weights of the run's result, on any device.
+        data: Data set of the run, after `setup`.
+        log: Function that gets each figure's name and pixels, (H, W, 3), uint8, for example for TensorBoard.
+        layers: Names of the layers whose activations are drawn; by default some convolutions.
+        channels: Channels of these layers; by default the first ones.
     """
 
     folder: Path
@@ -62,17 +62,17 @@ class RunFigures:
         throughput: Sequence[tuple[int, int, float]],
         predictions: Mapping[str, Predictions],
     ) -> None:
-        """Draws what there is to draw; a figure that fails is told of, and the others are drawn all the same.
+        """Draws all figures that the run has data for; a figure that fails is reported, and the others are drawn.
 
         Args:
-            rows: Of metrics.csv.
-            best_epoch: From 0; `None` where none was chosen.
-            before: The metrics before training, where they were had.
-            losses: One a batch, shape (N,), float32.
-            batches: Of an epoch.
-            batch_size: Samples in a batch of all processes.
-            throughput: Epoch, samples and seconds of those that this process trained.
-            predictions: Of each split that is to be shown; validation's also gives the threshold of two classes.
+            rows: Rows of metrics.csv.
+            best_epoch: Number of the best epoch, from 0; `None` if no epoch was selected.
+            before: Metrics before training, if they were computed.
+            losses: Loss of each batch, shape (N,), float32.
+            batches: Number of batches in an epoch.
+            batch_size: Number of samples in a batch, over all processes.
+            throughput: Number, samples and seconds of each epoch that this process trained.
+            predictions: Predictions by split; those on validation also give the decision threshold for two classes.
         """
         start = time.monotonic()
         self.folder.mkdir(exist_ok=True)
@@ -106,9 +106,9 @@ class RunFigures:
             for figure in [figures] if isinstance(figures, Figure) else figures:
                 self.log(figure.name, figure.save(self.folder))
                 self.files.append(figure.file)
-        except OSError:  # a full disk is the run's affair
+        except OSError:  # a full disk also affects the other files of the run
             raise
-        except Exception as error:  # a user's network may do what no figure expects; the run's result stands
+        except Exception as error:  # a figure may not fit a user's network; the run's result stays valid
             self.failed[name] = f"{type(error).__name__}: {error}"
 
     def _pictures(self, stage: str) -> Callable[[np.ndarray], np.ndarray]:
@@ -122,7 +122,7 @@ class RunFigures:
         yield draw_samples(predictions, self.data.class_names, pictures)
 
     def _inputs(self, pictures: np.ndarray) -> Tensor:
-        """What the model is given for some images, on its device: (n, H, W, C) uint8 -> (n, C, H, W) float32."""
+        """Normalized images on the model's device: (n, H, W, C) uint8 -> (n, C, H, W) float32."""
         if self.data.mean is None or self.data.std is None:
             raise RuntimeError("The data set has not been set up.")
         scale, shift = scale_and_shift(self.data.mean, self.data.std)
@@ -144,8 +144,8 @@ class RunFigures:
             maps = draw_activations(self.model, self._inputs(first), first[0], names[0], self.layers, self.channels)
         if maps is not None:
             yield maps
-        wrong = np.flatnonzero(~correct)[: EXPLAINED // 2]
-        others = np.flatnonzero(correct)[: EXPLAINED - len(wrong)]
+        wrong = np.flatnonzero(~correct)[: MAX_EXPLAINED // 2]
+        others = np.flatnonzero(correct)[: MAX_EXPLAINED - len(wrong)]
         places = np.concatenate([wrong, others])
         titles = [describe(predictions, self.data.class_names, int(place)) for place in places]
         with in_evaluation(self.model):
@@ -155,7 +155,7 @@ class RunFigures:
             yield cam
 
     def lines(self, training_seconds: float) -> Iterator[str]:
-        """What was drawn, and what was not, a line each."""
+        """Lines about the figures that were drawn and those that failed."""
         share = f", {100 * self.seconds / training_seconds:.1f} % of the training time" if training_seconds > 60 else ""
         yield f"figures     {len(self.files)} in {self.folder} ({self.seconds:.1f} s{share})"
         for name, reason in self.failed.items():

@@ -1,4 +1,4 @@
-"""The page of several runs side by side: the first against each of the others."""
+"""Page of several runs side by side: the first run is compared with each of the others."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -6,12 +6,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from visionbench.evaluation.measures import confusion
-from visionbench.evaluation.paired import SOURCES, Paired, disagreements, in_order_of, pair
-from visionbench.evaluation.predictions import WORDS, Predictions
+from visionbench.evaluation.paired import SOURCES, Paired, disagreements, pair, reordered
+from visionbench.evaluation.predictions import SPLIT_TITLES, Predictions
 from visionbench.report import page
 from visionbench.report.page import Html, tag
 from visionbench.report.run_contents import ReportedRun, find_images, picture_of
-from visionbench.report.run_page import additional_metrics, interval_of, number, percent, short_class, title_of_data
+from visionbench.report.run_page import (
+    accuracy_interval,
+    additional_metrics,
+    number,
+    percent,
+    short_class,
+    title_of_data,
+)
 from visionbench.runs.compare import circumstances
 from visionbench.runs.folder import divergence
 from visionbench.runs.identity import comparable, flat
@@ -26,18 +33,18 @@ COLORS = (
     *("#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf"),
 )
 LETTERS = "ABCDEFGHIJ"
-# Rows of a table of samples.
-LISTED = 100
+# Largest number of rows in a table of samples.
+MAX_LISTED = 100
 ABSENT = "\N{EN DASH}"
 LEVEL = 0.05
 
 
-def page_of_several(reported: Sequence[ReportedRun], root: str | None) -> bytes:
-    """The whole file.
+def comparison_page(reported: Sequence[ReportedRun], root: str | None) -> bytes:
+    """Makes the page of several runs, a complete HTML file.
 
     Args:
-        reported: The runs; the first is compared with each other.
-        root: Where prepared data sets lie; by default where the runs had them.
+        reported: Runs to compare; the first is compared with each of the others.
+        root: Folder of prepared data sets; by default the ones that the runs used.
     """
     marks = [page.swatch(letter, color) for letter, color in zip(LETTERS, COLORS, strict=True)][: len(reported)]
     sections = [
@@ -47,8 +54,10 @@ def page_of_several(reported: Sequence[ReportedRun], root: str | None) -> bytes:
     ]
     for place in range(1, len(reported)):
         letters = (LETTERS[0], LETTERS[place])
-        heading = f"{letters[0]} against {letters[1]}"
-        parts = _against(reported[0], reported[place], letters, (COLORS[0], COLORS[place]), len(reported) - 1, root)
+        heading = f"{letters[0]} and {letters[1]}"
+        parts = _comparison_with(
+            reported[0], reported[place], letters, (COLORS[0], COLORS[place]), len(reported) - 1, root
+        )
         sections.append(page.section(f"{letters[0]}-{letters[1]}", heading, *parts))
     title = " and ".join(run.name for run in reported) if len(reported) == 2 else f"{len(reported)} runs side by side"
     below = [
@@ -58,7 +67,7 @@ def page_of_several(reported: Sequence[ReportedRun], root: str | None) -> bytes:
     return page.page(title, "Run report", page.join(below), sections)
 
 
-def _called(reported: Sequence[ReportedRun]) -> list[str]:
+def _labels(reported: Sequence[ReportedRun]) -> list[str]:
     return [f"{letter}  {run.name}" for letter, run in zip(LETTERS, reported, strict=False)]
 
 
@@ -80,18 +89,22 @@ def _summary(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator
     yield page.table((*head, *more), rows, range(1, len(head) + len(more)))
     accuracies = {
         name: (interval[0] / interval[1], interval[2], interval[3])
-        for name, run in zip(_called(reported), reported, strict=True)
-        if (interval := interval_of(run, "test")) is not None
+        for name, run in zip(_labels(reported), reported, strict=True)
+        if (interval := accuracy_interval(run, "test")) is not None
     }
     if len(accuracies) > 1:
-        colors = [color for run, color in zip(reported, COLORS, strict=False) if interval_of(run, "test") is not None]
         from visionbench.figures.comparison import draw_intervals  # here, since matplotlib comes with it
 
+        colors = [
+            color for run, color in zip(reported, COLORS, strict=False) if accuracy_interval(run, "test") is not None
+        ]
         figure = draw_intervals("Test accuracy with its 95 % interval (Wilson)", accuracies, colors)
-        words = "Each interval is of one run. Of runs on the same samples the paired test below says more."
-        yield page.figures([page.figure(picture_of(figure), "Test accuracy", words, alone=True)])
+        description = (
+            "Each interval is for one run. The paired test below is more sensitive for runs on the same samples."
+        )
+        yield page.figures([page.figure(picture_of(figure), "Test accuracy", description, alone=True)])
     absent = [
-        tag("li", f"{letter}: {words}") for letter, run in zip(LETTERS, reported, strict=False) for words in run.missing
+        tag("li", f"{letter}: {text}") for letter, run in zip(LETTERS, reported, strict=False) for text in run.missing
     ]
     if absent:
         yield page.note(tag("p", "Not in this report:"), tag("ul", *absent))
@@ -99,7 +112,7 @@ def _summary(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator
 
 def _numbers(run: ReportedRun, names: Sequence[str]) -> Iterator[Any]:
     metrics, report = run.metrics, run.report
-    interval = interval_of(run, "test")
+    interval = accuracy_interval(run, "test")
     yield percent(metrics["test/acc"]) if "test/acc" in metrics else ABSENT
     yield f"{100 * interval[2]:.2f} to {100 * interval[3]:.2f}" if interval is not None else ABSENT
     yield f"{interval[1]:,}" if interval is not None else ABSENT
@@ -115,18 +128,18 @@ def _numbers(run: ReportedRun, names: Sequence[str]) -> Iterator[Any]:
 
 
 def _curves(reported: Sequence[ReportedRun]) -> Iterator[Html]:
-    chosen = [(name, run.rows, color) for name, run, color in zip(_called(reported), reported, COLORS, strict=False)]
+    chosen = [(name, run.rows, color) for name, run, color in zip(_labels(reported), reported, COLORS, strict=False)]
     shown = [entry for entry in chosen if entry[1]]
     if not shown:
         yield tag("p", "No epoch of any run is finished.")
         return
-    yield tag("p", "Solid: validation; dashed: training, which dropout and augmentation make harder.")
+    yield tag("p", "Solid: validation; dashed: training, where dropout and augmentation lower the accuracy.")
     cards = []
-    for metric, words in (("loss", "Loss"), ("acc", "Accuracy")):
-        from visionbench.figures.comparison import draw_overlaid  # here, since matplotlib comes with it
+    from visionbench.figures.comparison import draw_overlaid  # here, since matplotlib comes with it
 
+    for metric, heading in (("loss", "Loss"), ("acc", "Accuracy")):
         figure = draw_overlaid(metric, {name: rows for name, rows, _ in shown}, [color for *_, color in shown])
-        cards.append(page.figure(picture_of(figure), words, "After each epoch, of all runs."))
+        cards.append(page.figure(picture_of(figure), heading, "After each epoch, for all runs."))
     yield page.figures(cards)
 
 
@@ -157,7 +170,7 @@ def _setting(settings: dict[str, Any], name: str) -> str:
     return text if len(text) <= 64 else f"{text[:12]}..."
 
 
-def _against(
+def _comparison_with(
     first: ReportedRun,
     other: ReportedRun,
     letters: tuple[str, str],
@@ -165,18 +178,18 @@ def _against(
     tests: int,
     root: str | None,
 ) -> Iterator[Html]:
-    """The first run against another: the paired test, what differs in confusion, and the samples where they part."""
+    """Comparison of two runs: paired test, difference of confusion matrices, and samples on which they disagree."""
     stage = next((s for s in ("test", "val") if s in first.predictions and s in other.predictions), None)
     if stage is None:
-        yield tag("p", "There is no split of which both runs have predictions, so that there is no paired test.")
+        yield tag("p", "The runs have no predictions on the same split, so that there is no paired test.")
         return
     one, two = first.predictions[stage], other.predictions[stage]
     if stage == "val":
         yield page.note(
             tag(
                 "p",
-                "Not both have test predictions, so that these are the validation's. The epochs were chosen by them: "
-                "what they say flatters, and not both runs equally.",
+                "Not both runs have test predictions, so that validation predictions are compared. The epochs were "
+                "selected on validation: the results are too optimistic, and not equally for both runs.",
             )
         )
     if first.class_names != other.class_names:
@@ -185,15 +198,15 @@ def _against(
         )
         return
     same_data = first.input_description.get("data") == other.input_description.get("data")
-    matched = in_order_of(one, two) if same_data else None
+    matched = reordered(one, two) if same_data else None
     if matched is None:
         yield tag(
             "p",
-            f"The runs were given different {WORDS[stage]} samples (other data, names or labels), so that there is no "
-            "paired test; the confusion matrices are compared by their shares.",
+            f"The runs have different {SPLIT_TITLES[stage]} samples (other data, names or labels), so that there is "
+            "no paired test; the confusion matrices are compared by their shares.",
         )
     else:
-        yield from _test(pair(one, matched), letters, WORDS[stage], first.item, tests)
+        yield from _test(pair(one, matched), letters, SPLIT_TITLES[stage], first.item, tests)
     classes = len(first.class_names)
     counts = tuple(confusion(predictions.labels, predictions.predicted, classes) for predictions in (one, two))
     from visionbench.figures.comparison import draw_confusion_difference  # here, since matplotlib comes with it
@@ -201,11 +214,12 @@ def _against(
     figure = draw_confusion_difference(
         stage, (counts[0], counts[1]), first.class_names, letters, colors, of_rows=matched is None
     )
-    words = (
-        f"{letters[1]} less {letters[0]}, a row for each true class. On the diagonal more is better, elsewhere less; a "
-        "cell has the color of the run that does better there."
+    description = (
+        f"{letters[1]} minus {letters[0]}, one row per true class. Larger is better on the diagonal, smaller is better "
+        "elsewhere; a cell has the color of the better run in it."
     )
-    yield page.figures([page.figure(picture_of(figure), "Difference of the confusion matrices", words, alone=True)])
+    heading = "Difference of the confusion matrices"
+    yield page.figures([page.figure(picture_of(figure), heading, description, alone=True)])
     if matched is not None:
         yield from _samples((first, other), (one, matched), letters, root)
 
@@ -214,9 +228,9 @@ def _test(paired: Paired, letters: tuple[str, str], stage: str, item: str, tests
     first, other = letters
     low, high = paired.interval()
     yield tag("h3", "Paired test")
-    head = ("", f"{other} right", f"{other} wrong")
+    head = ("", f"{other} correct", f"{other} wrong")
     rows = [
-        (f"{first} right", f"{paired.both:,}", f"{paired.only_first:,}"),
+        (f"{first} correct", f"{paired.both:,}", f"{paired.only_first:,}"),
         (f"{first} wrong", f"{paired.only_second:,}", f"{paired.neither:,}"),
     ]
     p = paired.p_value
@@ -228,7 +242,7 @@ def _test(paired: Paired, letters: tuple[str, str], stage: str, item: str, tests
         ),
         (
             "Difference",
-            f"{other} less {first}: {_points(paired.difference)} points "
+            f"{other} minus {first}: {_points(paired.difference)} points "
             f"(95 % interval {_points(low)} to {_points(high)})",
         ),
         ("McNemar, exact", f"p = {_p(p)}, two-sided"),
@@ -236,11 +250,11 @@ def _test(paired: Paired, letters: tuple[str, str], stage: str, item: str, tests
     yield tag("div", page.table(head, rows, (1, 2)), class_="square")
     yield tag("div", page.table((), facts), class_="facts")
     yield tag("p", _meaning(paired, letters, item))
-    note = f"{tests} such tests stand on this page, and p is not corrected for that. " if tests > 1 else ""
+    note = f"This page holds {tests} such tests, and p is not corrected for multiple tests. " if tests > 1 else ""
     yield tag(
         "p",
-        f"{note}The test speaks of these two trained models on these {stage} {item}s, not of the methods behind them: "
-        "another seed gives another model. To compare methods, train each with several seeds.",
+        f"{note}The test compares these two trained models on these {stage} {item}s, not the methods: another seed "
+        "gives another model. To compare methods, train each with several seeds.",
     )
     yield tag("p", f"Sources: {'; '.join(SOURCES)}.", class_="source")
 
@@ -259,20 +273,20 @@ def _p(p: float) -> str:
 
 
 def _meaning(paired: Paired, letters: tuple[str, str], item: str) -> str:
-    """The test's outcome in words."""
+    """Sentence that explains the result of the test."""
     first, other = letters
     discordant = paired.only_first + paired.only_second
     if not discordant:
-        return f"Both are right and wrong on the same {item}s: there is nothing that could tell them apart."
+        return f"Both runs are correct on the same {item}s, so that the test finds no difference."
     better, worse = (first, other) if paired.only_first > paired.only_second else (other, first)
-    counts = f"{first} alone is right on {counted(paired.only_first, item)}, {other} alone on {paired.only_second:,}. "
+    counts = f"Only {first} is correct on {counted(paired.only_first, item)}, only {other} on {paired.only_second:,}. "
     chance = (
-        f"If both were right equally often on {item}s like these, a split at least as uneven would come in "
+        f"If both were equally accurate on {item}s like these, so large a difference would occur in "
         f"{_often(paired.p_value)}"
     )
     if paired.p_value < LEVEL:
-        return f"{counts}{chance}: that {better} does better than {worse} here is hardly chance."
-    return f"{counts}{chance}: these {item}s do not tell the two apart, which does not show that they are equally good."
+        return f"{counts}{chance}: {better} is better than {worse} here, and chance is an unlikely explanation."
+    return f"{counts}{chance}: the test finds no difference, which does not show that both are equally good."
 
 
 def _often(p: float) -> str:
@@ -289,7 +303,7 @@ def _samples(
     letters: tuple[str, str],
     root: str | None,
 ) -> Iterator[Html]:
-    """What the one gets right and the other wrong, and the other way round."""
+    """Samples that only the one run predicts correctly, and samples that only the other does."""
     directions = [
         (predictions[0], predictions[1], (letters[0], letters[1]), disagreements(predictions[0], predictions[1])),
         (predictions[1], predictions[0], (letters[1], letters[0]), disagreements(predictions[1], predictions[0])),
@@ -299,12 +313,10 @@ def _samples(
         images, reason = find_images(both[0], predictions[0], root)
         if images is None:
             yield page.note(
-                tag(
-                    "p", f"The images are left out, since the data cannot be had here: {reason}. The samples are named."
-                )
+                tag("p", f"The images are not shown, since the data cannot be opened: {reason}. The samples are named.")
             )
     for correct, wrong, (one, other), places in directions:
-        heading = f"{one} right, {other} wrong"
+        heading = f"{one} correct, {other} wrong"
         if not len(places):
             yield tag("h3", heading)
             yield tag("p", f"No {both[0].item}.", class_="same")
@@ -317,8 +329,8 @@ def _samples(
         from visionbench.figures.comparison import draw_disagreements  # here, since matplotlib comes with it
 
         figure = draw_disagreements(correct, wrong, places, both[0].class_names, (one, other), images)
-        words = f"Below each name: what {other} took it for and how surely, and what it is, as {one} says."
-        yield page.figures([page.figure(picture_of(figure), f"{heading}: {len(places):,}", words, alone=True)])
+        description = f"Below each name: the class that {other} predicts, with its confidence, and the true class."
+        yield page.figures([page.figure(picture_of(figure), f"{heading}: {len(places):,}", description, alone=True)])
         yield page.fold(f"The {both[0].item}s by name", listed)
 
 
@@ -333,14 +345,14 @@ def _listed(
             names[wrong.predicted[n]],
             _confidence(wrong.confidence[n]),
         )
-        for n in places[:LISTED].tolist()
+        for n in places[:MAX_LISTED].tolist()
     ]
     one, other = letters
-    head = ("sample", f"true, as {one} says", "confidence", f"{other} says", "confidence")
+    head = ("sample", f"true, predicted by {one}", "confidence", f"predicted by {other}", "confidence")
     shown = page.table(head, rows, (2, 4))
-    if len(places) <= LISTED:
+    if len(places) <= MAX_LISTED:
         return shown
-    return page.join([shown, tag("p", f"The first {LISTED} of {len(places):,}.", class_="same")])
+    return page.join([shown, tag("p", f"The first {MAX_LISTED} of {len(places):,}.", class_="same")])
 
 
 def _confidence(confidence: float) -> str:

@@ -1,4 +1,4 @@
-"""HTML, built so that what is text stays text, and the frame and the looks of a report's page."""
+"""HTML elements with escaped text, and the layout and style of a report's page."""
 
 import base64
 import html
@@ -9,60 +9,60 @@ from typing import Any
 from visionbench.report.run_contents import Picture
 
 GENERATOR = "visionbench"
-# Elements that have no end.
+# Elements without an end tag.
 VOID = frozenset({"img", "meta", "link", "br"})
 
 
 class Html(str):
-    """Markup, as against text, which is escaped when it becomes a part of some."""
+    """Markup; any other text is escaped when it becomes part of markup."""
 
 
 def safe(content: Any) -> Html:
-    """Markup as it is; anything else as text that means itself."""
+    """Markup unchanged; anything else as escaped text."""
     return content if isinstance(content, Html) else Html(html.escape(str(content)))
 
 
 def join(parts: Iterable[Any]) -> Html:
-    """One piece after the other."""
+    """Joins pieces of markup or text."""
     return Html("".join(map(safe, parts)))
 
 
 def tag(element: str, /, *content: Any, **attributes: Any) -> Html:
-    """An element.
+    """Makes an element.
 
     Args:
-        element: Such as `p`.
-        content: Markup or text.
-        attributes: Its own; a name may end in an underscore, and one that is `None` is left out.
+        element: Name of the element, such as `p`.
+        content: Markup or text inside of the element.
+        attributes: Attributes of the element; a name may end in an underscore, and a value of `None` is omitted.
     """
-    words = "".join(
+    attribute_text = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
-    start = f"<{element}{words}>"
+    start = f"<{element}{attribute_text}>"
     return Html(start if element in VOID else f"{start}{join(content)}</{element}>")
 
 
 def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], numbers: Iterable[int] = ()) -> Html:
-    """A table in a box of its own, in which it can be moved sideways.
+    """Makes a table in a box that scrolls sideways.
 
     Args:
-        head: The names of the columns; empty for none.
-        rows: The first cell of each names the row.
-        numbers: The places of the columns that hold numbers.
+        head: Names of the columns; empty for a table without a head.
+        rows: Rows of cells; the first cell names the row.
+        numbers: Indices of the columns that hold numbers.
     """
     number_columns = set(numbers)
 
     def cells(row: Sequence[Any], first: str, others: str) -> Html:
         return join(
             tag(
-                first if place == 0 else others,
+                first if column == 0 else others,
                 cell,
-                class_="number" if place in number_columns else None,
-                scope=("col" if others == "th" else "row" if place == 0 else None),
+                class_="number" if column in number_columns else None,
+                scope=("col" if others == "th" else "row" if column == 0 else None),
             )
-            for place, cell in enumerate(row)
+            for column, cell in enumerate(row)
         )
 
     body = tag("tbody", *(tag("tr", cells(row, "th", "td")) for row in rows))
@@ -70,25 +70,25 @@ def table(head: Sequence[Any], rows: Iterable[Sequence[Any]], numbers: Iterable[
     return tag("div", tag("table", top, body), class_="wide", tabindex="0")
 
 
-def figure(picture: Picture, heading: str, words: str, alone: bool = False) -> Html:
-    """A picture on a white card with a heading.
+def figure(picture: Picture, heading: str, description: str, alone: bool = False) -> Html:
+    """Makes a white card with a heading, a description and a picture.
 
     Args:
-        picture: The file, which is written into the page.
-        heading: Above it.
-        words: What it shows, for those who do not see it, and below the heading for those who do.
-        alone: Whether it has a line to itself.
+        picture: Picture, which is embedded in the page.
+        heading: Heading above the picture.
+        description: Text below the heading; also the alternative text of the picture.
+        alone: Whether the card has a line of its own.
     """
     data = base64.b64encode(picture.content).decode("ascii")
     image = tag(
         "img",
         src=f"data:{picture.media_type};base64,{data}",
-        alt=f"{heading}. {words}".strip(),
+        alt=f"{heading}. {description}".strip(),
         width=picture.width,
         height=picture.height,
         style=f"--width: {picture.width}px",
     )
-    caption = tag("figcaption", tag("h3", heading), tag("p", words) if words else "")
+    caption = tag("figcaption", tag("h3", heading), tag("p", description) if description else "")
     return tag(
         "figure",
         caption,
@@ -99,38 +99,38 @@ def figure(picture: Picture, heading: str, words: str, alone: bool = False) -> H
 
 
 def figures(parts: Iterable[Html]) -> Html:
-    """Cards beside one another, as there is room."""
+    """Puts cards side by side, as many as fit."""
     return tag("div", *parts, class_="figures")
 
 
 def section(key: str, heading: str, *content: Any) -> tuple[str, str, Html]:
-    """A part of the page: its anchor, its heading and the whole of it."""
+    """Makes a section of the page: its anchor, its heading and its markup."""
     return key, heading, tag("section", tag("h2", heading), *content, id=key)
 
 
 def note(*content: Any, kind: str = "") -> Html:
-    """A few words that are not to be missed."""
+    """Makes a highlighted note."""
     return tag("div", *content, class_=f"note {kind}".strip(), role="note")
 
 
 def fold(summary: str, *content: Any) -> Html:
-    """What is shown when it is asked for."""
+    """Makes content that is hidden until the reader opens it."""
     return tag("details", tag("summary", summary), *content)
 
 
 def swatch(letter: str, color: str) -> Html:
-    """A run's letter with its color."""
+    """Makes a mark of a run: its letter and its color."""
     return tag("span", tag("i", style=f"background: {color}"), letter, class_="swatch")
 
 
 def page(title: str, above: str, below: Any, sections: Sequence[tuple[str, str, Html]]) -> bytes:
-    """The whole file.
+    """Makes the complete HTML file.
 
     Args:
-        title: Of the page.
-        above: A line above the title.
-        below: Beneath it.
-        sections: As `section` gives them.
+        title: Title of the page.
+        above: Line above the title.
+        below: Content below the title.
+        sections: Sections made by `section`.
     """
     version = importlib.metadata.version("visionbench")
     head = join(
@@ -139,7 +139,7 @@ def page(title: str, above: str, below: Any, sections: Sequence[tuple[str, str, 
             tag("meta", name="generator", content=f"{GENERATOR} {version}"),
             tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
             tag("meta", name="color-scheme", content="light dark"),
-            # The browser itself sees to it that nothing is loaded from anywhere and nothing runs.
+            # The browser enforces that the page loads nothing and runs no script.
             tag(
                 "meta",
                 http_equiv="Content-Security-Policy",
@@ -156,7 +156,7 @@ def page(title: str, above: str, below: Any, sections: Sequence[tuple[str, str, 
             tag("header", tag("p", above, class_="above"), tag("h1", title), tag("div", below, class_="below")),
             tag("nav", *links, aria_label="Parts of this page") if len(links) > 1 else "",
             tag("main", *(content for *_, content in sections)),
-            tag("footer", tag("p", f"Written by visionbench {version}. This file holds all that it shows.")),
+            tag("footer", tag("p", f"Written by visionbench {version}. This file contains everything that it shows.")),
         ]
     )
     text = f'<!DOCTYPE html>\n<html lang="en">\n<head>{head}</head>\n<body>\n{body}\n</body>\n</html>\n'
@@ -210,7 +210,7 @@ section { margin-top: 3rem; }
 .result div:first-child .value { font-size: clamp(2.6rem, 9vw, 3.6rem); line-height: 1.05; font-weight: 650; }
 .result .words { color: var(--soft); font-size: .85rem; line-height: 1.45; }
 .wide { overflow-x: auto; margin: 0 0 1.25rem; border: 1px solid var(--line); border-radius: 8px;
-  /* A shadow at an edge beyond which there is more; what scrolls along covers it at the end. */
+  /* A shadow at each edge behind which content is hidden; a background that scrolls covers it at the end. */
   background: linear-gradient(90deg, var(--paper) 40%, transparent) left / 2.5rem 100% no-repeat local,
     linear-gradient(270deg, var(--paper) 40%, transparent) right / 2.5rem 100% no-repeat local,
     linear-gradient(90deg, var(--shade), transparent) left / .8rem 100% no-repeat scroll,
@@ -257,7 +257,7 @@ footer { margin-top: 4rem; padding-top: 1rem; border-top: 1px solid var(--line);
   .result { grid-template-columns: 1fr 1fr; gap: 1.1rem 1rem; }
   .figures { display: block; }
   figure, figure.alone { margin: 0 0 1.75rem; width: auto; }
-  /* Words in a picture stay legible: it is not made smaller than seven tenths, but moved sideways in its card. */
+  /* Text in a picture stays legible: the picture shrinks to 0.7 at most and scrolls sideways in its card. */
   .card img { max-width: none; width: max(min(100%, var(--width)), calc(.7 * var(--width))); }
   .facts table, .facts tbody, .facts tr, .facts th, .facts td { display: block; width: auto; }
   .facts th { padding-bottom: 0; font-size: .8rem; }

@@ -1,4 +1,4 @@
-"""What a run's folder holds, as far as it holds it."""
+"""Contents of a run folder for a report; every part may be absent."""
 
 import contextlib
 import re
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure's file.
+    """File of a figure.
 
     Attributes:
-        name: Without the ending.
-        content: The bytes of a PNG or an SVG file.
-        width: In CSS pixels, as it was drawn.
-        height: In CSS pixels.
+        name: File name without its suffix.
+        content: Content of the PNG or SVG file.
+        width: Width of the picture in CSS pixels.
+        height: Height of the picture in CSS pixels.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Picture:
 
     @property
     def media_type(self) -> str:
-        """Of the content."""
+        """Media type of the content."""
         return "image/png" if self.content.startswith(b"\x89PNG") else "image/svg+xml"
 
 
@@ -51,18 +51,18 @@ class ReportedRun:
     """A run, finished or not.
 
     Attributes:
-        folder: As it was given.
-        config: What config.yaml says.
-        status: How the run ended.
-        test_openings: How often its test samples were evaluated.
-        report: Content of run.json; empty where the file is absent.
-        input_description: Content of input.json; empty where the file is absent.
-        rows: Of metrics.csv: numbers by name.
-        predictions: By split, `test` and `val`.
-        pictures: The figures of its end, in their order.
-        figure_numbers: What figures.json says.
-        untrained: Metrics before training, where they were had.
-        missing: What could be there and is not, a sentence each.
+        folder: Run folder as the user wrote it.
+        config: Content of config.yaml.
+        status: Ending of the run.
+        test_openings: Number of times that the test samples were evaluated.
+        report: Content of run.json; empty if the file is absent.
+        input_description: Content of input.json; empty if the file is absent.
+        rows: Rows of metrics.csv: numbers by name.
+        predictions: Predictions by split, `test` and `val`.
+        pictures: Figures drawn after training, in their order.
+        figure_numbers: Content of figures.json.
+        untrained: Metrics before training, if they were computed.
+        missing: Sentences about parts of the report that the run folder does not hold.
     """
 
     folder: Path
@@ -80,41 +80,41 @@ class ReportedRun:
 
     @property
     def name(self) -> str:
-        """What a run is called: cnn/version_0."""
+        """Name of the run: cnn/version_0."""
         folder = self.folder.resolve()
         return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("version_") else folder.name
 
     @property
     def finished(self) -> bool:
-        """Whether it has come to its end."""
+        """Whether the run has the status finished."""
         return self.status == "finished"
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """One a label; empty where they are not known."""
+        """Names of the classes, in the order of the labels; empty if they are not known."""
         return tuple(self.input_description.get("class_names", ()))
 
     @property
     def has_images(self) -> bool:
-        """Whether its samples are images, not rows of a table."""
+        """Whether the samples are images, not rows of a table."""
         return len(self.input_description.get("input_shape", ())) == 3
 
     @property
     def item(self) -> str:
-        """What a sample is called."""
+        """Word for one sample: image or row."""
         return "image" if self.has_images or not self.input_description else "row"
 
     @property
     def metrics(self) -> dict[str, float | None]:
-        """The final ones; `None` is a value that is not a number."""
+        """Final metrics; `None` stands for a value that is not a number."""
         return self.report.get("metrics") or {}
 
     def init_args(self, part: str) -> dict[str, Any]:
-        """The arguments of its `model` or `data`."""
+        """Arguments of the `model` or the `data` of the run."""
         return self.config[part].get("init_args") or {}
 
     def count(self, stage: str) -> int | None:
-        """Samples of a split, where that is known."""
+        """Number of samples of a split, if it is known."""
         if stage in self.predictions:
             return len(self.predictions[stage])
         numbers = self.figure_numbers.get(stage)
@@ -122,10 +122,10 @@ class ReportedRun:
 
 
 def read_run(folder: Path) -> ReportedRun:
-    """Reads all of a run that a report shows.
+    """Reads everything that a report shows of a run.
 
     Raises:
-        UserError: It is no run, or one of its files is not as the run wrote it.
+        UserError: The folder is not a run folder, or one of its files is damaged.
     """
     files = RunFolder(folder)
     run = ReportedRun(
@@ -150,14 +150,11 @@ def read_run(folder: Path) -> ReportedRun:
     _read_pictures(run)
     command = f"visionbench repeat {shlex.quote(str(folder))} --figures final"
     if run.finished and not run.figure_numbers and not run.predictions:
-        run.missing.append(
-            f"There are neither figures nor predictions, as of a run with --figures none; {command} runs it again with "
-            "both."
-        )
+        run.missing.append(f"The run has neither figures nor predictions; {command} repeats the run with both.")
     elif run.finished and not run.figure_numbers:
-        run.missing.append(f"There are no figures; {command} runs it again with them.")
+        run.missing.append(f"The run has no figures; {command} repeats the run with figures.")
     elif run.finished and not run.predictions:
-        run.missing.append(f"There are no predictions; {command} runs it again and keeps them.")
+        run.missing.append(f"The run has no predictions; {command} repeats the run and keeps its predictions.")
     return run
 
 
@@ -180,7 +177,7 @@ def _size(content: bytes) -> tuple[int, int]:
     """Width and height of a picture in CSS pixels.
 
     Raises:
-        ValueError: It is neither PNG nor SVG.
+        ValueError: The picture is neither PNG nor SVG.
     """
     if content.startswith(b"\x89PNG"):
         with Image.open(BytesIO(content)) as image:
@@ -194,37 +191,39 @@ def _size(content: bytes) -> tuple[int, int]:
 
 
 def picture_of(figure: "Figure") -> Picture:
-    """A figure that has just been drawn, as the file that it would be."""
+    """Picture of a figure that is not written to a file."""
     content = figure.picture()[1]
     return Picture(figure.name, content, *_size(content))
 
 
 def find_images(run: ReportedRun, predictions: Predictions, root: str | None) -> "tuple[Images | None, str]":
-    """The images that predictions were made of, from the run's prepared store; nothing is fetched or prepared for it.
+    """Finds the images of predictions in the prepared store of the run; nothing is fetched or prepared.
 
     Args:
-        run: The run.
-        predictions: Of its test or validation split.
-        root: Where prepared data sets lie; by default where the run had them.
+        run: Run that made the predictions.
+        predictions: Predictions on the test or validation split.
+        root: Folder of prepared data sets; by default the one that the run used.
 
     Returns:
-        What gives the images, or `None` and why they cannot be had.
+        A function that returns the images and an empty text, or `None` and the reason why there are no images.
     """
     try:
         with quiet_libraries(), contextlib.redirect_stdout(sys.stderr):
             data = _open_data(run, root)
             if run.finished and data.data_digest() != run.report.get("data_digest"):
-                return None, f"{data.title} in {data.store_folder()} is not what the run was trained on"
+                return None, f"{data.title} in {data.store_folder()} is not the data of the run"
             split = data.splits[predictions.stage]
             images = data.open_store(check_source=False).arrays[f"{split.part}-images"]
             names = [data.sample_name(split.part, int(place)) for place in split.index[: len(predictions)]]
-    except Exception as error:  # a data set may be a user's own, and the page is to come all the same: it says why
+    except (
+        Exception
+    ) as error:  # for example of a user's data set; the page is written without images and gives the reason
         if isinstance(error, MemoryError):
             raise
         cause = first_user_error(error) or root_cause(error)
         return None, one_line(cause).rstrip(".")
     if names != list(predictions.names):
-        return None, "its samples have other names than those that were predicted"
+        return None, "the names of its samples are not those of the predictions"
     return lambda places: np.stack([images[place] for place in split.index[places]]), ""
 
 
@@ -239,11 +238,11 @@ def _open_data(run: ReportedRun, root: str | None) -> "VisionDataModule":
     with watched_parsing(lambda line: None):
         config = parser.parse_args([*options, *(["--data.root", root] if root is not None else [])])
     data = make_data(parser, config, run.config)
-    data.offline = True  # what has changed is not prepared again, nothing is fetched
+    data.offline = True  # a changed source is not prepared again, and nothing is fetched
     if not data.store_folder().exists():
         raise UserError(f"{data.title} is not prepared in {data.root}; give the folder that holds it with --root.")
     if run.has_images and data.mean is None and data.std is None:
-        # As the run found them: they are a part of the digest, and need not be computed anew.
+        # The values of the run, which are part of the digest and need not be computed again.
         data.mean, data.std = run.input_description.get("mean"), run.input_description.get("std")
     data.prepare_data()
     data.setup()

@@ -10,7 +10,7 @@ import yaml
 from visionbench.classes import defaults_of
 from visionbench.evaluation.intervals import wilson_interval
 from visionbench.evaluation.measures import class_scores, confused_pairs, confusion
-from visionbench.evaluation.predictions import WORDS
+from visionbench.evaluation.predictions import SPLIT_TITLES
 from visionbench.report import page
 from visionbench.report.page import Html, tag
 from visionbench.report.run_contents import ReportedRun, picture_of
@@ -19,90 +19,90 @@ from visionbench.runs.identity import DATA_ASIDE
 from visionbench.text import counted, duration
 
 NOT_A_NUMBER = "not a number"
-# Rows of a table that has one for each class; of more classes it shows those with the lowest score.
-CLASSES = 40
+# Largest number of rows in a table with one row per class; of more classes, those with the lowest score are shown.
+MAX_CLASSES = 40
 
-# Figures by the ends of their names: where they stand, what they are called and what is seen on them.
+# Figures by name (without the split): part of the page, heading and description.
 COURSE, SPLIT, NETWORK = "course", "split", "network"
-KNOWN: dict[str, tuple[str, str, str]] = {
+FIGURES: dict[str, tuple[str, str, str]] = {
     "learning-curves": (
         COURSE,
         "Learning curves",
-        "Loss and accuracy after each epoch; dashed: the epoch that was kept.",
+        "Loss and accuracy after each epoch; dashed: the epoch whose weights are the result.",
     ),
-    "step-losses": (COURSE, "Loss of the steps", "What was minimized, against the training samples seen."),
-    "throughput": (COURSE, "Throughput", "Samples a second in each epoch's training."),
+    "step-losses": (COURSE, "Loss of the steps", "Minimized loss against the number of training samples seen."),
+    "throughput": (COURSE, "Throughput", "Training samples per second in each epoch."),
     "accuracy": (SPLIT, "Accuracy of each class", "Each with its 95 % interval (Wilson)."),
-    "confusion": (SPLIT, "Confusion matrix", "How often each true class (row) was taken for each class (column)."),
+    "confusion": (SPLIT, "Confusion matrix", "Number of samples by true class (row) and predicted class (column)."),
     "confusion-shares": (SPLIT, "Confusion matrix, in percent", "Each row sums to 100: shares of the true class."),
-    "confused-pairs": (SPLIT, "Most confused classes", "The mistakes that came most often."),
+    "confused-pairs": (SPLIT, "Most confused classes", "The most frequent errors."),
     "scores": (SPLIT, "Scores of each class", "Precision, recall and F1."),
     "reliability": (
         SPLIT,
         "Calibration",
-        "How often the model is right where it is how sure; on the diagonal both agree.",
+        "Accuracy against confidence; on the diagonal both are equal.",
     ),
-    "roc": (SPLIT, "ROC curve", "True against false positives, over all thresholds."),
+    "roc": (SPLIT, "ROC curve", "True positive rate against false positive rate, over all thresholds."),
     "precision-recall": (SPLIT, "Precision and recall", "Over all thresholds."),
-    "errors": (SPLIT, "Wrong predictions", "Those that the model was most sure of."),
-    "samples": (SPLIT, "Samples", "Spread evenly over the split: green is right, red is wrong."),
+    "errors": (SPLIT, "Wrong predictions", "The errors with the highest confidence."),
+    "samples": (SPLIT, "Samples", "Spread evenly over the split: green is correct, red is wrong."),
     "network": (NETWORK, "Layers", "Each with its output, its parameters and its operations."),
-    "first-filters": (NETWORK, "First filters", "What the first layer looks for."),
-    "activations": (NETWORK, "Activations", "What some layers make of one image."),
-    "grad-cam": (NETWORK, "Grad-CAM", "Where in an image the predicted class is seen."),
+    "first-filters": (NETWORK, "First filters", "Weights of the first layer."),
+    "activations": (NETWORK, "Activations", "Output of some layers for one image."),
+    "grad-cam": (NETWORK, "Grad-CAM", "Areas of each image that support the predicted class."),
 }
 
 
-def page_of_one(run: ReportedRun) -> bytes:
-    """The whole file."""
+def run_page(run: ReportedRun) -> bytes:
+    """Makes the page of one run, a complete HTML file."""
     sections = [
         page.section("result", "Result", *_result(run)),
         page.section("facts", "What was run", _facts(run)),
     ]
     placed = _placed(run)
     if course := list(_course(run, placed)):
-        sections.append(page.section("training", "Course of training", *course))
+        sections.append(page.section("training", "Training", *course))
     main = next((stage for stage in ("test", "val") if stage in run.predictions), None)
     stages = {stage for stage, kind in placed if kind == SPLIT}
     for stage in ("test", "val", "train"):
         if stage == main or stage in stages:
-            words = {"test": "Test", "val": "Validation", "train": "Training samples"}[stage]
-            sections.append(page.section(stage, words, *_split(run, stage, placed)))
+            heading = {"test": "Test", "val": "Validation", "train": "Training samples"}[stage]
+            sections.append(page.section(stage, heading, *_split(run, stage, placed)))
     if of_network := placed.get(("", NETWORK)):
         sections.append(page.section("network", "Network", page.figures(of_network)))
     if others := placed.get(("", "")):
         sections.append(page.section("more", "More figures", page.figures(others)))
     sections.append(page.section("config", "Configuration", *_configuration(run)))
-    return page.page(run.name, "Run report", tag("p", in_a_sentence(run)), sections)
+    return page.page(run.name, "Run report", tag("p", one_sentence(run)), sections)
 
 
-def in_a_sentence(run: ReportedRun) -> str:
-    """Which model was trained on which data."""
+def one_sentence(run: ReportedRun) -> str:
+    """Sentence that names the model and the data."""
     return f"{short_class(run.config['model'])} on {title_of_data(run)}" + ("" if run.finished else f", {run.status}")
 
 
 def title_of_data(run: ReportedRun) -> str:
-    """The data set's name."""
+    """Name of the run's data set."""
     return str(run.input_description.get("title") or short_class(run.config["data"]))
 
 
 def short_class(spec: Mapping[str, Any]) -> str:
-    """The name of a class without its module."""
+    """Name of a class without its module."""
     return str(spec.get("class_path", "")).rpartition(".")[2]
 
 
 def percent(share: float | None) -> str:
-    """A share with two digits; `None` is not a number."""
+    """Text of a share with two digits; `None` stands for not a number."""
     return NOT_A_NUMBER if share is None else f"{100 * share:.2f} %"
 
 
 def number(value: float | None) -> str:
-    """A loss with four digits; `None` is not a number."""
+    """Text of a loss with four digits; `None` stands for not a number."""
     return NOT_A_NUMBER if value is None else f"{value:.4f}"
 
 
-def interval_of(run: ReportedRun, stage: str) -> tuple[int, int, float, float] | None:
-    """Correct samples, all samples and the Wilson interval of the accuracy; `None` where these are not known."""
+def accuracy_interval(run: ReportedRun, stage: str) -> tuple[int, int, float, float] | None:
+    """Correct samples, all samples and the Wilson interval of the accuracy; `None` if these are not known."""
     accuracy, count = run.metrics.get(f"{stage}/acc"), run.count(stage)
     if accuracy is None or not count:
         return None
@@ -116,17 +116,17 @@ def additional_metrics(run: ReportedRun) -> list[str]:
     return [name for stage in ("test/", "val/") for name in run.metrics if name.startswith(stage) and name not in usual]
 
 
-def kept_epoch(run: ReportedRun) -> tuple[str, str]:
-    """Which epoch's weights are the result, and why."""
+def epoch_kept(run: ReportedRun) -> tuple[str, str]:
+    """Epoch whose weights are the result, and the reason."""
     epoch, epochs = run.report.get("best_epoch"), run.report.get("epochs")
-    which = f"{epoch + 1} of {epochs}" if epoch is not None else f"the last of {epochs}"
+    number = f"{epoch + 1} of {epochs}" if epoch is not None else f"the last of {epochs}"
     objective = run.config.get("objective") or {}
     metric = objective.get("metric") if isinstance(objective, dict) else None
     if not any(name.startswith("val/") for name in run.metrics) or metric is None:
-        return which, "The last one; nothing was validated."
+        return number, "The last epoch, since there was no validation."
     mode = objective.get("mode") or {"val/loss": "min", "val/acc": "max"}.get(metric)
     best = {"min": "the lowest", "max": "the highest"}.get(str(mode), "the best")
-    return which, f"The one with {best} {metric}."
+    return number, f"The epoch with {best} {metric}."
 
 
 def _result(run: ReportedRun) -> Iterator[Html]:
@@ -142,21 +142,21 @@ def _result(run: ReportedRun) -> Iterator[Html]:
     if test is not None and np.array_equal(test.predicted, test.labels):
         yield page.note(tag("p", f"No wrong prediction among the {len(test):,} test {run.item}s."))
     if run.missing:
-        yield page.note(tag("p", "Not in this report:"), tag("ul", *(tag("li", words) for words in run.missing)))
+        yield page.note(tag("p", "Not in this report:"), tag("ul", *(tag("li", sentence) for sentence in run.missing)))
 
 
-def _value(name: str, value: str, words: str) -> Html:
-    return tag("div", tag("dt", name), tag("dd", value, class_="value"), tag("dd", words, class_="words"))
+def _value(name: str, value: str, explanation: str) -> Html:
+    return tag("div", tag("dt", name), tag("dd", value, class_="value"), tag("dd", explanation, class_="words"))
 
 
 def _values(run: ReportedRun) -> Iterator[tuple[str, str, str]]:
-    """Name, value and explanation of what came out, the most important first."""
+    """Name, value and explanation of each result, the most important first."""
     metrics = run.metrics
     if not run.finished:
         last = run.rows[-1] if run.rows else {}
         for name, word in (("val/acc", "Validation accuracy"), ("train/acc", "Training accuracy")):
             if name in last:
-                yield word, percent(last[name]), f"After epoch {last['epoch'] + 1}, the last that is finished."
+                yield word, percent(last[name]), f"After epoch {last['epoch'] + 1}, the last one that is finished."
         if not run.rows:
             yield "Result", "none", "No epoch is finished."
         return
@@ -168,31 +168,30 @@ def _values(run: ReportedRun) -> Iterator[tuple[str, str, str]]:
         yield "Test accuracy", "none", _why_no_test(run)
     if "val/acc" in metrics:
         count = run.count("val")
-        of = (
-            f"Of {count:,} {run.item}s, by which the epoch was chosen: " if count else "By which the epoch was chosen: "
-        )
-        yield "Validation accuracy", percent(metrics["val/acc"]), f"{of}it flatters a little."
+        samples = f"On {counted(count, run.item)}. " if count else ""
+        explanation = f"{samples}Slightly too optimistic, since the epoch was selected on validation."
+        yield "Validation accuracy", percent(metrics["val/acc"]), explanation
     for name in additional_metrics(run):
         stage, _, metric = name.partition("/")
         yield f"{'Test' if stage == 'test' else 'Validation'} {metric}", number(metrics[name]), ""
-    yield "Epoch kept", *kept_epoch(run)
+    yield "Epoch kept", *epoch_kept(run)
     yield "Training time", duration(run.report.get("seconds") or 0), f"On {run.report.get('device')}."
 
 
 def _interval_in_words(run: ReportedRun) -> str:
-    interval = interval_of(run, "test")
+    interval = accuracy_interval(run, "test")
     if interval is None:
-        return "Without the number of test samples, which the predictions tell, there is no interval."
+        return "No interval, since the number of test samples is not known without predictions."
     correct, count, low, high = interval
     return (
-        f"95 % interval {100 * low:.2f} to {100 * high:.2f} % (Wilson); {correct:,} of {count:,} test {run.item}s are "
-        "right."
+        f"95 % interval {100 * low:.2f} to {100 * high:.2f} % (Wilson); {correct:,} of "
+        f"{counted(count, f'test {run.item}')} {'are' if correct != 1 else 'is'} correct."
     )
 
 
 def _why_no_test(run: ReportedRun) -> str:
     if "test_as_validation" in (run.config.get("allow") or []):
-        return f"The official test {run.item}s were the validation split (allow), so that nothing is left to test on."
+        return f"The official test {run.item}s were the validation split (allow), so there is no test split."
     return f"The run was not tested; visionbench test {shlex.quote(str(run.folder))} tests it."
 
 
@@ -206,23 +205,23 @@ def _all_facts(run: ReportedRun) -> Iterator[tuple[str, Any]]:
     classes = f", {len(run.class_names)} classes" if run.class_names else ""
     inputs = f": {f'{run.item}s of {shape}' if run.has_images else f'{shape} features'}" if shape else ""
     yield "Data", title_of_data(run) + inputs + classes
-    aside = DATA_ASIDE | {"batch_size"}
-    usual = defaults_of("visionbench.data.base.VisionDataModule")
-    own = {
+    excluded = DATA_ASIDE | {"batch_size"}
+    defaults = defaults_of("visionbench.data.base.VisionDataModule")
+    chosen = {
         name: value
         for name, value in run.init_args("data").items()
-        if name not in aside and value not in (None, [], usual.get(name))
+        if name not in excluded and value not in (None, [], defaults.get(name))
     }
-    yield "Data settings", ", ".join(f"{name} {_in_words(value)}" for name, value in own.items())
+    yield "Data settings", ", ".join(f"{name} {_value_text(value)}" for name, value in chosen.items())
     yield "Model", short_class(run.config["model"])
     if "parameters" in report:
-        trained = report.get("trainable", report["parameters"])
-        frozen = f", of which {trained:,} are trained" if trained < report["parameters"] else ""
+        trainable = report.get("trainable", report["parameters"])
+        frozen = f", of which {trainable:,} are trainable" if trainable < report["parameters"] else ""
         yield "Parameters", f"{report['parameters']:,}{frozen}"
     if (operations := run.figure_numbers.get("operations_an_input")) is not None:
         yield (
             "Operations",
-            f"{operations:,} floating-point operations an input, two for each multiplication with its sum",
+            f"{operations:,} floating-point operations per input (a multiplication with its addition counts as two)",
         )
     if (start := report.get("start")) is not None:
         yield "Started from", start.get("file")
@@ -231,13 +230,13 @@ def _all_facts(run: ReportedRun) -> Iterator[tuple[str, Any]]:
     yield "Precision", report.get("precision") or run.config["trainer"].get("precision")
     yield "Seed", str(run.config.get("seed_everything"))
     if "seconds" in report:
-        yield "Training time", f"{report['seconds']:,.1f} s for {report.get('epochs')} epochs"
+        yield "Training time", f"{report['seconds']:,.1f} s for {counted(report.get('epochs') or 0, 'epoch')}"
     if resumed := report.get("resumed"):
-        yield "Resumed", f"{len(resumed)} time{'s' * (len(resumed) != 1)}"
+        yield "Resumed", counted(len(resumed), "time")
     if nondeterministic := report.get("nondeterministic"):
-        yield "Not repeatable", "; ".join(map(str, nondeterministic))
+        yield "Nondeterministic", "; ".join(map(str, nondeterministic))
     if (git := report.get("git")) is not None:
-        yield "Commit", f"{git['commit'][:12]}{', with changes that are not committed' if git.get('changed') else ''}"
+        yield "Commit", f"{git['commit'][:12]}{', with uncommitted changes' if git.get('changed') else ''}"
     digests = {"configuration": "config_digest", "data": "data_digest", "code": "code", "weights": "weights_digest"}
     if run.test_openings:
         yield f"Test {run.item}s", f"opened {counted(run.test_openings, 'time')} by this run"
@@ -248,14 +247,14 @@ def _all_facts(run: ReportedRun) -> Iterator[tuple[str, Any]]:
     yield "Folder", tag("code", str(run.folder))
 
 
-def _in_words(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if isinstance(value, Mapping) and "class_path" in value:
         return short_class(value)
-    return ", ".join(map(_in_words, value)) if isinstance(value, list) else str(value)
+    return ", ".join(map(_value_text, value)) if isinstance(value, list) else str(value)
 
 
 def _plan(run: ReportedRun) -> str:
-    """Loss, optimizer, learning rate, schedule, epochs and size of a batch, as far as the configuration says them."""
+    """Loss, optimizer, learning rate, schedule, epochs and batch size, as far as the configuration states them."""
     model, trainer = run.init_args("model"), run.config["trainer"]
     optimizer, scheduler = model.get("optimizer"), model.get("lr_scheduler")
     parts = []
@@ -269,33 +268,33 @@ def _plan(run: ReportedRun) -> str:
         after = "optimizer step" if model.get("lr_interval") == "step" else "epoch"
         parts.append(f"{short_class(scheduler)}{arguments} after each {after}")
     if trainer.get("max_epochs") is not None:
-        parts.append(f"at most {trainer['max_epochs']} epochs")
+        parts.append(f"at most {counted(trainer['max_epochs'], 'epoch')}")
     if (size := run.init_args("data").get("batch_size")) is not None:
         parts.append(f"batches of {size}")
     return ", ".join(parts)
 
 
 def _not_defaults(scheduler: Mapping[str, Any]) -> dict[str, Any]:
-    """A scheduler's arguments, without those of torch's that have their default."""
+    """Arguments of a scheduler; for a class of torch, without those that equal its defaults."""
     arguments = dict(scheduler.get("init_args") or {})
     if not str(scheduler.get("class_path")).startswith("torch.optim."):
-        return arguments  # a user's own module is not imported for it
+        return arguments  # a user's module is not imported for its defaults
     defaults = defaults_of(str(scheduler["class_path"]))
     return {name: value for name, value in arguments.items() if value != defaults.get(name)}
 
 
 def _placed(run: ReportedRun) -> dict[tuple[str, str], list[Html]]:
-    """The figures by split and kind, in their order."""
+    """Figures by split and part of the page, in their order."""
     placed: dict[tuple[str, str], list[Html]] = {}
     for picture in run.pictures:
         stage, _, kind = picture.name.partition("-")
-        if stage in WORDS and kind in KNOWN and KNOWN[kind][0] == SPLIT:
-            where, heading, words = KNOWN[kind]
-        elif picture.name in KNOWN and KNOWN[picture.name][0] != SPLIT:
-            stage, (where, heading, words) = "", KNOWN[picture.name]
+        if stage in SPLIT_TITLES and kind in FIGURES and FIGURES[kind][0] == SPLIT:
+            part, heading, description = FIGURES[kind]
+        elif picture.name in FIGURES and FIGURES[picture.name][0] != SPLIT:
+            stage, (part, heading, description) = "", FIGURES[picture.name]
         else:
-            stage, where, heading, words = "", "", picture.name.replace("-", " ").capitalize(), ""
-        placed.setdefault((stage, where), []).append(page.figure(picture, heading, words))
+            stage, part, heading, description = "", "", picture.name.replace("-", " ").capitalize(), ""
+        placed.setdefault((stage, part), []).append(page.figure(picture, heading, description))
     return placed
 
 
@@ -306,19 +305,19 @@ def _course(run: ReportedRun, placed: Mapping[tuple[str, str], list[Html]]) -> I
         from visionbench.figures.curves import draw_learning_curves  # here, since matplotlib comes with it
 
         curves = picture_of(draw_learning_curves(run.rows, best, run.untrained))
-        _, heading, words = KNOWN["learning-curves"]
-        shown.insert(0, page.figure(curves, heading, words if best is not None else "After each epoch."))
+        _, heading, description = FIGURES["learning-curves"]
+        shown.insert(0, page.figure(curves, heading, description if best is not None else "After each epoch."))
     if shown:
         yield page.figures(shown)
 
 
 def _split(run: ReportedRun, stage: str, placed: Mapping[tuple[str, str], list[Html]]) -> Iterator[Html]:
     if stage == "val":
-        yield tag("p", "The epoch was chosen by these samples, so that what they say of it flatters a little.")
-    if stage == "train":
         yield tag(
-            "p", "What the model says of the samples that it was trained on: how well it has learned them by heart."
+            "p", "The epoch was selected on these samples, so that the results on them are slightly too optimistic."
         )
+    if stage == "train":
+        yield tag("p", "Predictions on the training samples themselves, which show how well the model fits them.")
     if shown := placed.get((stage, SPLIT)):
         yield page.figures(shown)
     if stage in run.predictions:
@@ -326,26 +325,26 @@ def _split(run: ReportedRun, stage: str, placed: Mapping[tuple[str, str], list[H
 
 
 def _scores(run: ReportedRun, stage: str) -> Iterator[Html]:
-    """A table with a row for each class."""
+    """Table with one row per class."""
     predictions, names = run.predictions[stage], run.class_names
     counts = confusion(predictions.labels, predictions.predicted, len(names))
     scores = class_scores(counts)
     confused_with: dict[int, tuple[int, int]] = {}
-    for true, other, count in confused_pairs(counts):  # the most frequent first
+    for true, other, count in confused_pairs(counts):  # in descending order of frequency
         confused_with.setdefault(true, (other, count))
-    shown = sorted(np.argsort(scores["f1"], kind="stable")[:CLASSES].tolist())
+    shown = sorted(np.argsort(scores["f1"], kind="stable")[:MAX_CLASSES].tolist())
     rows = []
     for n in shown:
         support = int(scores["support"][n])
         measures = (f"{scores[name][n]:.3f}" for name in ("precision", "recall", "f1"))
-        most = f"{names[confused_with[n][0]]} ({confused_with[n][1]:,})" if n in confused_with else "nothing else"
+        most = f"{names[confused_with[n][0]]} ({confused_with[n][1]:,})" if n in confused_with else "no error"
         rows.append((names[n], f"{support:,}", f"{int(counts[n, n]):,}", *measures, most if support else "no sample"))
     means = (f"{scores[name].mean():.3f}" for name in ("precision", "recall", "f1"))
     total = ("all (means)", f"{len(predictions):,}", f"{int(np.trace(counts)):,}", *means, "")
-    which = f" The {CLASSES} with the lowest F1 of {len(names)}." if len(names) > len(shown) else ""
+    which = f" The {MAX_CLASSES} with the lowest F1 of {len(names)}." if len(names) > len(shown) else ""
     yield tag("h3", "Scores by class")
-    yield tag("p", f"Each class by itself, and the mean over the classes, {WORDS[stage]}.{which}", class_="same")
-    head = ("class", f"{run.item}s", "right", "precision", "recall", "F1", "most often taken for")
+    yield tag("p", f"Each class, and the mean over the classes, {SPLIT_TITLES[stage]}.{which}", class_="same")
+    head = ("class", f"{run.item}s", "correct", "precision", "recall", "F1", "most frequent error: predicted as")
     yield page.table(head, [*rows, total], range(1, 6))
 
 
@@ -354,6 +353,6 @@ def _configuration(run: ReportedRun) -> Iterator[Html]:
     yield tag(
         "p",
         tag("code", f"visionbench fit --config {shlex.quote(str(RunFolder(run.folder).config_path))}"),
-        " runs it again.",
+        " starts the same run again.",
     )
     yield page.fold("Every setting", tag("pre", tag("code", text)))

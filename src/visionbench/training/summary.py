@@ -10,11 +10,11 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from visionbench.classes import class_of
 from visionbench.data.base import VisionDataModule
-from visionbench.evaluation.intervals import wilson_interval
+from visionbench.evaluation.intervals import accuracy_text
 from visionbench.models.base import Classifier
 from visionbench.models.schedulers import wants_total_steps
 from visionbench.runs.resume import Resumption
-from visionbench.text import duration
+from visionbench.text import counted, duration
 from visionbench.training.device import device_name
 from visionbench.training.result import RunResult
 from visionbench.training.settings import Settings
@@ -98,13 +98,9 @@ def training_plan(model: Classifier) -> str:
 
 def metric_lines(stage: str, data: VisionDataModule, metrics: dict[str, float], count: int) -> Iterator[str]:
     """Accuracy with its interval, loss, and the other metrics."""
+    correct = round(metrics[f"{stage}/acc"] * count)
     name = STAGE_NAMES[stage]
-    accuracy = metrics[f"{stage}/acc"]
-    low, high = wilson_interval(round(accuracy * count), count)
-    yield (
-        f"{data.title} {name} accuracy {100 * accuracy:.2f} %  "
-        f"(95 % interval {100 * low:.2f} to {100 * high:.2f}, {count:,} {data.item}s)"
-    )
+    yield f"{data.title} {name} accuracy {accuracy_text(correct, count, counted(count, data.item))}"
     yield f"{name} loss   {metrics[f'{stage}/loss']:.4f}"
     yield from additional_lines(stage, metrics)
 

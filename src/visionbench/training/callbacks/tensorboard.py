@@ -52,15 +52,19 @@ class RunTensorBoardLogger(TensorBoardLogger):
 def hyperparameters(config: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that runs are compared by, such as `model.optimizer.lr: 0.001`.
 
-    Empty settings are left out, and so are those of optimizers and schedulers that equal the default of their class;
-    the learning rate is always there.
+    Settings without a value are omitted, as are those of optimizers and schedulers that equal the default of their
+    class; the learning rate is always listed.
 
     Args:
         config: Complete configuration of the run, in plain types.
     """
     data = dict(config["data"])
     data["init_args"] = {k: v for k, v in (data.get("init_args") or {}).items() if k not in DATA_ASIDE}
+    if data["init_args"].get("folds") is None:
+        data["init_args"].pop("fold_is", None)  # has no effect without folds
     trainer = {name: config["trainer"][name] for name in TRAINER_HYPERPARAMETERS}
+    if trainer["max_steps"] == -1:  # Lightning's value for no limit
+        del trainer["max_steps"]
     return {"seed": config["seed_everything"], **_flat({"model": config["model"], "data": data, "trainer": trainer})}
 
 

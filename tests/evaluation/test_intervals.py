@@ -1,0 +1,15 @@
+"""Texts of accuracies with their intervals."""
+
+import pytest
+
+from visionbench.evaluation.intervals import MIN_SAMPLES, accuracy_text
+
+
+@pytest.mark.parametrize("count", [1, MIN_SAMPLES - 1])
+def test_very_few_samples_have_counts_and_no_interval(count):
+    assert accuracy_text(1, count, "images") == f"1 of {count} correct (too few for an interval)"
+
+
+def test_an_accuracy_has_its_wilson_interval():
+    # Wilson, 1 of 5: (0.2 + 0.38415) / (1 + 0.76829), plus and minus 0.29426.
+    assert accuracy_text(1, 5, "5 images") == "20.00 %  (95 % interval 3.62 to 62.45, 5 images)"
