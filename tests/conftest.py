@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 
 from visionbench.cli import main
 from visionbench.data import Digits
@@ -40,6 +41,13 @@ class Result:
 
 
 Cli = Callable[[str], Result]
+
+
+@pytest.fixture(autouse=True)
+def trains_nothing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds a fast test to training nothing."""
+    if request.node.get_closest_marker("fast"):
+        monkeypatch.setattr(Trainer, "fit", lambda *_, **__: pytest.fail("A fast test trains; take its mark off."))
 
 
 @pytest.fixture(scope="session")

@@ -6,6 +6,8 @@ import jsonargparse._typehints as typehints
 import pytest
 import yaml
 
+pytestmark = pytest.mark.fast
+
 TRIAL = "--trainer.fast_dev_run true"  # runs one batch and writes nothing
 
 
