@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from lightning.pytorch import Trainer
 
 from visionbench.cli import main
 from visionbench.data import Digits
@@ -47,6 +46,8 @@ Cli = Callable[[str], Result]
 def trains_nothing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Holds a fast test to training nothing."""
     if request.node.get_closest_marker("fast"):
+        from lightning.pytorch import Trainer
+
         monkeypatch.setattr(Trainer, "fit", lambda *_, **__: pytest.fail("A fast test trains; take its mark off."))
 
 
