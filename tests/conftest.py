@@ -47,6 +47,15 @@ class Result:
 Cli = Callable[[str], Result]
 
 
+@pytest.fixture(autouse=True)
+def trains_nothing(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Holds a fast test to training nothing."""
+    if request.node.get_closest_marker("fast"):
+        from lightning.pytorch import Trainer
+
+        monkeypatch.setattr(Trainer, "fit", lambda *_, **__: pytest.fail("A fast test trains; take its mark off."))
+
+
 @pytest.fixture(scope="session")
 def digits_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the prepared Digits."""

@@ -1,5 +1,6 @@
 """The run files are short, complete, and go with every data set."""
 
+import functools
 import inspect
 import re
 from pathlib import Path
@@ -8,6 +9,8 @@ import pytest
 import yaml
 
 from visionbench import data
+
+pytestmark = pytest.mark.fast
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 RUNS = sorted(CONFIGS.glob("*.yaml"))
@@ -23,10 +26,17 @@ def stem(value):
     return value.stem if isinstance(value, Path) else value
 
 
+@pytest.fixture(scope="module")
+def printed(cli_in, tmp_path_factory):
+    """Gives what `fit` prints as the configuration of some words, which are resolved once."""
+    cli = cli_in(tmp_path_factory.mktemp("printed"))
+    return functools.cache(lambda words: cli(f"fit {words} --print_config"))
+
+
 @pytest.mark.parametrize("file", RUNS, ids=stem)
 @pytest.mark.parametrize("name", DATA_SETS)
-def test_a_run_file_goes_with_every_data_set(cli, file, name):
-    shown = cli(f"fit --config {file} --data {name} --print_config")
+def test_a_run_file_goes_with_every_data_set(printed, file, name):
+    shown = printed(f"--config {file} --data {name}")
     assert shown.status == 0
     data = yaml.safe_load(Path(file).read_text())["data"]
     given = {} if isinstance(data, str) else data["init_args"]
@@ -44,7 +54,7 @@ def test_a_run_file_goes_with_every_data_set(cli, file, name):
         parts += [f"{verb} {words}"] if words else []
     said = f"{data['class_path']} was replaced by {name}: {'; '.join(parts)}\n" if replaced else ""
     assert shown.err == said
-    expected = yaml.safe_load(cli(f"fit --model MLP --data {name} --print_config").out)["data"]
+    expected = yaml.safe_load(printed(f"--model MLP --data {name}").out)["data"]
     resolved = yaml.safe_load(shown.out)["data"]
     for option, value in kept.items():
         if option != "augment":  # its classes are written out
@@ -57,11 +67,11 @@ def test_a_run_file_goes_with_every_data_set(cli, file, name):
 
 @pytest.mark.parametrize("file", RUNS, ids=stem)
 @pytest.mark.parametrize("overlay", OVERLAYS, ids=stem)
-def test_an_overlay_goes_on_top_of_every_run_file(cli, file, overlay):
-    shown = cli(f"fit --config {file} --trainer {overlay} --print_config")
+def test_an_overlay_goes_on_top_of_every_run_file(printed, file, overlay):
+    shown = printed(f"--config {file} --trainer {overlay}")
     assert (shown.status, shown.err) == (0, "")
     trainer = yaml.safe_load(shown.out)["trainer"]
-    alone = yaml.safe_load(cli(f"fit --config {file} --print_config").out)["trainer"]
+    alone = yaml.safe_load(printed(f"--config {file}").out)["trainer"]
     assert trainer == alone | yaml.safe_load(overlay.read_text())
 
 

@@ -16,6 +16,8 @@ from torchvision.transforms import InterpolationMode, functional
 from visionbench import decoding
 from visionbench.decoding import Recipe, Unusable, decode_files, to_array
 
+pytestmark = pytest.mark.fast
+
 RANDOM = np.random.RandomState(0)
 ORIENTATION = 0x0112
 

@@ -15,6 +15,8 @@ from packaging.utils import canonicalize_name
 from visionbench.data import Digits
 from visionbench.data.fashion_mnist import ORIGIN
 
+pytestmark = pytest.mark.fast
+
 ROOT = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 SUPPORTED = SpecifierSet(PYPROJECT["project"]["requires-python"])

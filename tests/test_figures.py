@@ -94,6 +94,7 @@ def test_the_figures_of_a_run_show_what_scikit_learn_makes_of_its_predictions(dr
     assert len(rows(figures / "test-errors.csv")) - 1 == sum(a != b for a, b in zip(true, taken, strict=True))
 
 
+@pytest.mark.fast
 def test_calibration_is_the_mean_distance_of_confidence_and_accuracy():
     said = made_up(10)
     bins = np.minimum(np.ceil(said.confidence.astype(float) * 15) - 1, 14)
@@ -107,6 +108,7 @@ def test_calibration_is_the_mean_distance_of_confidence_and_accuracy():
     assert found["interval"][0] < found["accuracy"] < found["interval"][1]
 
 
+@pytest.mark.fast
 def test_two_classes_have_curves_over_thresholds_as_scikit_learn_draws_them():
     said = made_up(2)
     curves = threshold_curves(said)
@@ -133,6 +135,7 @@ def test_the_threshold_is_chosen_on_validation_images_alone(cli, tmp_path):
     assert (tmp_path / RUN / "figures" / "test-roc.svg").is_file()
 
 
+@pytest.mark.fast
 def test_predictions_read_back_as_they_were(tmp_path):
     said = made_up(3)
     save_predictions(tmp_path, said, ("a", "b", "c"))
@@ -250,16 +253,14 @@ def test_samples_of_a_folder_are_called_by_their_files(cli, tmp_path):
 
 
 class Words:
-    """Notes the place of each text that is drawn."""
+    """Notes the place of each text instead of drawing its letters, which would take half of the time."""
 
     def __init__(self, monkeypatch):
         self.drawn = []
-        draw = matplotlib.text.Text.draw
 
         def note(text, renderer):
             if text.get_visible() and text.get_text().strip():
                 self.drawn.append((text.get_text(), text.get_window_extent(renderer)))
-            return draw(text, renderer)
 
         monkeypatch.setattr(matplotlib.text.Text, "draw", note)
 
@@ -319,6 +320,7 @@ def epochs(count, lr=0.1, factor=0.5, every=3):
     ]
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize(("count", "every"), [(1, 3), (15, 3), (15, 1), (200, 60)])
 def test_no_words_of_a_curve_lie_on_one_another(words, count, every):
     before = {"val/loss": 2.3, "val/acc": 0.1}
@@ -331,6 +333,7 @@ def test_no_words_of_a_curve_lie_on_one_another(words, count, every):
         assert words.overlapping(figure.canvas) == [], figure.name
 
 
+@pytest.mark.fast
 def test_the_untrained_model_does_not_squeeze_the_curves():
     limits = []
     for before in (None, {"val/loss": 50.0, "train/loss": 40.0, "val/acc": 0.5}):
@@ -342,6 +345,7 @@ def test_the_untrained_model_does_not_squeeze_the_curves():
     assert "validation, untrained" in canvas.axes[1].get_legend_handles_labels()[1]  # it lies among the curves
 
 
+@pytest.mark.fast
 def test_a_caption_tells_the_predicted_class_from_the_true_one():
     probabilities = np.array([[0.0, 1.0], [0.25, 0.75]], dtype=np.float32)
     two = Predictions("test", probabilities, np.array([1, 1]), np.array([0, 1]), ["test/0", "test/1"])
@@ -349,6 +353,7 @@ def test_a_caption_tells_the_predicted_class_from_the_true_one():
     assert describe(two, ["T-shirt/top", "Dress"], 1) == "test/1\npredicted Dress (75.0 %)\ntrue Dress"
 
 
+@pytest.mark.fast
 def test_the_time_for_figures_is_a_share_only_of_a_long_training(tmp_path):
     figures = run_figures.RunFigures(tmp_path, None, None, print)
     figures.seconds = 6.0
@@ -359,6 +364,7 @@ def test_the_time_for_figures_is_a_share_only_of_a_long_training(tmp_path):
 # Unusual runs
 
 
+@pytest.mark.fast
 def test_a_run_without_a_wrong_prediction_is_drawn(words):
     said = made_up(3, right=1.1)
     perfect = Predictions("test", said.probabilities, said.labels, said.labels, said.names)
@@ -378,6 +384,7 @@ def test_a_run_whose_loss_is_no_number_is_drawn(cli, tmp_path):
     assert (tmp_path / RUN / "figures" / "test-reliability.svg").is_file()
 
 
+@pytest.mark.fast
 def test_a_class_without_a_sample_has_no_share():
     said = made_up(3)
     chosen = said.labels < 2
@@ -424,11 +431,13 @@ def test_every_model_shows_its_layers_and_what_it_looks_at(words, name, shape):
         assert words.overlapping(figure.canvas) == [], figure.name
 
 
+@pytest.mark.fast
 def test_operations_are_two_for_each_multiplication():
     model = MLP(10, (1, 28, 28), widths=[5])
     assert draw_layers(model, torch.zeros(1, 1, 28, 28))[1] == 2 * (784 * 5 + 5 * 10)
 
 
+@pytest.mark.fast
 def test_grad_cam_points_at_what_decides():
     # The network's last maps are the image itself; the head looks at one corner for class 0, at another for class 1.
     model = CNN(2, (1, 8, 8), widths=[1], convs=[1], dropouts=[0.0], pool=1, dense=0, batch_norm=False)
@@ -447,6 +456,7 @@ def test_grad_cam_points_at_what_decides():
     assert cam.rows[0][1:3] == [6, 1]
 
 
+@pytest.mark.fast
 def test_step_losses_are_means_of_all_batches_at_the_samples_seen():
     losses = np.arange(1003, dtype=np.float32)
     figure = draw_step_losses(losses, 100, 10, 995)  # the last batch of an epoch holds five

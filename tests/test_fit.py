@@ -185,13 +185,13 @@ def data_modules():
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="Linux lists a process's open files there")
+@pytest.mark.usefixtures("fitted")  # the first run of a process also loads libraries
 def test_a_run_leaves_no_thread_and_no_open_file(cli, tmp_path):
     line = f"{SMALL} --trainer.max_epochs 1 --figures final"
-    assert cli(line).status == 0  # the first run of a process also loads libraries
     threads, descriptors, modules = threading.enumerate(), open_descriptors(), data_modules()
     assert cli(line).status == 0
     assert (threading.enumerate(), open_descriptors(), data_modules()) == (threads, descriptors, modules)
-    assert len(list((tmp_path / "lightning_logs/mlp/version_1").glob("events.out.tfevents.*"))) == 1
+    assert len(list((tmp_path / "lightning_logs/mlp/version_0").glob("events.out.tfevents.*"))) == 1
 
 
 def test_a_run_that_breaks_closes_its_event_file(cli, breaking):

@@ -50,6 +50,7 @@ def test_a_value_given_for_the_new_class_is_not_said_to_be_kept(cli, tmp_path):
     assert "was replaced" not in result.out
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("arguments", ["", "{class_path: ReduceLROnPlateau, init_args: {patience: 1}}"])
 def test_the_short_name_of_the_plateau_scheduler_is_torchs(cli, tmp_path, arguments):
     (tmp_path / "run.yaml").write_text(
@@ -62,6 +63,7 @@ def test_the_short_name_of_the_plateau_scheduler_is_torchs(cli, tmp_path, argume
         assert scheduler["class_path"] == "torch.optim.lr_scheduler.ReduceLROnPlateau"
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("line", ["fit --model MLP --data Digits --print_config", "fit --model CNM --data Digits"])
 def test_jsonargparse_is_as_it_was_after_parsing(cli, line):
     before = (typehints.resolve_class_path_by_name, typehints.discard_init_args_on_class_path_change)
@@ -69,6 +71,7 @@ def test_jsonargparse_is_as_it_was_after_parsing(cli, line):
     assert (typehints.resolve_class_path_by_name, typehints.discard_init_args_on_class_path_change) == before
 
 
+@pytest.mark.fast
 @pytest.mark.parametrize("name", ["resolve_class_path_by_name", "discard_init_args_on_class_path_change"])
 def test_jsonargparse_still_calls_its_private_functions(cli, tmp_path, monkeypatch, name):
     """Fails when a new version has moved them, so that replacing them would do nothing."""

@@ -20,6 +20,8 @@ from visionbench.data.augment import (
 )
 from visionbench.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 ALL = [
     HorizontalFlip(),
     VerticalFlip(),

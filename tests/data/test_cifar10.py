@@ -8,6 +8,8 @@ from tests.fakes import cifar10_contents, python2_pickle, write_cifar10
 from visionbench.data import CIFAR10, cifar10
 from visionbench.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture
 def files(tmp_path, monkeypatch):

@@ -34,6 +34,8 @@ from visionbench.data.mapped import MappedImages
 from visionbench.data.statistics import channel_statistics
 from visionbench.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 NOISE = np.random.RandomState(0).randint(0, 256, (90, 8, 8, 3), dtype=np.uint8)
 # What writes a data set's fake files into a folder, and gives the arguments that the class then needs.
 DATASETS = {

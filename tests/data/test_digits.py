@@ -7,6 +7,8 @@ from sklearn.datasets import load_digits
 from visionbench.data import Digits
 from visionbench.data.splits import stratified_holdout
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.fixture(scope="module")
 def digits(digits_root):

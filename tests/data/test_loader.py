@@ -11,6 +11,8 @@ from visionbench.data import loader as module
 from visionbench.data.augment import Augmentation, HorizontalFlip, RandomCrop
 from visionbench.data.loader import EpochOrder, ResidentLoader
 
+pytestmark = pytest.mark.fast
+
 MEAN, STD = [0.3, 0.5, 0.6], [0.2, 0.25, 0.4]
 IMAGES = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (100, 3, 5, 7)).astype(np.uint8))
 

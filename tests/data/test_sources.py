@@ -22,6 +22,8 @@ from visionbench.data import sources
 from visionbench.data.sources import Origin, RawFile, fetch
 from visionbench.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 IMAGES = np.random.default_rng(0).bytes(300_000)  # noise, so that it stays as long compressed as it is
 LABELS = b"labels " * 100
 CONTENTS = {"images": IMAGES, "labels": LABELS}

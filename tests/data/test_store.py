@@ -12,6 +12,8 @@ from visionbench.data import store
 from visionbench.data.store import open_or_prepare, open_or_write, store_key
 from visionbench.errors import UserError
 
+pytestmark = pytest.mark.fast
+
 RANDOM = np.random.RandomState(0)
 CONTENT = {
     "train-images": RANDOM.randint(0, 256, (6, 5, 4, 3)).astype(np.uint8),

@@ -17,6 +17,8 @@ from visionbench.evaluation.measures import reliability
 from visionbench.evaluation.metrics import METRICS, Evaluator, expand, mode_of, resolve
 from visionbench.evaluation.predictions import Predictions
 
+pytestmark = pytest.mark.fast
+
 NAMES = {2: ["cat", "dog"], 3: ["cat", "dog", "T-shirt/top"], 10: [str(digit) for digit in range(10)]}
 
 

@@ -12,6 +12,8 @@ from visionbench.errors import UserError
 from visionbench.evaluation.predictions import Predictions, save_predictions
 from visionbench.runs.folder import RunFolder
 
+pytestmark = pytest.mark.fast
+
 CONFIG = {"trainer": {"max_epochs": 2}, "model": {"class_path": "nets.Own"}, "data": {"class_path": "nets.Data"}}
 
 

@@ -20,6 +20,8 @@ from visionbench.runs.identity import (
     starting_paths,
 )
 
+pytestmark = pytest.mark.fast
+
 PACKAGE = Path(visionbench.__file__).parent
 
 

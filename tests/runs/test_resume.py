@@ -9,6 +9,8 @@ from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import flat, versions
 from visionbench.runs.resume import differences, newest_unfinished, open_for_resume
 
+pytestmark = pytest.mark.fast
+
 CONFIG = {
     "seed_everything": 0,
     "trainer": {"max_epochs": 3},

@@ -14,6 +14,8 @@ from visionbench.files import replacing, write_json
 from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import config_digest, weights_digest
 
+pytestmark = pytest.mark.fast
+
 
 @pytest.mark.parametrize(
     ("correct", "count", "low", "high"),
