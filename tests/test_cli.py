@@ -18,7 +18,8 @@ MISTAKES = {
     "unknown model": (
         "fit --model CNM --data Digits",
         "model.class_path: there is no class CNM; known: ",
-        "FrozenResNet, MLP, PatchMLP",
+        "FrozenResNet",
+        "PatchMLP",
         "did you mean CNN?",
     ),
     "unknown data set": (

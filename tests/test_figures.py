@@ -376,12 +376,12 @@ def test_a_run_without_a_wrong_prediction_is_drawn(words):
 
 def test_a_run_whose_loss_is_no_number_is_drawn(cli, tmp_path):
     result = cli(f"{LINE} --data Digits --model.optimizer SGD --model.optimizer.lr 1e30 --figures all")
-    assert result.status == 0
+    assert result.status == 1
     said = json.loads((tmp_path / RUN / "figures" / "figures.json").read_text())
-    assert report(tmp_path / RUN)["metrics"]["test/loss"] is None
+    assert report(tmp_path / RUN)["status"] == "diverged"  # which is not tested
     assert said["failed"] == {}
-    assert said["test"]["expected_calibration_error"] is None
-    assert (tmp_path / RUN / "figures" / "test-reliability.svg").is_file()
+    assert said["val"]["expected_calibration_error"] is None
+    assert (tmp_path / RUN / "figures" / "val-reliability.svg").is_file()
 
 
 @pytest.mark.fast

@@ -1,10 +1,14 @@
 """What is said when arguments outlive their class, and short names that are ambiguous."""
 
 import re
+import typing
 
 import jsonargparse._typehints as typehints
 import pytest
 import yaml
+
+import visionbench.config.patches  # noqa: F401 - replaces a function for good
+from visionbench.config.parser import Parser
 
 TRIAL = "--trainer.fast_dev_run true"  # runs one batch and writes nothing
 
@@ -61,6 +65,16 @@ def test_the_short_name_of_the_plateau_scheduler_is_torchs(cli, tmp_path, argume
         assert shown.status == 0, shown.err
         scheduler = yaml.safe_load(shown.out)["model"]["init_args"]["lr_scheduler"]
         assert scheduler["class_path"] == "torch.optim.lr_scheduler.ReduceLROnPlateau"
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize("kind", [float | int | None, typing.Union[float, int]])  # noqa: UP007 - has its own cache
+def test_a_count_stays_an_integer_in_whatever_order_a_library_has_named_the_types(kind):
+    """Typing gives an annotation in the order of an equal one that was made earlier in the process."""
+    parser = Parser()
+    parser.add_argument("--size", type=kind)
+    sizes = [parser.parse_args(["--size", text]).size for text in ("4", "0.5")]
+    assert [(type(size), size) for size in sizes] == [(int, 4), (float, 0.5)]
 
 
 @pytest.mark.fast

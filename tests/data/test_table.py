@@ -545,7 +545,7 @@ def test_a_run_with_a_model_for_images_is_refused_before_it_begins(cli, source, 
 @pytest.mark.parametrize(("option", "value"), [("augment", "[RandomCrop]"), ("mean", "[0.5]"), ("std", "[0.5]")])
 def test_what_changes_images_is_no_option_of_a_table(cli, source, option, value):
     refusal = cli(f"fit {FIT} --data.source {source} --data.{option} {value}").refusal()
-    assert refusal == f"Table takes no --data.{option}, as others do; leave it out."
+    assert refusal == f"Table has no option --data.{option}, although other classes have it; remove it."
 
 
 def test_a_table_without_a_source_or_a_target_is_said(cli):
@@ -598,9 +598,7 @@ def test_the_same_row_in_train_and_test_is_found(cli, source):
         file.write(row[:-1] + ("b" if row[-1] == "a" else "a") + "\n")
     shown = cli(f"data verify Table --data.source {source} --data.target kind --data.val_size 0")
     assert shown.status == 0
-    assert (
-        "2 rows in 1 groups of exact duplicates; across splits 1 (1 test-train), with different labels 1" in shown.out
-    )
+    assert "2 rows in 1 group of exact duplicates; across splits 1 (1 test-train), with different labels 1" in shown.out
     assert "near" not in shown.out
 
 

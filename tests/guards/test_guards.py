@@ -124,12 +124,12 @@ def test_a_run_of_the_time_of_data_allow_is_opened(cli, older, allow):
 
 def test_a_run_that_watched_its_test_set_by_data_allow_still_does(cli, older, tmp_path):
     run = older(["test_as_validation"], "--allow [test_as_validation]")
-    assert "the official ones are watched" in cli(f"test {run}").refusal()
+    assert "the official ones are the validation split" in cli(f"test {run}").refusal()
     assert cli(f"validate {run}").status == 0
     assert cli(f"predict {run} val --output rows.csv").status == 0
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 1 + 360  # Digits' official test images
     assert cli(f"report {run}").status == 0
-    assert "were the validation set" in (tmp_path / run / "report.html").read_text()
+    assert "were the validation split" in (tmp_path / run / "report.html").read_text()
     assert cli(f"repeat {run} --figures none").status == 0
 
 

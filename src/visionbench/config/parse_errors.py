@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import sys
 from collections.abc import Iterable, Set
 
 import jsonargparse._typehints as typehints
@@ -105,10 +106,13 @@ def _known(key: str, name: str) -> str:
     if key not in BASES:
         return known_classes(name, [])
     paths: Iterable[str] = typehints.get_all_subclass_paths(BASES[key])
-    kinds = [class_of({"class_path": path}) for path in paths]
-    return known_classes(
-        name, {kind.__name__ for kind in kinds if kind is not BASES[key] and getattr(kind, "from_command_line", True)}
-    )
+    names = set()
+    for path in paths:
+        module, _, last = path.rpartition(".")
+        kind = getattr(sys.modules.get(module), last, None)  # Lightning makes classes that no module holds
+        if kind is not None and kind is not BASES[key] and getattr(kind, "from_command_line", True):
+            names.add(last)
+    return known_classes(name, names)
 
 
 def _arguments(kind: type) -> set[str]:

@@ -1,7 +1,10 @@
-"""The two functions of jsonargparse that are replaced while a command line is parsed.
+"""The functions of jsonargparse that are replaced: two while a command line is parsed, and one for good.
 
 - `resolve_class_path_by_name` finds two classes for a short name that torch and Lightning share, and refuses to choose.
 - `discard_init_args_on_class_path_change` keeps and drops arguments without a word when only a class changes.
+- `sort_subtypes_for_union` leaves int and float in the order of the annotation, and typing may give an annotation in
+  the order of an equal one that was made earlier in the process, by any library: 4 images would become 4.0. It is
+  replaced for good, since values are also converted when classes are instantiated.
 """
 
 import contextlib
@@ -20,6 +23,20 @@ Say = Callable[[str], None]
 
 # Short names that torch and Lightning share, with the class that is meant.
 SHORT_NAMES = {"ReduceLROnPlateau": "torch.optim.lr_scheduler.ReduceLROnPlateau"}
+
+_sort: Any = typehints.sort_subtypes_for_union
+
+
+def _sort_with_int_first(subtypes: Any, *arguments: Any, **options: Any) -> Any:
+    """Types of a union in the order in which they are tried: int before float, which accepts integers too."""
+    order = list(_sort(subtypes, *arguments, **options))
+    if int in order and float in order and order.index(float) < order.index(int):
+        order.remove(int)
+        order.insert(order.index(float), int)
+    return order
+
+
+typehints.sort_subtypes_for_union = _sort_with_int_first
 
 
 @contextlib.contextmanager
