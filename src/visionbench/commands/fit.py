@@ -3,14 +3,11 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from visionbench.api import train
-from visionbench.config.cli import settings_from
+from visionbench.config.early import check_names
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.interrupts import ended_by_sigterm
 from visionbench.processes import World, run_cleanly
-from visionbench.progress import Progress
 from visionbench.runs.folder import RunFolder
-from visionbench.training.summary import closing_lines
 
 
 def run(args: Sequence[str]) -> int:
@@ -25,14 +22,22 @@ def run(args: Sequence[str]) -> int:
     Raises:
         UserError: The command, the configuration or the data are refused.
     """
+    args = _with_run_config(args)
+    check_names(args)
     return run_cleanly(lambda: _fit(args))
 
 
 def _fit(args: Sequence[str]) -> int:
+    # Here, since torch and Lightning come with them, for which a mistake in the command need not wait.
+    from visionbench.api import train
+    from visionbench.config.cli import settings_from
+    from visionbench.progress import Progress
+    from visionbench.training.summary import closing_lines
+
     console = plain_console()
     with quiet_libraries():
         first = World.detect().is_first
-        settings = settings_from(_with_run_config(args))
+        settings = settings_from(args)
         bar = [] if settings.trainer.get("enable_progress_bar") is False else [Progress(console)]
         with ended_by_sigterm():
             result = train(settings, console.print if first else None, bar)

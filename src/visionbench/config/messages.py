@@ -36,6 +36,16 @@ def known_classes(name: str, known: Collection[str]) -> str:
     return f"; known: {', '.join(sorted(known))}; {ending}"
 
 
+def missing_file(key: str, path: str) -> str:
+    """The sentence about a file that does not exist.
+
+    Args:
+        key: Option that names the file.
+        path: Path as it was given.
+    """
+    return f"{key}: there is no file {path}; give the path of a file that exists."
+
+
 def unknown_option(option: str, known: Iterable[str]) -> str:
     """The sentence about an option that does not exist.
 

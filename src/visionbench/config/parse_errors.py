@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from visionbench.classes import class_of
-from visionbench.config.messages import known_classes, unknown_option
+from visionbench.config.messages import known_classes, missing_file, unknown_option
 from visionbench.data.augment import Augmentation
 from visionbench.data.base import VisionDataModule
 from visionbench.models.base import Classifier
@@ -60,7 +60,7 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
             return f"{owner.__name__} has no option --{key}.{match[1]}, although other classes have it; remove it."
         return unknown_option(f"--{key}.{match[1]}", {f"--{key}.{name}" for name in _arguments(owner)})
     if match := re.search(r"File does not exist: '?([^']+?)'?$", reason):
-        return f"{key or 'config'}: there is no file {match[1]}; give the path of a file that exists."
+        return missing_file(key or "config", match[1])
     if keys and (text := _unknown_class(keys, reason)) is not None:
         return text
     # A value of several possible types was tried as each of them in turn.
