@@ -1,4 +1,4 @@
-"""Training and opening runs from Python: what commands, studies, notebooks and workers call."""
+"""Training and opening runs from Python: called by the commands, by notebooks and by programs of users."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -46,7 +46,7 @@ def fit(
     Args:
         model: Name of a model, its class, or a model that is made already.
         data: Name of a data set, its class, or a data module that is made already, such as `Arrays`.
-        config: Run file, whose settings the other arguments override.
+        config: YAML file with the settings of a run; the other arguments override it.
         seed: Seed of the run; 0 where neither this nor the run file gives one.
         max_epochs: Number of epochs.
         run_dir: Run folder, which must not exist yet; by default the next free one in `lightning_logs`.
@@ -100,8 +100,9 @@ def train(settings: Settings, say: Say | None = None, callbacks: Sequence[Callba
         UserError: A setting or the data are refused.
         RunFailed: The run cannot be written.
     """
-    for note in settings.notes if say is not None else ():
-        say(note)  # type: ignore[misc]  # there is one
+    if say is not None:
+        for note in settings.notes:
+            say(note)
     return Session(settings, say, callbacks, RunFigures()).fit()
 
 

@@ -170,7 +170,7 @@ def test_official_test_images_are_watched_only_where_that_is_allowed_and_then_th
     done = cli(line)
     assert done.status == 0
     assert "1,437 train, 360 validation (the official test images), 0 test images" in done.out
-    assert "test        none: the official test images were watched as validation" in done.out
+    assert "test        none: the official test images are the validation split" in done.out
     assert "Digits test accuracy" not in done.out
     assert "tested" not in done.out
     metrics = json.loads((tmp_path / "lightning_logs/run/version_0/run.json").read_text())["metrics"]

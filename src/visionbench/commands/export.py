@@ -30,7 +30,7 @@ def run(args: Sequence[str]) -> int:
     """Writes a run's model to a file, opens the file and compares its predictions with those of the checkpoint.
 
     Args:
-        args: Run folder and options.
+        args: Arguments of the command: the run folder, then options.
 
     Returns:
         The exit status: 0.

@@ -115,7 +115,9 @@ def _parser() -> Parser:
         default=None,
         help="CSV file, which appears when it is complete; default: standard output, row by row.",
     )
-    parser.add_argument("--top_k", type=int, default=3, help="Number of classes in a row, the most probable first.")
+    parser.add_argument(
+        "--top_k", type=int, default=3, help="Number of most probable classes in each row of the table."
+    )
     parser.add_argument(
         "--batch_size", type=int | None, default=None, help="Number of images per batch; default: the run's."
     )

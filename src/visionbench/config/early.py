@@ -14,7 +14,8 @@ from visionbench.data import DATA_SETS
 from visionbench.errors import UserError
 from visionbench.models import MODELS
 
-# For each option that names a class: the names that may be given, and those that the parser knows more about.
+# For each option that names a class: the names that a message lists, and all names of the package, the others
+# being refused by the parser, since a base class is no model.
 KNOWN: dict[str, tuple[Collection[str], Collection[str]]] = {
     "model": (MODELS, models.__all__),
     "data": (DATA_SETS, data.__all__),
@@ -22,7 +23,7 @@ KNOWN: dict[str, tuple[Collection[str], Collection[str]]] = {
 
 
 def check_names(args: Sequence[str]) -> None:
-    """Refuses a config file that does not exist, and a model or data set that nothing can define.
+    """Refuses a config file that does not exist, and a model or data set that is not of this package.
 
     The short name of a class of the user's own is known once its module is imported. Names are therefore checked only
     where no module is named and none has been imported; every other mistake is left to the parser.
@@ -40,10 +41,11 @@ def check_names(args: Sequence[str]) -> None:
         if not Path(file).exists():
             raise UserError(missing_file("config", file))
         configs.append(_content(Path(file)))
-    if "visionbench.models.base" in sys.modules:
+    if "visionbench.models.base" in sys.modules:  # which the module of a user's own class imports
         return
     named = [(key, name) for config in configs for key in KNOWN if (name := _class_name(config.get(key))) is not None]
     named += [(key, value) for key in KNOWN for value in _values(args, key)]
+    # A dotted name names a module, and a path a file with more settings; either may define the others.
     if all(re.fullmatch(r"[A-Za-z]\w*", name) and not Path(name).exists() for _, name in named):
         for key, name in named:
             known, of_package = KNOWN[key]
@@ -60,7 +62,7 @@ def _values(args: Sequence[str], option: str) -> Iterator[str]:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Content of a config file; empty for one that the parser refuses, and in better words."""
+    """Content of a config file; empty where it cannot be read, which the parser refuses in better words."""
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):

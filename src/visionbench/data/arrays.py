@@ -172,8 +172,8 @@ def _as_images(images: Any, name: str) -> np.ndarray:
         if isinstance(images, torch.Tensor):
             if last and second:
                 raise UserError(
-                    f"The {name} of Arrays are a tensor of shape {shape}, which may be (N, H, W, C) or (N, C, H, W); "
-                    "pass a NumPy array of shape (N, H, W, C)."
+                    f"The {name} of Arrays are a tensor of shape {shape}, which does not tell (N, H, W, C) from "
+                    "(N, C, H, W); pass a NumPy array of shape (N, H, W, C)."
                 )
             if second:
                 images, last = images.permute(0, 2, 3, 1), True
@@ -196,7 +196,9 @@ def _as_labels(labels: Any, name: str, count: int) -> np.ndarray:
         )
     kind, shape = _dtype(labels), tuple(labels.shape)
     if not kind.startswith(("int", "uint")):
-        raise UserError(f"The {name} of Arrays are {kind}, expected integers from 0 to K-1, one per image.")
+        raise UserError(
+            f"The {name} of Arrays are {kind}, expected integers from 0 to K-1 for K classes, one per image."
+        )
     if shape != (count,):
         raise UserError(f"The {name} of Arrays have the shape {shape}, expected ({count},), one label per image.")
     return _copy(labels, np.int64)

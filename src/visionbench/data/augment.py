@@ -572,8 +572,8 @@ def _factors(name: str, value: float | tuple[float, float]) -> tuple[float, floa
     if isinstance(value, tuple | list) and len(value) == 2 and 0 <= value[0] <= value[1] < math.inf:
         return float(value[0]), float(value[1])
     raise UserError(
-        f"ColorJitter: {name} is {value}, expected a number v from 0, for factors from 1 - v to 1 + v, or the smallest "
-        "and the largest factor."
+        f"ColorJitter: {name} is {value}, expected a number v of 0 or more, for factors from 1 - v to 1 + v, or "
+        "the smallest and the largest factor."
     )
 
 

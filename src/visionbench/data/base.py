@@ -76,9 +76,10 @@ class VisionDataModule(LightningDataModule, ABC):
             weights (for gray images, the average over ImageNet's channels). `imagenet` belongs to the weights, so it
             stays when another data set is chosen; `mean` and `std` do not.
         mean: Mean per channel, subtracted from pixels in [0, 1]; by default given by `statistics`.
-        std: Divisor per channel, applied after the mean; by default given by `statistics`.
-        offline: Whether the network is never used, and a source that has changed is refused instead of prepared again;
-            a prepared store is then enough.
+        std: Standard deviation per channel, which divides the pixels after the mean is subtracted; by default given by
+            `statistics`.
+        offline: Whether to work without the internet: nothing is downloaded, and a source that has changed is refused
+            instead of being prepared again. Where a prepared store exists, its source is not needed.
         seed: Seed of the order of the training images and of their augmentation; by default the run's seed_everything
             (0 in Python).
         memory_budget: Memory in GiB that the images of all splits may take on the training device. Images that need

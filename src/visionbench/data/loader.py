@@ -75,7 +75,7 @@ class ResidentLoader:
         labels: Labels of the images, shape (N,), int64, on the same device.
         batch_size: Number of images in a batch; the last batch may be smaller.
         mean: Mean per channel, subtracted from pixels in [0, 1].
-        std: Divisor per channel, applied after the mean.
+        std: Standard deviation per channel, of pixels in [0, 1]; divides them after the mean is subtracted.
         order: Order of each epoch; `None` for the order of the data.
         augmentations: Augmentations, applied one after the other with the seed and epoch of `order`; without an `order`
             they are not applied.

@@ -56,7 +56,7 @@ def draw_confusion(stage: str, counts: np.ndarray, class_names: Sequence[str], o
     """Draws the confusion matrix.
 
     Args:
-        stage: Name of the split.
+        stage: Split: train, val or test.
         counts: Confusion matrix, shape (classes, classes), one row per true class.
         class_names: Names of the classes, in the order of the labels.
         of_rows: Whether the cells are shares of their row instead of counts.

@@ -105,7 +105,7 @@ def draw_confusion_difference(
     """Draws the second run's confusion matrix minus the first's; a cell has the color of the better run in it.
 
     Args:
-        stage: Name of the split.
+        stage: Split: train, val or test.
         counts: Confusion matrices of both runs, each of shape (classes, classes), one row per true class.
         class_names: Names of the classes, in the order of the labels.
         letters: Letters that stand for the runs.

@@ -43,7 +43,7 @@ class FromPixels(nn.Module):
     Args:
         model: Trained model, in 32 bits.
         mean: Mean per channel, subtracted from pixels in [0, 1].
-        std: Divisor per channel, applied after the mean.
+        std: Standard deviation per channel, of pixels in [0, 1]; divides them after the mean is subtracted.
     """
 
     def __init__(self, model: Classifier, mean: Sequence[float], std: Sequence[float]) -> None:
@@ -145,8 +145,8 @@ def _metadata(run: TrainedRun, format: Format) -> dict[str, Any]:
             "images": {"layout": "NHWC", "dtype": "uint8", "shape": [None, height, width, run.input_shape[0]]},
             "from_file": vars(run.recipe),
             # These two keys keep their spelling for programs that read files of earlier exports.
-            "normalize": {"divide_by": 255, "mean": run.mean, "std": run.std, "then_layout": "NCHW"},
-            "normalize_is_inside": not weights_alone,
+            "normalise": {"divide_by": 255, "mean": run.mean, "std": run.std, "then_layout": "NCHW"},
+            "normalise_is_inside": not weights_alone,
         },
         "model": {"class_path": run.config["model"]["class_path"], "init_args": init_args},
         "weights_digest": weights_digest(run.model.state_dict()),

@@ -59,7 +59,7 @@ def write_predictions(
         stream: Batches of samples.
         predictor: Predictor of the run.
         class_names: Names of the classes, in the order of the labels.
-        top_k: Number of classes in a row.
+        top_k: Number of most probable classes in each row of the table.
         file: Text file for the rows.
         on_batch: Function that receives the counts after each batch.
 
@@ -96,7 +96,7 @@ def predict_batch(
         batch: Samples, with or without pixels.
         predictor: Predictor of the run.
         class_names: Names of the classes, in the order of the labels.
-        top_k: Number of classes in a row.
+        top_k: Number of most probable classes in each row of the table.
         counts: Counts of all batches, to which those of this batch are added.
     """
     ranks = _ranks(class_names, top_k)

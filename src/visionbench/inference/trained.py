@@ -43,7 +43,7 @@ class TrainedRun:
         class_names: Names of the classes, in the order of the labels.
         input_shape: Channels, height and width of an image.
         mean: Mean per channel, subtracted from pixels in [0, 1].
-        std: Divisor per channel, applied after the mean.
+        std: Standard deviation per channel, of pixels in [0, 1]; divides them after the mean is subtracted.
         recipe: Recipe that turns an image file into an array.
         described: Content of input.json.
     """
@@ -242,7 +242,7 @@ def _load_model(checkpoint: Path, spec: dict[str, Any]) -> Classifier:
             "where it was trained."
         ) from error
     if not issubclass(kind, Classifier):
-        raise UserError(f"The run's model {name} is no longer a Classifier; restore its class.")
+        raise UserError(f"The run's model {name} is no longer a Classifier; make it a subclass of Classifier again.")
     try:
         model: Classifier = kind.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file or a changed class fails in many ways
@@ -260,7 +260,7 @@ class Normalize(nn.Module):
 
     Args:
         mean: Mean per channel, subtracted from pixels in [0, 1].
-        std: Divisor per channel, applied after the mean.
+        std: Standard deviation per channel, of pixels in [0, 1]; divides them after the mean is subtracted.
     """
 
     scale: Tensor

@@ -20,8 +20,8 @@ class CNNNetwork(nn.Sequential):
     Args:
         input_shape: Shape of one image, (C, H, W).
         num_outputs: Number of outputs of the head.
-        widths: Number of filters of each block.
-        convs: Number of convolutions of each block.
+        widths: Numbers of filters, one per block.
+        convs: Numbers of convolutions, one per block.
         filter_size: Side of every filter, in pixels.
         padding: Padding of the convolutions: same (the image keeps its size) or none (the image loses its border).
         pool: Side of the max pool that ends each block, in pixels.
@@ -99,8 +99,8 @@ class CNN(Classifier):
     gives the same numbers.
 
     Args:
-        widths: Number of filters of each block.
-        convs: Number of convolutions of each block.
+        widths: Numbers of filters, one per block.
+        convs: Numbers of convolutions, one per block.
         filter_size: Side of every filter, in pixels.
         padding: Padding of the convolutions: same (the image keeps its size) or none (the image loses its border).
         pool: Side of the max pool that ends each block, in pixels.

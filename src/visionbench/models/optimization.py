@@ -73,7 +73,8 @@ def build_lr_scheduler(model: "Classifier", optimizer: Optimizer, steps: float) 
         steps: Number of epochs or optimizer steps of the run; infinite where the run has no limit.
 
     Raises:
-        UserError: The scheduler needs the length of a run that has no limit, or its mode is not the objective's.
+        UserError: The scheduler needs the length of a run that has no limit, or its mode is not the objective's
+            and cannot be changed.
     """
     make: Any = model.make_lr_scheduler
     if wants_total_steps(make):

@@ -33,7 +33,8 @@ def tag(element: str, /, *content: Any, **attributes: Any) -> Html:
     Args:
         element: Name of the element, such as `p`.
         content: Markup or text inside of the element.
-        attributes: Attributes of the element; a name may end in an underscore, and a value of `None` is omitted.
+        attributes: Attributes of the element; an underscore at the end of a name is dropped, any
+            other becomes a hyphen, and a value of `None` is omitted.
     """
     attribute_text = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(str(value))}"'
@@ -109,7 +110,7 @@ def section(key: str, heading: str, *content: Any) -> tuple[str, str, Html]:
 
 
 def note(*content: Any, kind: str = "") -> Html:
-    """Makes a highlighted note."""
+    """Makes a highlighted note; kind `warn` makes it a warning."""
     return tag("div", *content, class_=f"note {kind}".strip(), role="note")
 
 

@@ -47,8 +47,10 @@ def compare(first: Path, second: Path) -> Iterator[str]:
         else:
             yield f"  {name:<12} {value:.6g} | {other_value:.6g}  ({other_value - value:+.3g})"
     digests = [metadata.get("weights_digest") for metadata in (one, other)]
-    same = digests[0] is not None and digests[0] == digests[1]
-    yield f"weights       {'the same, bit for bit' if same else 'different'}"
+    if None in digests:
+        yield "weights       unknown, since one of the runs has not finished"
+    else:
+        yield f"weights       {'the same, bit for bit' if digests[0] == digests[1] else 'different'}"
 
 
 def circumstances(metadata: Mapping[str, Any]) -> dict[str, Any]:

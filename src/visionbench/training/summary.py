@@ -67,7 +67,7 @@ def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
         yield f"validation  {100 * metrics['val/acc']:.2f} % in {which}, the one that was kept{tested}"
         yield from additional_lines("val", metrics)
     if data.test_is_watched:
-        yield f"test        none: the official test {data.item}s were watched as validation (allow)"
+        yield f"test        none: the official test {data.item}s are the validation split (--allow)"
     yield f"parameters  {parameter_count(settings.model):,}"
     yield f"time        {duration(result.seconds)} of training"
     yield from result.figure_lines

@@ -42,7 +42,8 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
         every_n_steps: Optimiser steps between checkpoints within an epoch; `None`: between epochs only.
         described: What the run is: goes into each checkpoint, to be compared when it is gone on with.
         resumed: Our part of the checkpoint that the run is gone on from; `None` for a new run.
-        before: Called before a checkpoint is written: what it is later than has to be on the disk by then.
+        before: Function called just before a checkpoint is written, so that what the checkpoint counts on, such as the
+            rows of finished epochs, is on the disk.
     """
 
     def __init__(

@@ -55,8 +55,8 @@ class MetricsFile(AfterEpoch):
                     self.rows.append(numbers | {name: int(row[name]) for name in ("epoch", "step")})
         if len(self.rows) < epochs:
             raise UserError(
-                f"{self.path} has {len(self.rows)} rows, but {epochs} epochs are finished; put the file back, or start "
-                "the run anew."
+                f"{self.path} has {len(self.rows)} rows, but {epochs} epochs are finished; restore the file as "
+                "the run wrote it, or start a new run."
             )
         with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, restval="")
