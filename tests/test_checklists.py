@@ -165,7 +165,7 @@ class Bar(VisionDataModule):
     - Classes: without and with a bar.
     - Split: 60 to train on, 20 to test.
     - Source: a random generator.
-    - Licence: none.
+    - License: none.
     """
 
     title: ClassVar[str] = "Bars"
