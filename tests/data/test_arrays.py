@@ -88,7 +88,7 @@ def test_labels_of_any_integer_kind_are_the_same(labels):
         ({"images": IMAGES[:0]}, "without an empty axis"),
         ({"images": IMAGES.transpose(0, 3, 1, 2)}, "move the channels to the last axis"),
         ({"images": IMAGES[..., :2]}, "expected 1 channel"),
-        ({"images": torch.tensor(IMAGES[:, :3])}, r"may be \(N, H, W, C\) or \(N, C, H, W\)"),
+        ({"images": torch.tensor(IMAGES[:, :3])}, r"does not tell \(N, H, W, C\) from \(N, C, H, W\)"),
         ({"labels": LABELS[:-1]}, r"the shape \(59,\), expected \(60,\)"),
         ({"labels": LABELS / 1}, "labels of Arrays are float64, expected integers"),
         ({"labels": LABELS > 1}, "labels of Arrays are bool, expected integers"),

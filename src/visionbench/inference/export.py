@@ -167,7 +167,8 @@ def _write(
         return lambda path: _reopened_safetensors(path, exported, metadata)
     height, width = run.recipe.size
     example = torch.zeros(2, height, width, run.input_shape[0], dtype=torch.uint8)
-    shapes = ({0: torch.export.Dim("batch")},)
+    # A named size is refused by torch 2.11 for a condition that always holds (PatchMLP); the name is given below.
+    shapes = ({0: torch.export.Dim.DYNAMIC},)
     try:
         program = torch.export.export(exported, (example,), dynamic_shapes=shapes)
         if format == "torch_export":
@@ -179,7 +180,7 @@ def _write(
             verbose=False,
             input_names=["images"],
             output_names=["probabilities", "classes"],
-            dynamic_shapes=shapes,
+            dynamic_shapes=({0: "batch"},),
         )
         onnx.model.metadata_props.update(metadata)
         onnx.save(file, external_data=False)
