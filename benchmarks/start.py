@@ -28,7 +28,8 @@ ANSWERS = [
     "fit --model MLP --data Digit",
 ]
 # A model that ends its process at the first training step.
-FIRST_STEP = """
+REACHED = 42  # exit status of a process that came to its first step
+FIRST_STEP = f"""
 import os
 
 from visionbench.models import MLP
@@ -36,7 +37,7 @@ from visionbench.models import MLP
 
 class FirstStep(MLP):
     def training_step(self, batch, batch_idx):
-        os._exit(0)
+        os._exit({REACHED})
 """
 IMPORT = "import lightning.pytorch"
 STEP = "to the first step"
@@ -59,8 +60,12 @@ def main() -> None:
         for _ in range(repetitions):
             for name, command in commands.items():
                 began = time.perf_counter()
-                subprocess.run(command, cwd=folder, capture_output=True, env={**os.environ, "PYTHONPATH": _path()})
+                done = subprocess.run(
+                    command, cwd=folder, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": _path()}
+                )
                 seconds[name].append(time.perf_counter() - began)
+                if name == STEP and done.returncode != REACHED:
+                    raise SystemExit(f"The run did not come to its first step:\n{done.stdout}{done.stderr}")
     print(f"{'command':<30} {'median':>7} {'lowest':>7} {'highest':>7}   seconds, n = {repetitions}")
     for name, times in seconds.items():
         print(f"{name:<30} {statistics.median(times):7.2f} {min(times):7.2f} {max(times):7.2f}")
