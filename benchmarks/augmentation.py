@@ -3,7 +3,7 @@
     python benchmarks/augmentation.py
 
 Both give the same: batches of 64 images of 28 x 28, cut out of a copy with a mirrored border of 2 pixels, flipped with
-probability one half, normalised, float32; new ones each epoch. The usual way is a data set as torchvision's are, with
+probability one half, normalized, float32; new ones each epoch. The usual way is a data set as torchvision's are, with
 the transforms inside, and a DataLoader without workers; its images are PIL's, as theirs are, and then tensors, which
 is quicker. Seconds are those that this process had on its processor, in one thread: images a second of one core,
 whatever else the machine does. The ways run in turn.

@@ -2,7 +2,7 @@
 
     python benchmarks/reading.py
 
-Batches of 64 images of 3 x 64 x 64 in a new order each epoch, normalised, float32, from one array of noise: held in
+Batches of 64 images of 3 x 64 x 64 in a new order each epoch, normalized, float32, from one array of noise: held in
 memory; read through the memory map when they are needed, or ahead by one or two threads; and, with --processes, read
 ahead by two processes of a DataLoader, which hand over the same blocks through shared memory. First with the file in
 the page cache, then without: before each epoch the system is asked to drop it. The ways run in turn; the seconds to the

@@ -12,7 +12,7 @@ class RunResult:
 
     Attributes:
         folder: Run folder; `None` for a trial that wrote nothing.
-        status: How the run ended.
+        status: Ending of the run: finished, diverged, interrupted or failed.
         metrics: Metrics of the result by name, such as `val/acc`, or those of the best epoch so far.
         counts: Samples that the metrics of each stage are computed from.
         best_epoch: Epoch of the metrics, from 0; `None` where no epoch is finished.

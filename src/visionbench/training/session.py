@@ -588,7 +588,7 @@ class Session:
         """Writes `run.json`, unless the run has not started; in the first process only.
 
         Args:
-            result: What came out, or what is known of an unfinished run.
+            result: Result of the run, as far as an unfinished run has one.
             error: Exception that ended the run.
         """
         if not self._started or not self.world.is_first:

@@ -1,4 +1,4 @@
-"""Checkpoints: never seen half-written, and whole enough that a run that is gone on with is the run that was begun."""
+"""Checkpoints: never half-written, and complete, so that a resumed run equals one that was never stopped."""
 
 import contextlib
 import math
@@ -27,21 +27,21 @@ from visionbench.training.steps import Steps, StepwiseCallback
 
 
 class RunCheckpoints(StepwiseCallback, AfterEpoch):
-    """Keeps the last state and the best of a run, between epochs and, if asked, between steps.
+    """Writes checkpoints of the last state and of the best epoch, after each epoch and, if asked, within epochs.
 
-    What is kept between epochs is the state after all that belongs to an epoch has been done, plateau schedulers
-    included, just before the next begins: gone on from there, nothing is done twice or left out. Within an epoch the
-    state also holds the epoch's sums, the number of batches done and the global random state.
+    The checkpoint of an epoch is written when the epoch is complete, schedulers included, just before the next epoch
+    starts; a run that is resumed from it repeats nothing and skips nothing. A checkpoint within an epoch also holds the
+    epoch's sums, the number of finished batches and the global random state.
 
-    A signal to end (SIGTERM, Ctrl+C) is heeded after the step that is running, or after the validation; a second one at
-    once.
+    SIGTERM and Ctrl+C stop the run after the current step or validation; a second signal stops it at once.
 
     Args:
-        folder: For best.ckpt, last.ckpt and previous.ckpt, the one before the last.
-        objective: Metric and mode that choose the best epoch; `None`: only the last is kept.
-        every_n_steps: Optimiser steps between checkpoints within an epoch; `None`: between epochs only.
-        described: What the run is: goes into each checkpoint, to be compared when it is gone on with.
-        resumed: Our part of the checkpoint that the run is gone on from; `None` for a new run.
+        folder: Folder of best.ckpt, last.ckpt and previous.ckpt, the checkpoint before the last.
+        objective: Metric and mode that choose the best epoch; `None` for the last checkpoint only.
+        every_n_steps: Number of optimizer steps between checkpoints within an epoch; `None` for checkpoints between epochs
+            only.
+        described: Description of the run, stored in each checkpoint and compared when the run is resumed.
+        resumed: State of this callback in the checkpoint that the run resumes from; `None` for a new run.
         before: Function called just before a checkpoint is written, so that what the checkpoint counts on, such as the
             rows of finished epochs, is on the disk.
     """

@@ -13,16 +13,16 @@ from visionbench.training.steps import Steps, StepwiseCallback
 
 
 class StepLosses(StepwiseCallback):
-    """Writes what was minimised in each batch to a file; the losses stay on the device until an epoch's end.
+    """Writes the minimized loss of each batch to a file; the losses stay on the device until the end of the epoch.
 
-    Two runs are told apart by the first of them that differs.
+    The first loss that differs shows the step at which two runs part.
 
     Args:
-        path: The file.
-        batches: That are done when a run is gone on with: their losses stay; `None` for a new run.
+        path: Path of step-losses.bin.
+        batches: Number of finished batches of a resumed run, whose losses are kept; `None` for a new run.
 
     Raises:
-        UserError: The file has fewer.
+        UserError: The file has fewer losses.
     """
 
     def __init__(self, path: Path, batches: int | None = None) -> None:

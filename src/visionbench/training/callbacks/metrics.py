@@ -18,12 +18,12 @@ from visionbench.training.callbacks.after_epoch import AfterEpoch
 class MetricsFile(AfterEpoch):
     """Appends a row to `metrics.csv` at the end of each epoch; numbers are written so that they read back exactly.
 
-    It stands before the checkpoints in the list of callbacks, so that an epoch that can be resumed from has its row.
-    There are no times in the file: two equal runs write equal files.
+    The callback comes before the checkpoints in the list of callbacks, so that each epoch with a checkpoint has its
+    row. The file holds no times: equal runs write equal files.
 
     Args:
-        path: The file.
-        epochs: That are finished when a run is gone on with: their rows stay; `None` for a new run.
+        path: Path of metrics.csv.
+        epochs: Number of finished epochs of a resumed run, whose rows are kept; `None` for a new run.
         additional: Names of the metrics that are logged besides those of the model; a resumed run may ask for others
             than before.
     """
