@@ -1,5 +1,6 @@
 """What guards refuse, what `--allow` turns into a warning, and where both are recorded."""
 
+import html
 import json
 import math
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from visionbench.guards import (
     inspect,
 )
 from visionbench.models import MLP
+from visionbench.runs.folder import RunFolder
 
 SHORT = "--model MLP --data Digits --trainer.max_epochs 1 --name run"
 WATCHED = "The official test images are the validation set, so that there is no test accuracy"
@@ -129,7 +131,10 @@ def test_a_run_that_watched_its_test_set_by_data_allow_still_does(cli, older, tm
     assert cli(f"predict {run} val --output rows.csv").status == 0
     assert len((tmp_path / "rows.csv").read_text().splitlines()) == 1 + 360  # Digits' official test images
     assert cli(f"report {run}").status == 0
-    assert "were the validation split" in (tmp_path / run / "report.html").read_text()
+    page = (tmp_path / run / "report.html").read_text()
+    assert "were the validation split" in page
+    (finding,) = RunFolder(tmp_path / run).metadata["findings"]
+    assert page.count(html.escape(finding["sentence"])) == 1
     assert cli(f"repeat {run} --figures none").status == 0
 
 

@@ -13,6 +13,8 @@ import sklearn.metrics
 import yaml
 
 import visionbench
+from tests.exactness.same import differences, first_event_file, next_second
+from tests.exactness.test_resume import stop
 from visionbench.evaluation.predictions import read_predictions
 from visionbench.runs.folder import RunFolder
 
@@ -173,6 +175,24 @@ def test_a_resumed_run_may_ask_for_other_metrics(cli, tmp_path):
     written = rows(tmp_path / RUN)
     assert [bool(row["val/macro_f1"]) for row in written] == [True, False, False]
     assert [bool(row["val/cohen_kappa"]) for row in written] == [False, True, True]
+
+
+@pytest.mark.parametrize("place", [("step", 30), ("validation", 4)], ids=str)
+def test_a_run_that_was_stopped_within_an_epoch_is_the_same_with_such_an_objective(cli_in, tmp_path, place):
+    line = f"{SMALL} --model.dropout 0.3 --metrics [log_loss] --objective.metric val/macro_f1 --trainer.max_epochs 3"
+    line += " --checkpoint.every_n_steps 4 --run_dir run"
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+        first_event_file()
+        cli = cli_in(tmp_path / name)
+        if name == "whole":
+            assert cli(line).status == 0
+            continue
+        assert stop(cli, line, *place)
+        next_second()
+        result = cli("fit --resume run")
+        assert result.status == 0, result
+    assert differences(tmp_path / "whole/run", tmp_path / "stopped/run") == []
 
 
 def test_python_takes_names_and_classes(tmp_path, monkeypatch, digits_root):

@@ -137,6 +137,8 @@ def _result(run: ReportedRun) -> Iterator[Html]:
         yield page.note(tag("p", done, tag("code", command), " resumes it."), kind="warn")
     if (diverged := divergence(run.rows)) is not None or run.status == "diverged":
         yield page.note(tag("p", "The run has diverged", f"; {diverged}." if diverged else "."), kind="warn")
+    for finding in run.report.get("findings") or []:
+        yield page.note(tag("p", finding["sentence"]), kind="warn")
     yield tag("dl", *(_value(*entry) for entry in _values(run)), class_="result")
     test = run.predictions.get("test")
     if test is not None and np.array_equal(test.predicted, test.labels):

@@ -38,8 +38,7 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
     Args:
         folder: Folder of best.ckpt, last.ckpt and previous.ckpt, the checkpoint before the last.
         objective: Metric and mode that choose the best epoch; `None` for the last checkpoint only.
-        every_n_steps: Number of optimizer steps between checkpoints within an epoch; `None` for checkpoints between epochs
-            only.
+        every_n_steps: Number of optimizer steps between checkpoints within an epoch; `None` for none within epochs.
         described: Description of the run, stored in each checkpoint and compared when the run is resumed.
         resumed: State of this callback in the checkpoint that the run resumes from; `None` for a new run.
         before: Function called just before a checkpoint is written, so that what the checkpoint counts on, such as the
