@@ -15,6 +15,10 @@ from visionbench.data import fashion_mnist
 DIGITS = "fit --model MLP --data Digits"
 
 MISTAKES = {
+    "devices that are no number": (
+        "fit --model MLP --data Digits --trainer.devices a",
+        "trainer.devices is a, expected auto, a number of devices",
+    ),
     "unknown model": (
         "fit --model CNM --data Digits",
         "model.class_path: there is no class CNM; known: ",

@@ -4,6 +4,7 @@ from visionbench.guards.base import Finding, Guard, Refused, Stage, inspect
 from visionbench.guards.config import (
     ConfigContext,
     LinkedArguments,
+    NamedDevices,
     OneProcessADevice,
     PlateauInterval,
     ReachedValidation,
@@ -23,6 +24,7 @@ GUARDS: list[Guard] = [
     WatchedValidation(),
     ReachedValidation(),
     OneProcessADevice(),
+    NamedDevices(),
     OptimizerSettings(),
     SharesOfClasses(),
     OfficialTestAsValidation(),

@@ -1,5 +1,6 @@
 """Guards of the configuration: asked before data is touched."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -137,4 +138,14 @@ class OneProcessADevice(_ConfigGuard):
                 f"trainer.num_nodes is {trainer.num_nodes}, but visionbench trains a run on one machine; leave it out, "
                 "and give the devices of this machine with --trainer.devices."
             )
+        return None
+
+
+class NamedDevices(_ConfigGuard):
+    """Devices are a number or numbers."""
+
+    def refusal(self, context: ConfigContext) -> str | None:  # noqa: D102
+        devices = context.config.trainer.devices
+        if isinstance(devices, str) and not re.fullmatch(r"auto|-1|\d+(\s*,\s*\d+)*,?", devices.strip()):
+            return f"trainer.devices is {devices}, expected auto, a number of devices, or numbers of GPUs, such as 0,1."
         return None
