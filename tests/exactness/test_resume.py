@@ -127,6 +127,13 @@ MOMENTS = [
 ]
 
 
+def test_the_processor_seconds_before_a_stop_are_counted(started, cli):
+    before = checkpoint(started)["visionbench"]["cpu_seconds"]
+    assert before > 0
+    go_on(cli)
+    assert report(started)["cpu_seconds"] > before
+
+
 @pytest.mark.parametrize(
     ("place", "count", "after"), [("step", 8, False), ("validation", 4, False), ("checkpoint", 6, True)]
 )

@@ -630,7 +630,7 @@ class Session:
             "epochs": result.epochs,
             "best_epoch": result.best_epoch,
             "seconds": round(result.seconds, 3),
-            "cpu_seconds": round(time.process_time() - self._cpu_clock, 3),
+            "cpu_seconds": round(self._cpu_seconds(), 3),
             "metrics": metrics,
             "counts": result.counts,
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
@@ -667,6 +667,10 @@ class Session:
     def _seconds(self) -> float:
         """Seconds of training, those before a resumption included."""
         return self.checkpoints.seconds() if self.checkpoints is not None else time.monotonic() - self._clock
+
+    def _cpu_seconds(self) -> float:
+        """Processor seconds of training and test, those before a resumption included."""
+        return self.checkpoints.cpu_seconds() if self.checkpoints is not None else time.process_time() - self._cpu_clock
 
     def _how_to_resume(self) -> str:
         if self.run_folder is None:

@@ -66,7 +66,9 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
         self.best: float | None = resumed["best"] if resumed is not None else None
         self.best_epoch: int | None = resumed["best_epoch"] if resumed is not None else None
         self.seconds_before: float = resumed["seconds"] if resumed is not None else 0.0
-        self.started = time.monotonic()
+        # Checkpoints of earlier versions have no cpu_seconds.
+        self.cpu_seconds_before: float = resumed.get("cpu_seconds", 0.0) if resumed is not None else 0.0
+        self.started, self.started_cpu = time.monotonic(), time.process_time()
         self.finished = False
         self.seen = 0  # batches of the running epoch
         self.batches = 0  # batches of an unfinished epoch, in the checkpoint that is being written
@@ -76,8 +78,12 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
         self.handlers: dict[int, Any] = {}
 
     def seconds(self) -> float:
-        """Of training, those before a resumption included."""
+        """Seconds of training, those before a resumption included."""
         return self.seconds_before + time.monotonic() - self.started
+
+    def cpu_seconds(self) -> float:
+        """Processor seconds of this process since training began, those before a resumption included."""
+        return self.cpu_seconds_before + time.process_time() - self.started_cpu
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self.started = time.monotonic()
@@ -175,6 +181,7 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
             "should_stop": trainer.should_stop,
             "finished": self.finished,
             "seconds": self.seconds(),
+            "cpu_seconds": self.cpu_seconds(),
             "resumptions": self.resumptions,
         }
         if self.batches and isinstance(pl_module, Classifier):
