@@ -571,13 +571,13 @@ def test_killed_and_run_again_it_writes_the_same_table(photos, many, tmp_path, n
     folder, _ = photos
     images, expected = many
     words = ["predict", RUN, str(images), "--output", f"{tmp_path}/out.csv"]
-    process = subprocess.Popen(command(*words), cwd=folder, stderr=subprocess.PIPE, start_new_session=True)
     part = tmp_path / ".out.csv.part"
-    while process.poll() is None and not (part.is_file() and part.stat().st_size > 2000):
-        time.sleep(0.002)
-    process.send_signal(number)
-    process.wait(60)
-    assert process.returncode == status, process.stderr.read()
+    with subprocess.Popen(command(*words), cwd=folder, stderr=subprocess.PIPE, start_new_session=True) as process:
+        while process.poll() is None and not (part.is_file() and part.stat().st_size > 2000):
+            time.sleep(0.002)
+        process.send_signal(number)
+        process.wait(60)
+        assert process.returncode == status, process.stderr.read()
     assert not (tmp_path / "out.csv").exists()
     assert part.exists() == (number == signal.SIGKILL)
     again = subprocess.run(command(*words), cwd=folder, capture_output=True, text=True, check=False)
