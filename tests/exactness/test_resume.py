@@ -127,6 +127,13 @@ MOMENTS = [
 ]
 
 
+def test_nothing_is_left_of_predictions_that_were_being_written(whole, started, cli):
+    for name in (".val.csv.77", ".val-probabilities.npy.77"):
+        (started / "predictions" / name).write_bytes(b"half")
+    go_on(cli)
+    assert differences(whole, started) == []
+
+
 def test_the_processor_seconds_before_a_stop_are_counted(started, cli):
     before = checkpoint(started)["visionbench"]["cpu_seconds"]
     assert before > 0

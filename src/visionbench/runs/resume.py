@@ -131,6 +131,7 @@ def finish_interrupted_writes(resumption: Resumption) -> None:
     run = RunFolder(resumption.folder)
     places = [(run.checkpoints, ".*.ckpt.*")]
     places += [(run.path, pattern) for pattern in (".*.csv.*", ".*.json.*", ".*.yaml.*")]
+    places += [(run.predictions_folder, pattern) for pattern in (".*.csv.*", ".*.npy.*")]
     for folder, pattern in places:
         for temporary in folder.glob(pattern):
             temporary.unlink()
