@@ -32,10 +32,10 @@ class Run:
     """A run of the gallery.
 
     Attributes:
-        name: Of the run and, in front, of its pictures.
-        title: What it is.
-        options: Of `visionbench fit`.
-        left_out: Figures that another run shows as well.
+        name: Name of the run, with which the names of its pictures begin.
+        title: Heading of the run on the page.
+        options: Options of `visionbench fit`.
+        left_out: Names of figures that are left out, because another run shows them.
     """
 
     name: str
@@ -78,8 +78,14 @@ RUNS = (
 def main() -> int:
     """Trains the runs, one after the other, and writes their pictures and the page that shows them."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--heart", type=Path, required=True, metavar="FOLDER", help="with train.csv and test.csv")
-    parser.add_argument("--greek", type=Path, required=True, metavar="FOLDER", help="with a folder for each letter")
+    parser.add_argument("--heart", type=Path, required=True, metavar="FOLDER", help="folder of train.csv and test.csv")
+    parser.add_argument(
+        "--greek",
+        type=Path,
+        required=True,
+        metavar="FOLDER",
+        help="folder of a folder for each letter",
+    )
     arguments = parser.parse_args()
     page = ["# Gallery", "", "What four runs drew by themselves; `python docs/gallery.py` makes all of it again."]
     pictures: dict[str, bytes] = {}
