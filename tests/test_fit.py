@@ -17,6 +17,7 @@ from lightning.pytorch import Trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from tensorboard.plugins.hparams import plugin_data_pb2
 
+from tests.fakes import write_images, write_table
 from visionbench.data import Digits
 from visionbench.errors import RunFailed, UserError
 from visionbench.evaluation.intervals import wilson_interval
@@ -113,7 +114,7 @@ def test_the_report_has_the_documented_keys_and_no_nan(fitted):
         *("schema", "command", "config_digest", "code", "git", "versions", "device", "precision", "threads", "seed"),
         *("data_digest", "parameters", "trainable", "epochs", "best_epoch", "seconds", "metrics", "weights_digest"),
         *("nondeterministic", "resumed", "start", "status", "world_size", "item", "objective", "cpu_seconds"),
-        *("counts", "findings", "identity", "test_openings"),
+        *("counts", "findings", "identity", "test_openings", "opening", "split_digests"),
     }
     assert content["status"] == "finished"
     assert content["objective"] == {"metric": "val/loss", "mode": "min"}
@@ -224,7 +225,8 @@ def test_evaluating_a_run_gives_its_metrics_and_writes_nothing_but_the_count_of_
     assert f" accuracy {100 * report(fitted.run)['metrics'][f'{stage}/acc']:.2f} %" in result.out
     assert f" loss   {report(fitted.run)['metrics'][f'{stage}/loss']:.4f}" in result.out
     after = listing(fitted.run.parents[2])
-    counted = {str(fitted.run), str(fitted.run / "run.json")} if command == "test" else set()
+    ledger = fitted.run.parents[1] / "test-ledger.jsonl"
+    counted = {str(fitted.run), str(fitted.run / "run.json"), str(ledger)} if command == "test" else set()
     assert {path for path in before | after if before.get(path) != after.get(path)} == counted
 
 
@@ -430,20 +432,31 @@ def test_the_learning_rate_of_an_epoch_is_the_last_it_was_trained_with(cli, tmp_
         ("--objective.metric val/loss", 2),
         ("--objective.metric val/acc", 1),
         ("--model.losses [.nan,2,3,4]", 1),
-        ("--model.losses [.nan,.nan,.nan,.nan]", 0),
+        ("--model.losses [.inf,2,3,4]", 1),
     ],
 )
 def test_the_objective_picks_the_epoch_and_the_first_of_equals(cli, tmp_path, objective, best):
     (tmp_path / "scripted_net.py").write_text(SCRIPTED_NET)
     line = f"{SMALL.replace('MLP', 'scripted_net.Scripted')} --trainer.max_epochs 4 --name x"
-    assert cli(f"{line} {objective}").status == int("nan]" in objective)  # diverged, by the loss of the last epoch
+    assert cli(f"{line} {objective}").status == 0
     run = tmp_path / "lightning_logs" / "x" / "version_0"
     checkpoint = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
     assert report(run)["best_epoch"] == checkpoint["epoch"] == best
     assert report(run)["weights_digest"] == weights_digest(checkpoint["state_dict"])
     assert report(run)["metrics"]["train/loss"] == float(rows(run)[best]["train/loss"])
-    if report(run)["status"] == "finished":
-        assert f"test loss   {report(run)['metrics']['test/loss']:.4f}" in cli(f"test {run}").out  # of those weights
+    assert f"test loss   {report(run)['metrics']['test/loss']:.4f}" in cli(f"test {run}").out  # of those weights
+
+
+def test_an_epoch_whose_validation_loss_is_not_finite_is_never_the_best(cli, tmp_path):
+    (tmp_path / "scripted_net.py").write_text(SCRIPTED_NET)
+    line = f"{SMALL.replace('MLP', 'scripted_net.Scripted')} --trainer.max_epochs 4 --name x --figures final"
+    result = cli(f"{line} --model.losses [.nan,.nan,.nan,.nan]")
+    assert result.status == 1
+    assert "diverged   not a number: the validation loss first in epoch 1; the run is not tested" in result.out
+    run = tmp_path / "lightning_logs" / "x" / "version_0"
+    assert (report(run)["status"], report(run)["metrics"], report(run)["best_epoch"]) == ("diverged", {}, None)
+    assert not (run / "checkpoints" / "best.ckpt").exists()
+    assert (run / "figures" / "learning-curves.svg").is_file()
 
 
 def test_a_plateau_scheduler_follows_the_objectives_direction(cli, tmp_path):
@@ -552,33 +565,144 @@ def test_a_run_that_breaks_before_its_first_step_has_failed_without_metrics(cli,
     assert (metadata["metrics"], metadata["epochs"], metadata["best_epoch"]) == ({}, 0, None)
 
 
-def test_a_diverged_run_has_no_test_and_exit_status_1(cli, tmp_path):
-    (tmp_path / "diverging_net.py").write_text(
-        "from visionbench.models import MLP\n\n\nclass Diverges(MLP):\n"
-        "    def training_step(self, batch, batch_idx):\n"
-        "        return super().training_step(batch, batch_idx) * (float('nan') if batch_idx else 1)\n"
-    )
-    result = cli(f"{SMALL.replace('MLP', 'diverging_net.Diverges')} --trainer.max_epochs 2 --name x")
-    run = tmp_path / "lightning_logs" / "x" / "version_0"
+DIVERGING = """
+import torch
+from visionbench.models import MLP
+
+
+class Diverges(MLP):
+    '''Its third loss of the second epoch is not a number.'''
+
+    bad = (1, 2)
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return loss * float("nan") if (self.current_epoch, batch_idx) == self.bad else loss
+
+
+class DivergesAtOnce(Diverges):
+    bad = (0, 1)
+
+
+class BadWeights(MLP):
+    '''Its last step of the second epoch leaves weights that are not finite, and no loss shows it.'''
+
+    def on_train_batch_end(self, outputs, batch, batch_idx):
+        if self.current_epoch == 1 and batch_idx == self.trainer.num_training_batches - 1:
+            with torch.no_grad():
+                next(self.parameters()).fill_(float("inf"))
+
+
+class Skips(MLP):
+    '''Gives no loss for some batches, which is no divergence.'''
+
+    def training_step(self, batch, batch_idx):
+        loss = super().training_step(batch, batch_idx)
+        return None if batch_idx == 1 else loss
+"""
+
+
+@pytest.fixture
+def diverging(cli, tmp_path):
+    """Runs a model of the file above for three epochs; gives the command's result and the run folder."""
+    (tmp_path / "diverging_net.py").write_text(DIVERGING)
+
+    def run(kind, options=""):
+        line = SMALL.replace("--model MLP", f"--model diverging_net.{kind}")
+        assert line != SMALL
+        return cli(f"{line} --trainer.max_epochs 3 --name x {options}"), tmp_path / "lightning_logs" / "x" / "version_0"
+
+    return run
+
+
+def test_a_run_ends_in_the_epoch_of_the_first_loss_that_is_not_finite(cli, tmp_path, diverging):
+    result, run = diverging("Diverges")
     assert result.status == 1, result
-    assert "diverged   not a number: the training loss first in epoch 1" in result.out
-    assert report(run)["status"] == RunFolder(run).status == "diverged"
-    assert not any(name.startswith("test/") for name in report(run)["metrics"])
-    assert report(run)["test_openings"] == 0
+    metadata = report(run)
+    place = metadata["divergence"]
+    batches = len(RunFolder(run).step_losses) // 2
+    assert (place["epoch"], place["batch"], place["step"]) == (1, 2, batches + 3)
+    assert len(place["samples"]) == 64
+    assert len(set(place["samples"])) == 64
+    line = f"diverged   loss nan in epoch 2, batch 3 (step {place['step']}), on {', '.join(place['samples'][:3])}"
+    assert f"{line} and 61 more; the run is not tested; the checkpoints are those of the 1 epoch before." in result.out
+    assert "accuracy" not in result.out
+    assert metadata["status"] == RunFolder(run).status == "diverged"
+    assert (metadata["metrics"], metadata["best_epoch"], metadata["test_openings"]) == ({}, None, 0)
+    assert len(RunFolder(run).rows) == 1
+    for name in ("best", "last"):
+        checkpoint = torch.load(run / "checkpoints" / f"{name}.ckpt", weights_only=True)
+        assert checkpoint["epoch"] == 0
+        assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+def test_the_samples_of_the_batch_that_diverged_are_those_it_had(cli, tmp_path, diverging):
+    (tmp_path / "diverging_net.py").write_text(DIVERGING)
+    _, run = diverging("Diverges")
+    data = Digits(root=RunFolder(run).config["data"]["init_args"]["root"], seed=0)
+    data.setup()
+    loader = data.train_dataloader()
+    loader.sampler.set_epoch(1)
+    labels = [batch[1] for batch in loader][2].tolist()
+    names = report(run)["divergence"]["samples"]
+    places = [int(name.removeprefix("train/")) for name in names]
+    assert [int(data.store.arrays["train-labels"][place]) for place in places] == labels
+
+
+def test_a_diverged_run_has_no_score_anywhere(cli, tmp_path, diverging):
+    _, run = diverging("Diverges")
     assert f"{run} is diverged" in cli(f"compare {run} {run}").out
+    for command in ("test", "validate"):
+        assert f"{run} has diverged (loss nan in epoch 2, batch 3" in cli(f"{command} {run}").refusal()
+    predicted = cli(f"predict {run} val")
+    assert f"note: {run} has diverged (loss nan in epoch 2" in predicted.err
+    assert "would do so again with the same settings" in cli(f"fit --resume {run}").refusal()
+    assert cli(f"report {run}").status == 0
+    assert "The run has diverged; loss nan in epoch 2, batch 3" in (run / "report.html").read_text()
+
+
+def test_weights_that_are_not_finite_replace_no_checkpoint(diverging):
+    result, run = diverging("BadWeights")
+    assert result.status == 1
+    assert "diverged   weights not finite in epoch 2" in result.out
+    checkpoint = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all(value.isfinite().all() for value in checkpoint["state_dict"].values())
+
+
+def test_no_checkpoint_within_the_epoch_follows_a_loss_that_is_not_finite(diverging):
+    result, run = diverging("Diverges", "--checkpoint.every_n_steps 1")
+    assert result.status == 1
+    state = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    assert all(value.isfinite().all() for value in state["state_dict"].values())
+    assert state["global_step"] == report(run)["divergence"]["step"] - 1
+
+
+def test_a_run_that_diverges_in_its_first_epoch_keeps_no_checkpoint(diverging):
+    result, run = diverging("DivergesAtOnce")
+    assert result.status == 1
+    assert "the run is not tested." in result.out
+    assert not (run / "checkpoints").exists()
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")
+def test_a_skipped_batch_is_no_divergence(diverging):
+    result, run = diverging("Skips")
+    assert result.status == 0, result
+    assert report(run)["status"] == "finished"
 
 
 def test_each_opening_of_the_test_images_is_counted(cli, tmp_path):
     assert cli(f"{SMALL} --trainer.max_epochs 1 --name x").status == 0
     run = tmp_path / "lightning_logs" / "x" / "version_0"
     before = report(run)
-    assert before["test_openings"] == 1
-    assert "the test images were opened 2 times by this run" in cli(f"test {run}").out
-    assert "opened" not in cli(f"validate {run}").out
-    assert "the test images were opened 3 times by this run" in cli(f"test {run}").out
-    assert report(run) == before | {"test_openings": 3}
+    assert (before["test_openings"], before["opening"]) == (1, 1)
+    said = "opening {0} of these test images in this folder, {0} by this run"
+    assert said.format(2) in cli(f"test {run}").out
+    assert "openings " not in cli(f"validate {run}").out
+    assert said.format(3) in cli(f"test {run}").out
+    assert report(run) == before | {"test_openings": 3, "opening": 3}
     assert cli(f"report {run}").status == 0
-    assert "opened 3 times by this run" in (run / "report.html").read_text(encoding="utf-8")
+    assert said.format(3) in (run / "report.html").read_text(encoding="utf-8")
     assert cli(f"fit --resume {run} --trainer.max_epochs 2").status == 0
     assert report(run)["test_openings"] == 4
 
@@ -588,7 +712,7 @@ def test_an_opening_is_kept_by_a_run_that_was_killed(cli, tmp_path):
     run = RunFolder(tmp_path / "lightning_logs" / "x" / "version_0")
     assert report(run.path)["test_openings"] == 0
     run.metadata_path.unlink()
-    assert "were opened 1 time by this run" in cli(f"test {run}").out
+    assert "opening 1 of these test images in this folder, 1 by this run" in cli(f"test {run}").out
     assert (run.status, run.test_openings) == ("interrupted", 1)
     assert cli(f"fit --resume {run} --test_after_fit true").status == 0
     assert (run.status, run.test_openings) == ("finished", 2)
@@ -670,3 +794,55 @@ def test_two_processes_share_a_run_and_its_metrics_are_of_the_whole_set(tmp_path
         split = data.splits[part]
         assert predictions.labels.tolist() == data.store.arrays[f"{split.part}-labels"][split.index].tolist()
         assert (predictions.predicted == predictions.labels).mean() == accuracy
+
+
+def rename_class(source, old, new):
+    for folder in sorted(source.glob(f"**/{old}")):
+        folder.rename(folder.with_name(new))
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [
+        (lambda source: rename_class(source, "apple", "cherry"), "cherry added; apple missing"),
+        (lambda source: write_images(source, {"aardvark": 12}, seed=1), "aardvark added"),
+    ],
+)
+def test_the_classes_of_a_run_are_not_mistaken_for_others(cli, tmp_path, change, what):
+    write_images(tmp_path / "photos", {"apple": 12, "berry": 12})
+    line = "fit --model MLP --model.widths [4] --data ImageFolder --data.source photos --data.size 8 --name x"
+    assert cli(f"{line} --trainer.max_epochs 1 --data.test_size 4 --data.val_size 4").status == 0
+    assert "accuracy" in cli("test lightning_logs/x/version_0").out
+    change(tmp_path / "photos")
+    for command in ("test", "validate"):
+        result = cli(f"{command} lightning_logs/x/version_0")
+        assert f"The classes of photos are no longer those that lightning_logs/x/version_0 was trained on ({what})" in (
+            result.refusal()
+        )
+        assert "accuracy" not in result.out
+
+
+def test_the_classes_of_a_table_are_not_mistaken_for_others(cli, tmp_path):
+    write_table(tmp_path / "table", {"train": 60, "test": 20})
+    line = "fit --model MLP --model.widths [4] --data Table --data.source table --data.target kind --name x"
+    assert cli(f"{line} --trainer.max_epochs 1").status == 0
+    for file in (tmp_path / "table").glob("*.csv"):
+        file.write_text("".join(f"{row[:-1]}z\n" if row[-1] == "a" else f"{row}\n" for row in file.read_text().split()))
+    assert "(z added; a missing)" in cli("test lightning_logs/x/version_0").refusal()
+
+
+@pytest.mark.parametrize(
+    ("model", "left_out"),
+    [
+        ("MLP --model.widths [4]", 0),
+        ("MLP --model.widths [4] --model.batch_norm true", 1),
+        ("CNN --model.widths [4,4,4]", 1),
+        ("CNN --model.widths [4,4,4] --model.freeze [blocks,dense]", 0),
+    ],
+)
+def test_only_a_batch_norm_that_trains_leaves_out_a_last_batch_of_one_image(cli, tmp_path, model, left_out):
+    assert cli(f"fit --model {model} --data Digits --data.train_size 65 --trainer.max_epochs 1 --name x").status == 0
+    run = tmp_path / "lightning_logs" / "x" / "version_0"
+    assert len(RunFolder(run).step_losses) == 2 - left_out
+    result = cli(f"fit --model {model} --data Digits --data.train_size 65 --trainer.max_epochs 1 --name y")
+    assert ("left out   the last 1 image of each epoch, since batch norm needs two" in result.out) == bool(left_out)

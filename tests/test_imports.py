@@ -12,7 +12,7 @@ PACKAGE = Path(visionbench.__file__).parent
 ORDER = (
     *("__main__", "cli", "commands", "visionbench", "api", "report", "figures", "inference", "arguments", "config"),
     *("progress", "training", "guards", "models", "data", "runs", "evaluation"),
-    *("processes", "interrupts", "console", "files", "text", "classes", "decoding", "errors"),
+    *("processes", "random_state", "interrupts", "console", "files", "text", "classes", "decoding", "errors"),
 )
 # A study worker, a notebook and the command line call the same session.
 UNKNOWN_TO_TRAINING = {

@@ -1,6 +1,5 @@
 """What is said when arguments outlive their class, and short names that are ambiguous."""
 
-import re
 import typing
 
 import jsonargparse._typehints as typehints
@@ -37,15 +36,84 @@ def test_changing_the_data_set_keeps_the_rest_and_says_so(cli, tmp_path):
     assert config["data"]["init_args"]["batch_size"] == 32
 
 
-def test_changing_the_optimizer_says_that_the_learning_rate_is_kept(cli, tmp_path):
-    (tmp_path / "run.yaml").write_text(
-        "{data: Digits, model: {class_path: MLP, init_args: "
-        "{optimizer: {class_path: Adam, init_args: {lr: 0.02, amsgrad: true}}}}}"
-    )
-    lines = cli(f"fit --config run.yaml --model.optimizer SGD {TRIAL}").out.splitlines()
-    assert re.match(r"Adam was replaced by SGD: kept .*lr=0\.02.*; dropped .*amsgrad=True", lines[0])
-    config = yaml.safe_load(cli("fit --config run.yaml --model.optimizer SGD --print_config").out)
-    assert config["model"]["init_args"]["optimizer"]["init_args"]["lr"] == 0.02
+ADAM = (
+    "{data: Digits, model: {class_path: MLP, init_args: {dropout: 0.3, "
+    "optimizer: {class_path: Adam, init_args: {lr: 0.02, weight_decay: 0.1, amsgrad: true}}}}}"
+)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (
+            "--model.optimizer SGD",
+            "model.optimizer is changed from Adam to SGD, but run.yaml sets lr=0.02, weight_decay=0.1 before that; "
+            "write --model.optimizer.lr 0.02 --model.optimizer.weight_decay 0.1 after the change to keep them, or "
+            "other values.",
+        ),
+        (
+            "--model.optimizer SGD --model.optimizer.lr 0.1",
+            "model.optimizer is changed from Adam to SGD, but run.yaml sets weight_decay=0.1 before that; write "
+            "--model.optimizer.weight_decay 0.1 after the change to keep it, or other values.",
+        ),
+        (
+            "--model CNN",
+            "model is changed from MLP to CNN, but run.yaml sets optimizer.lr=0.02, "  # Adam is CNN's default too
+            "optimizer.weight_decay=0.1, optimizer.amsgrad=true before that; write "
+            "--model.optimizer.lr 0.02 --model.optimizer.weight_decay 0.1 --model.optimizer.amsgrad true after the "
+            "change to keep them, or other values.",
+        ),
+        (
+            "--model.lr_scheduler StepLR --model.lr_scheduler.step_size 3 --model.lr_scheduler MultiplicativeLR",
+            None,
+        ),
+        (
+            "--model.lr_scheduler ExponentialLR --model.lr_scheduler.gamma 0.5 --model.lr_scheduler StepLR "
+            "--model.lr_scheduler.step_size 3",
+            "model.lr_scheduler is changed from ExponentialLR to StepLR, but the command sets gamma=0.5 before that; "
+            "write --model.lr_scheduler.gamma 0.5 after the change to keep it, or other values.",
+        ),
+        ("--config later.yaml", "model.optimizer is changed from Adam to RMSprop, but run.yaml sets weight_decay=0.1"),
+    ],
+)
+def test_what_was_set_for_a_class_is_neither_carried_over_nor_lost(cli, tmp_path, options, sentence):
+    (tmp_path / "run.yaml").write_text(ADAM)
+    (tmp_path / "later.yaml").write_text("model: {init_args: {optimizer: {class_path: RMSprop, init_args: {lr: 0.5}}}}")
+    for printing in ("", "--print_config"):
+        result = cli(f"fit --config run.yaml {options} {printing or TRIAL}")
+        if sentence is not None:
+            assert result.refusal().startswith(sentence)
+
+
+@pytest.mark.fast
+@pytest.mark.parametrize(
+    ("options", "kind", "expected"),
+    [
+        ("--model.optimizer AdamW", "AdamW", {"weight_decay": 0.01}),  # Adam's default is 0
+        ("--model.optimizer SGD --model.optimizer.lr 0.1", "SGD", {"lr": 0.1, "fused": None}),
+        ("--model.optimizer RMSprop", "RMSprop", {"lr": 0.01}),  # 0.001 is the default of the model's Adam
+        ("--model.optimizer.lr 0.1 --model.optimizer Adam", "Adam", {"lr": 0.1, "fused": True}),  # the same class
+        ("--model.optimizer.lr 0.1 --model.optimizer SGD --model.optimizer.lr 0.1", "SGD", {"lr": 0.1}),
+    ],
+)
+def test_a_new_class_begins_with_its_own_defaults(cli, options, kind, expected):
+    shown = cli(f"fit --model MLP --data Digits {options} --print_config")
+    assert (shown.status, shown.err) == (0, "")
+    optimizer = yaml.safe_load(shown.out)["model"]["init_args"]["optimizer"]
+    assert optimizer["class_path"].endswith(f".{kind}")
+    assert {name: optimizer["init_args"].get(name) for name in expected} == expected
+
+
+@pytest.mark.fast
+def test_what_is_given_again_for_the_new_class_is_taken(cli, tmp_path):
+    (tmp_path / "run.yaml").write_text(ADAM)
+    given = "--model.optimizer.lr 0.02 --model.optimizer.weight_decay 0"
+    shown = cli(f"fit --config run.yaml --model.optimizer SGD {given} --print_config")
+    assert shown.status == 0
+    assert shown.err == "Adam was replaced by SGD: dropped amsgrad=true\n"
+    optimizer = yaml.safe_load(shown.out)["model"]["init_args"]["optimizer"]["init_args"]
+    assert (optimizer["lr"], optimizer["weight_decay"]) == (0.02, 0)
 
 
 def test_a_value_given_for_the_new_class_is_not_said_to_be_kept(cli, tmp_path):
@@ -80,9 +148,13 @@ def test_a_count_stays_an_integer_in_whatever_order_a_library_has_named_the_type
 @pytest.mark.fast
 @pytest.mark.parametrize("line", ["fit --model MLP --data Digits --print_config", "fit --model CNM --data Digits"])
 def test_jsonargparse_is_as_it_was_after_parsing(cli, line):
-    before = (typehints.resolve_class_path_by_name, typehints.discard_init_args_on_class_path_change)
+    def functions():
+        method = typehints.ActionTypeHint.discard_init_args_on_class_path_change
+        return typehints.resolve_class_path_by_name, typehints.discard_init_args_on_class_path_change, method
+
+    before = functions()
     cli(line)
-    assert (typehints.resolve_class_path_by_name, typehints.discard_init_args_on_class_path_change) == before
+    assert functions() == before
 
 
 @pytest.mark.fast

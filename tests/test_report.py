@@ -301,7 +301,7 @@ def test_a_run_without_a_wrong_prediction_is_reported(cli, tmp_path):
     run_folder(tmp_path / "too", predicted=[0, 1, 2, 0, 1, 2])
     assert cli("report perfect").status == 0
     text = Page(tmp_path / "perfect" / "report.html").text
-    assert "100.00 %" in text
+    assert "Test accuracy 6 of 6 Too few samples" in text
     assert "No wrong prediction among the 6 test images." in text
     assert cli("report perfect too").status == 0
     assert "A correct 6 0 A wrong 0 0" in Page(tmp_path / "report.html").text

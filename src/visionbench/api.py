@@ -14,6 +14,7 @@ from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError
 from visionbench.evaluation.measures import confusion
 from visionbench.evaluation.predictions import Predictions
+from visionbench.guards import Finding
 from visionbench.inference.trained import TrainedRun
 from visionbench.inference.trained import open_run as _open_run
 from visionbench.models.base import Classifier
@@ -23,7 +24,7 @@ from visionbench.training.result import RunResult
 from visionbench.training.session import Ending, Say, Session
 from visionbench.training.settings import Settings
 
-__all__ = ["RunFigures", "fit", "load_data", "open_run", "train"]
+__all__ = ["RunFigures", "check", "fit", "load_data", "open_run", "train"]
 
 
 def fit(
@@ -104,6 +105,21 @@ def train(settings: Settings, say: Say | None = None, callbacks: Sequence[Callba
         for note in settings.notes:
             say(note)
     return Session(settings, say, callbacks, RunFigures()).fit()
+
+
+def check(settings: Settings) -> list[Finding]:
+    """Asks the guards of a run's start, trains one step and validates one batch; no run is written.
+
+    Args:
+        settings: Settings of the run.
+
+    Returns:
+        What the guards found.
+
+    Raises:
+        UserError: A setting or the data are refused by something else than a guard.
+    """
+    return Session(settings, figures=RunFigures()).check()
 
 
 def open_run(folder: str | Path) -> TrainedRun:

@@ -5,7 +5,7 @@ import contextlib
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,22 @@ def class_of(spec: Any) -> type:
     module, _, name = str(spec["class_path"]).rpartition(".")
     kind: type = getattr(importlib.import_module(module), name)
     return kind
+
+
+def lazy_attributes(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
+    """Makes the `__getattr__` of a package whose modules are imported when one of their names is asked for.
+
+    Args:
+        package: Name of the package.
+        modules: Module of each name, within the package.
+    """
+
+    def attribute(name: str) -> Any:
+        if name in modules:
+            return getattr(importlib.import_module(f"{package}.{modules[name]}"), name)
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return attribute
 
 
 def docstring_of(class_path: str) -> str:

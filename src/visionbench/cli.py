@@ -38,6 +38,11 @@ COMMANDS = (
         "visionbench.commands.fit",
     ),
     Command(
+        "check",
+        [("--config FILE [options]", "ask the guards of a run's start, and try one step; no run is written")],
+        "visionbench.commands.check",
+    ),
+    Command(
         "validate",
         [("RUN_DIR [options]", "evaluate a run's checkpoint on the validation images")],
         "visionbench.commands.evaluate:evaluate",

@@ -9,7 +9,7 @@ from tests.data.test_augment import ALL, NAMES
 from tests.fakes import Tiny
 from visionbench.data import loader as module
 from visionbench.data.augment import Augmentation, HorizontalFlip, RandomCrop
-from visionbench.data.loader import EpochOrder, ResidentLoader
+from visionbench.data.loader import EpochOrder, ResidentLoader, left_out
 
 pytestmark = pytest.mark.fast
 
@@ -174,6 +174,16 @@ def test_a_last_training_batch_of_one_image_is_left_out():
     assert [len(batch) for batch in numbers(make(21, batch_size=5, seed=0))] == [5] * 4
     assert [len(batch) for batch in numbers(make(21, batch_size=5))] == [5] * 4 + [1]
     assert [len(batch) for batch in numbers(make(3, batch_size=1, seed=0))] == [1] * 3
+
+
+def test_a_last_training_batch_of_one_image_counts_where_no_batch_norm_trains():
+    assert [len(batch) for batch in numbers(make(21, batch_size=5, seed=0, batch_norm=False))] == [5] * 4 + [1]
+    for ranks, sizes in ((2, [5, 5, 1]), (3, [5, 2])):  # of 22: each of two processes gets one of the last two
+        parts = [numbers(make(22, batch_size=5, seed=0, shard=(r, ranks), batch_norm=False)) for r in range(ranks)]
+        assert [len(batch) for batch in parts[-1]] == sizes
+    # Of 21, the second of two processes would have no image for the last batch.
+    assert left_out(21, 5, 2, batch_norm=False) == 1
+    assert left_out(22, 5, 2, batch_norm=True) == 2
 
 
 def test_another_image_is_left_out_in_another_epoch():

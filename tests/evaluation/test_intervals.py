@@ -11,5 +11,5 @@ def test_very_few_samples_have_counts_and_no_interval(count):
 
 
 def test_an_accuracy_has_its_wilson_interval():
-    # Wilson, 1 of 5: (0.2 + 0.38415) / (1 + 0.76829), plus and minus 0.29426.
-    assert accuracy_text(1, 5, "5 images") == "20.00 %  (95 % interval 3.62 to 62.45, 5 images)"
+    # Wilson, 2 of 10: (0.2 + 0.19207) / (1 + 0.38415), plus and minus 0.22658.
+    assert accuracy_text(2, 10, "10 images") == "20.00 %  (95 % interval 5.67 to 50.98, 10 images)"

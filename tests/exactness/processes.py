@@ -127,9 +127,10 @@ def _tell(shared: Any) -> None:
 
     _wrap(Classifier, "training_step", before=phase(TRAINING))
     _wrap(StepLosses, "on_train_batch_end", after=count)
-    _wrap(Classifier, "validation_step", before=phase(VALIDATING))
+    # Hooks of the batches, since the trial step before training calls the steps themselves.
+    _wrap(Classifier, "on_validation_batch_start", before=phase(VALIDATING))
     _wrap(Classifier, "on_validation_epoch_end", after=phase(TRAINING))
-    _wrap(Classifier, "test_step", before=phase(TESTING))
+    _wrap(Classifier, "on_test_batch_start", before=phase(TESTING))
     _wrap(checkpoints.RunCheckpoints, "_save", before=phase(WRITING), after=phase(TRAINING))
 
 
@@ -148,14 +149,14 @@ def _slow() -> None:
 
     torch.save = save_in_halves
     _wrap(Classifier, "training_step", before=lambda: time.sleep(0.01))
-    for step in ("validation_step", "test_step"):
+    for step in ("on_validation_batch_start", "on_test_batch_start"):
         _wrap(Classifier, step, before=lambda: time.sleep(0.12))
     for name in ("_copy_at_once", "_flush_folder"):
         _wrap(files, name, before=lambda: time.sleep(0.01))
 
 
 def _endless_validation() -> None:
-    _wrap(Classifier, "validation_step", before=lambda: time.sleep(3600))
+    _wrap(Classifier, "on_validation_batch_start", before=lambda: time.sleep(3600))
 
 
 def _small_blocks() -> None:
@@ -168,7 +169,7 @@ def _without_order() -> None:
 
 
 def _without_random_state() -> None:
-    checkpoints._set_random_state = lambda state: None
+    checkpoints.set_random_state = lambda state: None
 
 
 HOOKS = {

@@ -163,20 +163,20 @@ class Columns(Wrong):
 '''
 
 REFUSED = {
-    "one output for three classes": ("Letters", "Wrong --model.outputs 1", "(11, 1)", "(11, 3)"),
-    "no axis of classes": ("Letters", "Wrong", "(11,)", "(11, 3)"),
-    "no axis of classes for nll": ("Letters", "Wrong --model.loss nll", "(11,)", "(11, 3)"),
-    "one output for nll": ("Letters", "Wrong --model.loss nll --model.outputs 1", "(11, 1)", "(11, 3)"),
-    "one output for mse": ("Letters", "Wrong --model.loss mse --model.outputs 1", "(11, 1)", "(11, 3)"),
+    "one output for three classes": ("Letters", "Wrong --model.outputs 1", "(17, 1)", "(17, 3)"),
+    "no axis of classes": ("Letters", "Wrong", "(17,)", "(17, 3)"),
+    "no axis of classes for nll": ("Letters", "Wrong --model.loss nll", "(17,)", "(17, 3)"),
+    "one output for nll": ("Letters", "Wrong --model.loss nll --model.outputs 1", "(17, 1)", "(17, 3)"),
+    "one output for mse": ("Letters", "Wrong --model.loss mse --model.outputs 1", "(17, 1)", "(17, 3)"),
     "two outputs for one logit": (
         "Pairs",
         "Wrong --model.loss binary_cross_entropy --model.outputs 2",
-        "(11, 2)",
-        "(11, 1)",
+        "(17, 2)",
+        "(17, 1)",
     ),
-    "no axis for one logit": ("Pairs", "Wrong --model.loss binary_cross_entropy", "(11,)", "(11, 1)"),
-    "two outputs for mse of two classes": ("Pairs", "Wrong --model.loss mse --model.outputs 2", "(11, 2)", "(11, 1)"),
-    "a column of labels": ("Letters", "Columns --model.outputs 3", "labels of shape (11, 1)", "(11,)"),
+    "no axis for one logit": ("Pairs", "Wrong --model.loss binary_cross_entropy", "(17,)", "(17, 1)"),
+    "two outputs for mse of two classes": ("Pairs", "Wrong --model.loss mse --model.outputs 2", "(17, 2)", "(17, 1)"),
+    "a column of labels": ("Letters", "Columns --model.outputs 3", "labels of shape (17, 1)", "(17,)"),
 }
 
 

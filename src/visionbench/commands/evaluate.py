@@ -5,16 +5,16 @@ from typing import Literal
 
 from visionbench.config.cli import settings_from
 from visionbench.console import plain_console, quiet_libraries
+from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError
 from visionbench.processes import run_cleanly
 from visionbench.runs.folder import RunFolder, folder_argument
-from visionbench.text import counted
 from visionbench.training.session import Session
-from visionbench.training.summary import metric_lines
+from visionbench.training.summary import metric_lines, provenance_lines
 
 
 def evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
-    """Evaluates the result of a run on a split; a test is counted in the run folder.
+    """Evaluates the result of a run on a split; a test is recorded in the ledger of the log folder.
 
     Args:
         command: Which split: `validate` or `test`.
@@ -35,6 +35,11 @@ def evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
 def _evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
     run, options = folder_argument(command, args)
     checkpoint = run.result_checkpoint()
+    if run.status == "diverged":
+        raise UserError(
+            f"{run} has diverged ({run.divergence}), so that it has no result to evaluate; start a new run with other "
+            "settings, such as a lower learning rate."
+        )
     console = plain_console()
     stage: Literal["val", "test"] = "val" if command == "validate" else "test"
     with quiet_libraries():
@@ -44,10 +49,14 @@ def _evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
         data = settings.data
         session = Session(settings, console.print)
         session.prepare_data()
+        _check_classes(run, data)
         if not data.sizes()[stage]:
             name, other = ("validation", "test") if stage == "val" else ("test", "validate")
             why = "the official ones are the validation split" if data.test_is_watched else f"data.{stage}_size is 0"
             raise UserError(f"{run} has no {name} {data.item}s ({why}); use visionbench {other}.")
+        unrecorded: str | None = None
+        if stage == "test" and session.world.is_first:
+            unrecorded = run.open_test(data.sealed_samples(), "test", checkpoint)
         result = session.evaluate(stage, checkpoint)
         if result.status == "interrupted":
             return 128 + (result.signal or 0)
@@ -55,16 +64,27 @@ def _evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
             session.say(f"note: the {data.item}s, their split or their normalization are not those of the run")
         for line in metric_lines(stage, data, result.metrics, result.counts[stage]):
             session.say(line)
+        for line in provenance_lines(run, data.item if stage == "test" else None):
+            session.say(line)
         session.say(f"checkpoint  {checkpoint}")
-        if stage == "test":
-            session.say(_opening(run, data.item))
+        if unrecorded is not None:
+            session.say(unrecorded)
     return 0
 
 
-def _opening(run: RunFolder, item: str) -> str:
-    """Records that the test samples were evaluated once more; gives the line that says how often in all."""
-    try:
-        run.add_test_opening()
-    except OSError as error:  # someone else's run, which may be read but not written
-        return f"note: this opening of the test {item}s could not be recorded ({error.strerror})"
-    return f"openings    the test {item}s were opened {counted(run.test_openings, 'time')} by this run"
+def _check_classes(run: RunFolder, data: VisionDataModule) -> None:
+    """Checks that each label of the data means the class that it meant when the run was trained.
+
+    Raises:
+        UserError: The classes differ from those of the run, in their names or in their order.
+    """
+    trained, present = tuple(run.input.get("class_names", data.class_names)), tuple(data.class_names)
+    if trained == present:
+        return
+    added, missing = sorted(set(present) - set(trained)), sorted(set(trained) - set(present))
+    changes = [f"{', '.join(added)} added"] * bool(added) + [f"{', '.join(missing)} missing"] * bool(missing)
+    raise UserError(
+        f"The classes of {data.title} are no longer those that {run} was trained on "
+        f"({'; '.join(changes) or 'another order'}), so that its outputs would be compared with the labels of other "
+        "classes; restore the classes, or use visionbench predict with a folder, which compares classes by name."
+    )

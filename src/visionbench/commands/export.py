@@ -59,10 +59,16 @@ def run(args: Sequence[str]) -> int:
         check_inputs([config.check])
         check_packages(config.format)
         trained = open_run(run_folder.path)
+        if (warning := run_folder.warning()) is not None:
+            console.print(warning)
         data = None
         if config.check in SPLITS:
             data = make_data(parser, config, run_config)
             trained.set_up(data)
+            if config.check == "test":
+                note = run_folder.open_test(data.sealed_samples(), "export", trained.checkpoint)
+                if note is not None:
+                    console.print(note)
         stream = samples([config.check], trained.recipe, trained.class_names, data)
         images = (sample.pixels for sample in stream if sample.pixels is not None)
         chosen = list(itertools.islice(images, config.samples))

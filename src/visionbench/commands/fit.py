@@ -54,7 +54,7 @@ def _with_run_config(args: Sequence[str]) -> list[str]:
     words = list(args)
     if any(word == "--config" or word.startswith("--config=") for word in words):
         return words
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in zip(words, [*words[1:], ""], strict=False):
         folder = following if word == "--resume" else word.removeprefix("--resume=") if "=" in word else ""
         if word.startswith("--resume") and not word.startswith("--resume_") and folder not in ("", "auto", "null"):
             run = RunFolder(Path(folder))

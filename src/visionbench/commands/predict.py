@@ -15,6 +15,7 @@ from visionbench.arguments import add_data_options, make_data, split_inputs
 from visionbench.config.parser import Parser
 from visionbench.config.patches import watched_parsing
 from visionbench.console import plain_console, quiet_libraries
+from visionbench.data.base import VisionDataModule
 from visionbench.data.store import SPLITS
 from visionbench.errors import Stopped, UserError
 from visionbench.evaluation.intervals import accuracy_text
@@ -22,7 +23,7 @@ from visionbench.inference.inputs import batches, check_inputs, count_samples, s
 from visionbench.inference.predict import PredictionCounts, table_file, write_predictions
 from visionbench.inference.trained import Predictor, open_run
 from visionbench.interrupts import ended_by_sigterm
-from visionbench.runs.folder import folder_argument
+from visionbench.runs.folder import RunFolder, folder_argument
 from visionbench.text import counted
 
 USAGE = """\
@@ -70,7 +71,9 @@ def run(args: Sequence[str]) -> int:
         _check_options(config)
         check_inputs(inputs)
         trained = open_run(run_folder.path)
-        data = None
+        if (warning := run_folder.warning()) is not None:
+            console.print(warning)
+        data, note = None, None
         if has_splits:
             with contextlib.redirect_stdout(sys.stderr):  # where a data set reports how it is prepared
                 data = make_data(parser, config, run_config)
@@ -79,6 +82,8 @@ def run(args: Sequence[str]) -> int:
                 console.print(
                     f"note: the {data.item}s, their split or their normalization differ from those of the run"
                 )
+            if "test" in inputs:
+                note = run_folder.open_test(data.sealed_samples(), "predict", trained.checkpoint)
         recipe = trained.recipe
         if config.resize is not None:
             recipe = replace(recipe, resize=config.resize, scale=1.0)
@@ -102,6 +107,11 @@ def run(args: Sequence[str]) -> int:
             return stopped.status
     for line in _closing_lines(counts, config.output):
         console.print(line)
+    if counts.labeled:
+        for line in _provenance_lines(run_folder, inputs, data):
+            console.print(line)
+    if note is not None:
+        console.print(note)
     return 0
 
 
@@ -182,3 +192,18 @@ def _closing_lines(counts: PredictionCounts, output: str | None) -> Iterator[str
     if counts.unreadable:
         files, rows = counted(counts.unreadable, "file"), "row has" if counts.unreadable == 1 else "rows have"
         yield f"broken     {files} could not be read; the {rows} the reason"
+
+
+def _provenance_lines(run: RunFolder, inputs: Sequence[str], data: VisionDataModule | None) -> Iterator[str]:
+    """What the accuracy of these inputs is worth."""
+    yield f"chosen     {run.provenance}"
+    if marks := run.allowed_defects:
+        yield f"allowed    {', '.join(marks)}: this accuracy is that of a run with this defect"
+    if data is None:
+        return
+    if "train" in inputs:
+        yield f"note: the run was trained on the {data.item}s of train, so that others are predicted less accurately"
+    if "val" in inputs:
+        yield f"note: the epoch was chosen on the {data.item}s of val, so that the accuracy is slightly too high"
+    if "test" in inputs and (opening := run.opening_in_words(data.item)) is not None:
+        yield f"openings   {opening}"

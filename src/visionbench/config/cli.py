@@ -1,7 +1,9 @@
 """A command line as `Settings`, through LightningCLI."""
 
+import contextlib
 import inspect
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -13,6 +15,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from visionbench import guards
 from visionbench.classes import class_of
+from visionbench.config.class_changes import check_carried
 from visionbench.config.parser import Parser
 from visionbench.config.patches import watched_parsing
 from visionbench.data.base import VisionDataModule
@@ -37,7 +40,12 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "log_every_n_steps": 1,  # metrics are logged once an epoch; a larger value only makes Lightning warn
 }
 
-Command = Literal["fit", "validate", "test"]
+Command = Literal["fit", "check", "validate", "test"]
+
+DESCRIPTIONS: dict[Command, str] = {
+    "fit": "Train a model, then test its best epoch once.",
+    "check": "Ask the guards of a run's start, train one step and validate one batch; no run is written.",
+}
 
 
 def settings_from(
@@ -135,7 +143,7 @@ class _SettingsCLI(LightningCLI):
         self.words = list(args)
         self.made_data = data
         self.notes: list[str] = []
-        evaluates = command != "fit"
+        evaluates = command in ("validate", "test")
         super().__init__(
             Classifier,
             VisionDataModule if data is None else None,
@@ -152,7 +160,7 @@ class _SettingsCLI(LightningCLI):
                 "usage": f"visionbench {command} "
                 + ("RUN_DIR [options]" if evaluates else "--config FILE [options]")
                 + "\n\n--model.help NAME and --data.help NAME list the options of a model or a data set.",
-                "description": "Evaluate a run." if evaluates else "Train a model, then test its best epoch once.",
+                "description": DESCRIPTIONS.get(command, "Evaluate a run."),
                 "allow_abbrev": False,
             },
             args=list(args),
@@ -245,8 +253,16 @@ class _SettingsCLI(LightningCLI):
         return input_shape
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        printing = [word for word in args if word.startswith("--print_config")]
+        if printing:  # parsing then ends with the configuration on the screen, before it can be checked
+            whole = None
+            with watched_parsing(lambda _: None), contextlib.suppress(UserError):  # the second parsing says it
+                whole = parser.parse_args([word for word in args if word not in printing])
+            for line in check_carried(self.words, whole) if whole is not None else ():
+                print(line, file=sys.stderr)
         with watched_parsing(self.notes.append):
             self.config = parser.parse_args(args)
+        self.notes.extend(check_carried(self.words, self.config))
         seed = self.config.seed_everything
         if isinstance(seed, bool) or not 0 <= seed < 2**32:
             raise UserError(

@@ -36,7 +36,7 @@ def check_names(args: Sequence[str]) -> None:
     """
     configs = []
     for file in _values(args, "config"):
-        if "{" in file or "\n" in file:  # a configuration itself
+        if "{" in file or ": " in file or "\n" in file:  # a configuration itself
             continue
         if not Path(file).exists():
             raise UserError(missing_file("config", file))
@@ -54,7 +54,7 @@ def check_names(args: Sequence[str]) -> None:
 
 
 def _values(args: Sequence[str], option: str) -> Iterator[str]:
-    for argument, following in zip(args, [*args[1:], ""], strict=True):
+    for argument, following in zip(args, [*args[1:], ""], strict=False):
         if argument == f"--{option}":
             yield following
         elif argument.startswith(f"--{option}="):

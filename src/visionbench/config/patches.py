@@ -1,7 +1,8 @@
-"""The functions of jsonargparse that are replaced: two while a command line is parsed, and one for good.
+"""The functions of jsonargparse that are replaced: three while a command line is parsed, and one for good.
 
 - `resolve_class_path_by_name` finds two classes for a short name that torch and Lightning share, and refuses to choose.
-- `discard_init_args_on_class_path_change` keeps and drops arguments without a word when only a class changes.
+- `discard_init_args_on_class_path_change` keeps and drops arguments without a word when only a class changes; the
+  method of the same name fails where the new class has got no arguments.
 - `sort_subtypes_for_union` leaves int and float in the order of the annotation, and typing may give an annotation in
   the order of an equal one that was made earlier in the process, by any library: 4 images would become 4.0. It is
   replaced for good, since values are also converted when classes are instantiated.
@@ -15,9 +16,12 @@ from typing import Any
 
 import jsonargparse._typehints as typehints
 from jsonargparse import Namespace
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from visionbench.classes import class_of
 from visionbench.data.base import VisionDataModule
+from visionbench.models.base import Classifier
 
 Say = Callable[[str], None]
 
@@ -43,15 +47,18 @@ typehints.sort_subtypes_for_union = _sort_with_int_first
 def watched_parsing(say: Say) -> Iterator[None]:
     """Parses with two gaps closed: short names that are ambiguous, and arguments that outlive their class.
 
-    Changing only a class (`--data Digits`, `--model.optimizer SGD`) keeps the arguments of the class before it that the
-    new one accepts too, and drops the others. Both are said here, and what speaks of one data set alone is dropped.
+    Changing only the data set (`--data Digits`) keeps the arguments of the one before it that the new one accepts too,
+    and drops the others. Both are said here, and what speaks of one data set alone is dropped. A new model, optimizer
+    or scheduler begins with its own defaults.
 
     Args:
         say: Gets a line for each class changed.
     """
-    # Both functions are private to jsonargparse; tests/test_parsing.py fails when they are no longer what it calls.
+    # These functions are private to jsonargparse; tests/test_parsing.py fails when they are no longer what it calls.
     resolve: Any = typehints.resolve_class_path_by_name
     discard: Any = typehints.discard_init_args_on_class_path_change
+    action: Any = typehints.ActionTypeHint
+    below: Any = action.discard_init_args_on_class_path_change
     lines: dict[str, None] = {}
 
     def resolve_with_short_names(cls: Any, name: str) -> str:
@@ -68,8 +75,15 @@ def watched_parsing(say: Say) -> Iterator[None]:
         discard(parser_or_action, previous, value)
         if issubclass(new, VisionDataModule):
             specific = new.specific_arguments | getattr(old, "specific_arguments", frozenset())
+            if issubclass(old, VisionDataModule) and new.store_class() is old.store_class():
+                specific = frozenset()  # the same images, of which only hooks make something else
             for name in specific & set(previous["init_args"].keys()):
                 previous["init_args"].pop(name)
+        elif issubclass(new, Classifier | Optimizer | LRScheduler):
+            # Defaults of the class before are none of the new one's; what was set is refused by `check_carried`.
+            for name in list(previous["init_args"].keys()):
+                previous["init_args"].pop(name)
+            return
         kept = dict(previous["init_args"].items(branches=True, nested=False))
         # Only what makes a difference is worth a word: a value that is the new class's default anyway is not.
         carried = {n: v for n, v in kept.items() if n not in given and v is not None and v != _default(new, n)}
@@ -82,7 +96,12 @@ def watched_parsing(say: Say) -> Iterator[None]:
             ]
             lines[f"{old.__name__} was replaced by {new.__name__}: {'; '.join(parts)}"] = None
 
+    def discard_below(parser_or_action: Any, previous: Any, value: Any) -> None:
+        if value is not None:  # a class that has got no arguments
+            below(parser_or_action, previous, value)
+
     typehints.resolve_class_path_by_name = resolve_with_short_names
+    action.discard_init_args_on_class_path_change = staticmethod(discard_below)
     typehints.discard_init_args_on_class_path_change = discard_and_note
     try:
         yield
@@ -93,6 +112,7 @@ def watched_parsing(say: Say) -> Iterator[None]:
     finally:
         typehints.resolve_class_path_by_name = resolve
         typehints.discard_init_args_on_class_path_change = discard
+        action.discard_init_args_on_class_path_change = staticmethod(below)
     for line in lines:
         say(line)
 

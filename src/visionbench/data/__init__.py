@@ -1,7 +1,8 @@
 """Data sets as LightningDataModules."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from visionbench.classes import lazy_attributes
 
 if TYPE_CHECKING:
     from visionbench.data.arrays import Arrays as Arrays
@@ -43,9 +44,4 @@ _OTHERS = {"Arrays": "arrays", "VisionDataModule": "base"} | dict.fromkeys(_AUGM
 _MODULES = DATA_SETS | _OTHERS
 
 __all__ = [*_MODULES]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_attributes(__name__, _MODULES)

@@ -1,10 +1,11 @@
 """Base class of all data sets: prepared store, splits, statistics and loaders."""
 
+import functools
 import hashlib
 import math
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -13,21 +14,40 @@ import numpy as np
 import torch
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from visionbench.classes import file_of, is_ours
-from visionbench.data.augment import Augmentation
-from visionbench.data.loader import EpochOrder, ResidentLoader
+from visionbench.data.augment import Augmentation, Mixing
+from visionbench.data.loader import EpochOrder, FixedOrder, ResidentLoader, left_out, scale_and_shift
 from visionbench.data.mapped import MappedImages, chunks
 from visionbench.data.memory import free_memory, processor_cores
 from visionbench.data.splits import Split, check_folds, stratified_fold, stratified_holdout, stratified_part
 from visionbench.data.statistics import channel_statistics, imagenet_statistics
-from visionbench.data.store import SPLITS, Store, StoreWriter, open_or_write, store_key
+from visionbench.data.store import (
+    SPLITS,
+    Store,
+    StoreWriter,
+    digests_of_rows,
+    open_or_write,
+    sample_digests,
+    store_key,
+)
 from visionbench.decoding import Recipe
 from visionbench.errors import UserError
+from visionbench.evaluation.ledger import SealedSamples
+from visionbench.random_state import same_random_numbers
 
 # Size of a split for which the data set has no official images and the user sets no size.
 DEFAULT_SIZES = {"test": 0.2, "val": 0.1}
+# What a subclass may define and still use the store of its parent: all of it is about prepared samples.
+HOOKS = frozenset({"train_as_test", "augmented_validation", "train_dataloader", "val_dataloader", "test_dataloader"})
+HOOKS |= {"fit_statistics", "title", *("__module__", "__doc__", "__abstractmethods__", "_abc_impl", "__annotations__")}
+# Number of validation samples that are looked at where a subclass has a loader of its own.
+SEEN_OF_OWN_LOADER = 256
+# Share of them that are training samples above which the validation split is the training split.
+TRAINING_SHARE = 0.5
 # Share of the free memory that the images of all splits may take by default; the rest is for the model.
 FREE_SHARE = 0.5
 GIB = 2**30
@@ -72,6 +92,8 @@ class VisionDataModule(LightningDataModule, ABC):
         split_seed: Seed that chooses the images of each split; use the same one for all runs that are compared.
         augment: Random augmentations of the training images, applied in this order; validation and test images are not
             augmented.
+        shuffle: Whether each epoch has its own order of the training images; otherwise all epochs have that of the
+            data, as in some published studies.
         statistics: Source of mean and std: `train`, the training split; or `imagenet`, for a network with ImageNet
             weights (for gray images, the average over ImageNet's channels). `imagenet` belongs to the weights, so it
             stays when another data set is chosen; `mean` and `std` do not.
@@ -98,6 +120,22 @@ class VisionDataModule(LightningDataModule, ABC):
     """Name of one sample in messages: image or row."""
     from_command_line: ClassVar[bool] = True
     """Whether the command line and YAML files can create the data set; `visionbench data list` leaves out others."""
+    train_as_test: ClassVar[bool] = False
+    """Whether the validation split is the training split, as in studies that measured on their training images.
+
+    A subclass that repeats such a study sets this, and a run allows it by `--allow [train_as_test]`.
+    """
+    augmented_validation: ClassVar[bool] = False
+    """Whether validation images are augmented as training images are, apart from mixing, as in some studies.
+
+    A subclass that repeats such a study sets this, and a run allows it by `--allow [augmented_validation]`.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Seals the test loader of a subclass that defines its own."""
+        super().__init_subclass__(**kwargs)
+        if "test_dataloader" in vars(cls):
+            cls.test_dataloader = _sealed(cls.test_dataloader)  # type: ignore[method-assign, assignment]
 
     def __init__(
         self,
@@ -111,6 +149,7 @@ class VisionDataModule(LightningDataModule, ABC):
         train_size: int | float | None = None,
         split_seed: int = 0,
         augment: list[Augmentation] | None = None,
+        shuffle: bool = True,
         statistics: Literal["train", "imagenet"] = "train",
         mean: list[float] | None = None,
         std: list[float] | None = None,
@@ -168,6 +207,7 @@ class VisionDataModule(LightningDataModule, ABC):
         self.train_size = train_size
         self.split_seed = split_seed
         self.augment = augment if augment is not None else []
+        self.shuffle = shuffle
         self.offline = offline
         self.seed = seed
         self.mean = mean
@@ -178,6 +218,8 @@ class VisionDataModule(LightningDataModule, ABC):
         self.splits: dict[str, Split] = {}
         """Splits `train`, `val` and `test`; filled by `setup`."""
         self.test_is_watched = False
+        self.trains_batch_norm = True
+        """Whether the model that is trained has a batch norm, which cannot train on one image; a run sets it."""
         self._source_checked = False
         self._residency: Residency | None = None
 
@@ -225,9 +267,12 @@ class VisionDataModule(LightningDataModule, ABC):
             Entries: `source`, `licence`, `split`.
 
         Raises:
-            UserError: The source is missing and cannot be fetched, or is damaged.
+            UserError: The source is missing and cannot be fetched, or is damaged; or the class defines neither method.
         """
-        raise NotImplementedError(f"{type(self).__name__} defines neither prepare_arrays nor write_store.")
+        raise UserError(
+            f"{type(self).__name__} defines neither prepare_arrays nor write_store, expected one of them; define "
+            "prepare_arrays, or write_store for data that does not fit in memory."
+        )
 
     def write_store(self, writer: StoreWriter, downloads: Path) -> dict[str, Any]:
         """Decodes the source into a new store; called only if there is no store yet, or an outdated one.
@@ -265,9 +310,17 @@ class VisionDataModule(LightningDataModule, ABC):
             self.open_store()
             self._source_checked = True
 
+    @classmethod
+    def store_class(cls) -> type["VisionDataModule"]:
+        """Class whose prepared store this class uses: a subclass that changes only hooks uses that of its parent."""
+        kind = cls
+        while VisionDataModule in kind.__mro__[2:] and set(vars(kind)) <= HOOKS:
+            kind = kind.__mro__[1]
+        return kind
+
     def settings(self) -> dict[str, Any]:
         """Settings that identify the prepared store of this data set."""
-        kind = type(self)
+        kind = self.store_class()
         settings = {"dataset": f"{kind.__module__}.{kind.__qualname__}", **self.prepare_settings()}
         if not is_ours(kind) and (source := file_of(kind)) is not None:
             # A user's class may still change, so that its source code belongs to the identity of its store.
@@ -276,7 +329,7 @@ class VisionDataModule(LightningDataModule, ABC):
 
     def store_folder(self) -> Path:
         """Folder of the prepared store, which may not exist yet."""
-        return self.root / type(self).__name__ / store_key(self.settings())
+        return self.root / self.store_class().__name__ / store_key(self.settings())
 
     def open_store(self, check_source: bool = True) -> Store:
         """Opens the prepared store, preparing it first if there is none.
@@ -287,7 +340,7 @@ class VisionDataModule(LightningDataModule, ABC):
         Raises:
             UserError: The source is missing and cannot be fetched, or the store is damaged.
         """
-        kind = type(self)
+        kind = self.store_class()
 
         def write(writer: StoreWriter) -> dict[str, Any]:
             entries = self.write_store(writer, self.root / "downloads" / kind.__name__)
@@ -355,6 +408,13 @@ class VisionDataModule(LightningDataModule, ABC):
         rest = np.arange(len(labels))
         splits = {}
         sizes = {"test": self.test_size, "val": self.val_size}
+        if self.train_as_test:
+            if self.val_size or self.fold_is == "val":
+                raise UserError(
+                    f"{type(self).__name__} validates on its training {self.item}s, but "
+                    f"{f'data.val_size is {self.val_size}' if self.val_size else 'data.fold_is is val'}; remove it."
+                )
+            del sizes["val"]
         if self.test_is_watched:
             if "test-labels" not in store.arrays:
                 raise UserError(
@@ -390,7 +450,8 @@ class VisionDataModule(LightningDataModule, ABC):
             rest = rest[remaining]
         if self.train_size is not None:
             rest = rest[stratified_part(labels[rest], self.train_size, self.split_seed, self.class_names, self.item)]
-        return {"train": Split("train", rest), "val": splits["val"], "test": splits["test"]}
+        train = Split("train", rest)
+        return {"train": train, "val": train if self.train_as_test else splits["val"], "test": splits["test"]}
 
     @property
     def train_index(self) -> np.ndarray:
@@ -402,6 +463,66 @@ class VisionDataModule(LightningDataModule, ABC):
         """Indices of the validation split in the store's arrays; valid after `setup`."""
         return self.splits["val"].index
 
+    def copies_of_training(self) -> dict[str, int]:
+        """Number of validation and of test samples of which the training split has another one with the same bytes.
+
+        Valid after `setup`. Of a table, the values of all columns but the target are compared.
+        """
+        store, counts = self._ready()[0], {}
+        train = self.splits["train"]
+        trained = sample_digests(store, train.part)[train.index]
+        for stage in ("val", "test"):
+            split = self.splits[stage]
+            index = split.index[~self._is_trained_on(split)]
+            if len(index):
+                counts[stage] = int(np.isin(sample_digests(store, split.part)[index], trained).sum())
+        return counts
+
+    def trained_on(self) -> dict[str, int]:
+        """Number of validation and of test samples that are training samples themselves; valid after `setup`.
+
+        Of a subclass with a validation loader of its own, the first samples of the loader tell.
+        """
+        counts = {stage: int(self._is_trained_on(self.splits[stage]).sum()) for stage in ("val", "test")}
+        if type(self).val_dataloader is not VisionDataModule.val_dataloader:
+            counts["val"] = self._training_images_in(self.val_dataloader())
+        return {stage: count for stage, count in counts.items() if count}
+
+    def augments_validation(self) -> bool:
+        """Whether validation samples are augmented: by `augmented_validation`, or by a loader of a subclass's own."""
+        if type(self).val_dataloader is VisionDataModule.val_dataloader:
+            return self.augmented_validation and any(not isinstance(entry, Mixing) for entry in self.augment)
+        loader = self.val_dataloader()
+        if isinstance(loader, ResidentLoader):
+            return bool(loader.augmentations)
+        # The data set behind a loader of torch gives other values for the same sample if it draws random numbers.
+        samples = getattr(loader, "dataset", None)
+        with same_random_numbers():
+            drawn = [samples[0][0] for _ in range(4)] if samples is not None and isinstance(samples, Dataset) else []
+        return any(isinstance(value, Tensor) and not torch.equal(value, drawn[0]) for value in drawn)
+
+    def _is_trained_on(self, split: Split) -> np.ndarray:
+        train = self.splits["train"]
+        return np.isin(split.index, train.index) if split.part == train.part else np.zeros(len(split.index), bool)
+
+    def _training_images_in(self, loader: Any) -> int:
+        """Number of the first images of a loader that are training images, where at least half are; 0 otherwise."""
+        store, mean, std = self._ready()
+        train = self.splits["train"]
+        if isinstance(loader, ResidentLoader) and isinstance(loader.images, Tensor):
+            pixels = loader.images[:SEEN_OF_OWN_LOADER].cpu()
+        else:
+            with same_random_numbers():
+                batch = next(iter(loader), None)
+            inputs = batch[0] if isinstance(batch, list | tuple) else None
+            if not isinstance(inputs, Tensor) or len(self.input_shape) != 3 or inputs.shape[1:] != self.input_shape:
+                return 0
+            scale, shift = scale_and_shift(mean, std)
+            pixels = ((inputs.cpu() - shift) / scale).round().clamp(0, 255).to(torch.uint8)
+        digests = digests_of_rows(pixels.permute(0, 2, 3, 1).contiguous().numpy())
+        found = np.isin(digests, sample_digests(store, train.part)[train.index])
+        return int(found.sum()) if found.mean() >= TRAINING_SHARE else 0
+
     def data_digest(self) -> str:
         """Sha256 of everything that reaches the model: arrays, splits and normalization.
 
@@ -412,6 +533,20 @@ class VisionDataModule(LightningDataModule, ABC):
         for stage, split in sorted(self.splits.items()):
             digest.update(f"{stage} {split.part} {len(split.index)};".encode() + split.index.tobytes())
         return digest.hexdigest()
+
+    def split_digest(self, stage: str) -> str:
+        """Sha256 of the samples of a split and their labels, whatever normalizes them; valid after `setup`.
+
+        Args:
+            stage: Split: `train`, `val` or `test`.
+        """
+        entries, split = self._ready()[0].meta["arrays"], self.splits[stage]
+        arrays = [entries[f"{split.part}-{kind}"]["sha256"] for kind in ("images", "labels") if len(split.index)]
+        return hashlib.sha256(f"{arrays} {len(split.index)};".encode() + split.index.tobytes()).hexdigest()
+
+    def sealed_samples(self) -> SealedSamples:
+        """The test samples as the ledger of test openings knows them; valid after `setup`."""
+        return SealedSamples(self.title, self.item, len(self.splits["test"].index), self.split_digest("test"))
 
     def file_recipe(self) -> Recipe | None:
         """Recipe that turns an image file into a model input for predictions; `None` if files cannot be inputs."""
@@ -449,15 +584,60 @@ class VisionDataModule(LightningDataModule, ABC):
         self._ready()
         return {stage: len(split.index) for stage, split in self.splits.items()}
 
+    def label_ranges(self) -> dict[str, tuple[int, int]]:
+        """Smallest and largest label of each split that has samples; valid after `setup`."""
+        arrays = self._ready()[0].arrays
+        labels = {stage: arrays[f"{split.part}-labels"][split.index] for stage, split in self.splits.items()}
+        return {stage: (int(values.min()), int(values.max())) for stage, values in labels.items() if len(values)}
+
+    def training_samples(self, count: int) -> tuple[Tensor, Tensor]:
+        """Gives some training samples, evenly spaced in the split, not augmented; valid after `setup`.
+
+        Args:
+            count: Number of samples; a smaller split gives all it has.
+
+        Returns:
+            Inputs as the model takes them, float32, and labels, shape (count,), int64, on the CPU.
+        """
+        size = len(self.train_index)
+        samples: tuple[Tensor, Tensor] = next(iter(self._some_samples(np.linspace(0, size - 1, min(count, size)))))
+        return samples
+
+    def _some_samples(self, places: np.ndarray) -> ResidentLoader:
+        store, mean, std = self._ready()
+        split = self.splits["train"]
+        index = split.index[places.round().astype(np.int64)]
+        return ResidentLoader(
+            _resident(store.arrays[f"{split.part}-images"], index, torch.device("cpu")),
+            torch.tensor(store.arrays[f"{split.part}-labels"][index]),
+            batch_size=len(index),
+            mean=mean,
+            std=std,
+        )
+
+    def left_out(self, processes: int = 1) -> int:
+        """Gives the number of training samples that each epoch leaves out, since their batch is too small.
+
+        Args:
+            processes: Number of processes.
+        """
+        return left_out(len(self.train_index), self.batch_size, processes, self.trains_batch_norm)
+
     def train_dataloader(self) -> ResidentLoader:
         """Shuffled, augmented batches of the training split."""
         self._ready()
-        order = EpochOrder(len(self.train_index), self.seed if self.seed is not None else 0)
+        kind = EpochOrder if self.shuffle else FixedOrder
+        order = kind(len(self.train_index), self.seed if self.seed is not None else 0)
         return self._loader("train", order=order, augmentations=self.augment)
 
     def val_dataloader(self) -> ResidentLoader | list[Any]:
         """Batches of the validation split, in its order; an empty list if the split is empty."""
-        return self._loader("val") if self.sizes()["val"] else []
+        if not (size := self.sizes()["val"]):
+            return []
+        if not self.augmented_validation:
+            return self._loader("val")
+        order = FixedOrder(size, self.seed if self.seed is not None else 0)
+        return self._loader("val", order, [entry for entry in self.augment if not isinstance(entry, Mixing)])
 
     def test_dataloader(self) -> ResidentLoader | list[Any]:
         """Batches of the test split, in its order; an empty list if the split is empty."""
@@ -467,9 +647,24 @@ class VisionDataModule(LightningDataModule, ABC):
         """Batches of the training split, in its order and without augmentation."""
         return self._loader("train")
 
+    def check_sealed(self) -> None:
+        """Checks that no model is being trained, which may not see the test samples.
+
+        Raises:
+            UserError: A model is being trained.
+        """
+        state = self.trainer.state if self.trainer is not None else None
+        if state is not None and state.fn == TrainerFn.FITTING and state.status == TrainerStatus.RUNNING:
+            raise UserError(
+                f"The test {self.item}s of {self.title} were asked for during training, but they may only measure the "
+                "result; use the validation split. The run tests its result itself, after training."
+            )
+
     def _loader(
         self, stage: str, order: EpochOrder | None = None, augmentations: Sequence[Augmentation] = ()
     ) -> ResidentLoader:
+        if stage == "test":
+            self.check_sealed()
         store, mean, std = self._ready()
         device, shard, local_processes = torch.device("cpu"), (0, 1), 1
         if self.trainer is not None:
@@ -490,6 +685,7 @@ class VisionDataModule(LightningDataModule, ABC):
             augmentations=augmentations,
             num_classes=self.num_classes,
             shard=shard,
+            batch_norm=self.trains_batch_norm and stage == "train",
         )
 
     def residency(self, device: torch.device, processes: int = 1) -> Residency:
@@ -520,6 +716,15 @@ class VisionDataModule(LightningDataModule, ABC):
         if self.store is None or self.mean is None or self.std is None:
             raise RuntimeError(f"{type(self).__name__}.setup() has not been called yet; call it first.")
         return self.store, self.mean, self.std
+
+
+def _sealed(test_dataloader: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    @functools.wraps(test_dataloader)
+    def checked(data: VisionDataModule) -> Any:
+        data.check_sealed()
+        return test_dataloader(data)
+
+    return checked
 
 
 def _size_text(size: float) -> str:

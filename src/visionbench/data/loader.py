@@ -39,6 +39,22 @@ def scale_and_shift(
     return 1 / (255 * std_column), -mean_column / std_column
 
 
+def left_out(size: int, batch_size: int, processes: int, batch_norm: bool) -> int:
+    """Gives the number of images that an epoch of training leaves out: those of a last batch that is too small.
+
+    A batch norm needs two images, whose variance is not 0. With several processes, each of them needs an image, since
+    the others would wait for its gradient.
+
+    Args:
+        size: Number of training images.
+        batch_size: Number of images in a batch, for each process.
+        processes: Number of processes.
+        batch_norm: Whether a batch norm trains on the batches.
+    """
+    rest = size % (batch_size * processes)
+    return rest if rest < (2 if batch_norm else 1) * processes else 0
+
+
 class EpochOrder(Sampler[int]):
     """Order of the training images, a function of (seed, epoch).
 
@@ -65,6 +81,13 @@ class EpochOrder(Sampler[int]):
         return self.size
 
 
+class FixedOrder(EpochOrder):
+    """Order of the data in every epoch, so that only augmentations differ from epoch to epoch."""
+
+    def positions(self) -> Tensor:  # noqa: D102
+        return torch.arange(self.size)
+
+
 class ResidentLoader:
     """Batches of (images, labels): (B, C, H, W) float32, normalized, and (B,) int64, on the data's device.
 
@@ -81,9 +104,9 @@ class ResidentLoader:
             they are not applied.
         num_classes: Number of classes of the data set; required if an augmentation mixes images.
         shard: (rank, number of processes): a global batch has `batch_size` images per process, assigned in turn.
+        batch_norm: Whether a batch norm trains on the batches, for which one image is too few.
 
-    With an `order`, a last batch that gives a process one image or none is dropped: batch norm cannot train on one
-    image, and the other processes would wait for the gradient of a process without a batch.
+    With an `order`, the images of a last batch that is too small, as `left_out` says, are left out of the epoch.
     """
 
     def __init__(
@@ -98,6 +121,7 @@ class ResidentLoader:
         augmentations: Sequence[Augmentation] = (),
         num_classes: int = 0,
         shard: tuple[int, int] = (0, 1),
+        batch_norm: bool = True,
     ) -> None:
         self.images = images
         self.labels = labels
@@ -113,10 +137,11 @@ class ResidentLoader:
             )
         self.rank, self.ranks = shard
         self.scale, self.shift = scale_and_shift(mean, std, images.device)
-        rest = len(images) % (batch_size * self.ranks)
-        dropped = rest if order is not None and rest < 2 * self.ranks else 0
+        kept = len(images)
+        if order is not None:
+            kept -= left_out(kept, batch_size, self.ranks, batch_norm)
         # Positions of this process in the epoch.
-        self.positions = torch.arange(len(images) - dropped)[self.rank :: self.ranks].contiguous()
+        self.positions = torch.arange(kept)[self.rank :: self.ranks].contiguous()
         self.batches_done = 0
 
     def __len__(self) -> int:
@@ -125,6 +150,17 @@ class ResidentLoader:
     def begin_at(self, batches: int) -> None:
         """Skips the first batches of the next iteration only: those that a resumed run has already seen."""
         self.batches_done = batches
+
+    def places(self, batch: int) -> list[int]:
+        """Gives the indices of the images of a batch, in the split, in this process and the epoch of the sampler.
+
+        Args:
+            batch: Number of the batch in the epoch, from 0.
+        """
+        positions = self.positions[batch * self.batch_size : (batch + 1) * self.batch_size]
+        if self.sampler is None:
+            return positions.tolist()
+        return self.sampler.positions()[positions].tolist()
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         first, self.batches_done = self.batches_done * self.batch_size, 0
@@ -207,6 +243,7 @@ class RowLoader(ResidentLoader):
         batch_size: Number of rows in a batch; the last batch may be smaller.
         order: Order of each epoch; `None` for the order of the data.
         shard: (rank, number of processes).
+        batch_norm: Whether a batch norm trains on the batches.
     """
 
     def __init__(
@@ -217,8 +254,17 @@ class RowLoader(ResidentLoader):
         batch_size: int,
         order: EpochOrder | None = None,
         shard: tuple[int, int] = (0, 1),
+        batch_norm: bool = True,
     ) -> None:
-        super().__init__(rows, labels, batch_size=batch_size, mean=[0.0], std=[1.0], order=order, shard=shard)
+        super().__init__(
+            *(rows, labels),
+            batch_size=batch_size,
+            mean=[0.0],
+            std=[1.0],
+            order=order,
+            shard=shard,
+            batch_norm=batch_norm,
+        )
 
     def _normalized(self, images: Tensor) -> Tensor:
         return images  # rows are already encoded

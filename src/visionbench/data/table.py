@@ -287,6 +287,16 @@ class Table(VisionDataModule):
             batch_size=self.batch_size,
             order=order,
             shard=shard,
+            batch_norm=self.trains_batch_norm and stage == "train",
+        )
+
+    def _some_samples(self, places: np.ndarray) -> ResidentLoader:
+        store, _, _ = self._ready()
+        split, rows = self.splits["train"], places.round().astype(np.int64)
+        return RowLoader(
+            torch.tensor(self.encoded["train"][rows]),
+            torch.tensor(store.arrays[f"{split.part}-labels"][split.index[rows]]),
+            batch_size=len(rows),
         )
 
 

@@ -2,7 +2,7 @@
 
 import math
 
-MIN_SAMPLES = 5  # with fewer samples, an interval covers about half of all values and says nothing
+MIN_SAMPLES = 10  # with fewer samples, a percentage says more than they do, and an interval covers half of all values
 
 
 def wilson_interval(correct: int, count: int, z: float = 1.959964) -> tuple[float, float]:

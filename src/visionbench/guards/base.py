@@ -2,17 +2,13 @@
 
 import difflib
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from visionbench.errors import UserError
 
-Stage = Literal["config", "model", "data", "first batch", "end"]
-
-
-class Refused(UserError):
-    """A guard refuses the run; a folder without results is not kept."""
+Stage = Literal["config", "model", "data", "start", "first batch", "epoch", "end"]
 
 
 @dataclass(frozen=True)
@@ -28,6 +24,19 @@ class Finding:
     severity: Literal["refusal", "warning"]
     sentence: str
     guard: str = ""
+
+
+class Refused(UserError):
+    """A guard refuses the run; a folder without results is not kept.
+
+    Args:
+        sentence: Sentence of the first refusal, with the way to allow it.
+        findings: All that the guards of the stage found.
+    """
+
+    def __init__(self, sentence: str, findings: Sequence[Finding]) -> None:
+        super().__init__(sentence)
+        self.findings = findings
 
 
 class Guard(ABC):
@@ -63,16 +72,18 @@ def inspect(guards: Iterable[Guard], stage: Stage, context: Any, allow: Iterable
         Refused: A guard refuses the run.
     """
     allowed = set(allow)
-    warnings: list[Finding] = []
+    findings: list[Finding] = []
     for guard in guards:
         if guard.stage != stage:
             continue
         for finding in guard.check(context):
-            if finding.severity == "refusal" and (not guard.name or guard.name not in allowed):
-                way_out = f", or allow it with --allow '[{guard.name}]'." if guard.name else "."
-                raise Refused(finding.sentence.removesuffix(".") + way_out)
-            warnings.append(Finding("warning", finding.sentence, guard.name))
-    return warnings
+            refuses = finding.severity == "refusal" and (not guard.name or guard.name not in allowed)
+            findings.append(Finding("refusal" if refuses else "warning", finding.sentence, guard.name))
+    for finding in findings:
+        if finding.severity == "refusal":
+            way_out = f", or allow it with --allow '[{finding.guard}]'." if finding.guard else "."
+            raise Refused(finding.sentence.removesuffix(".") + way_out, findings)
+    return findings
 
 
 def check_names(guards: Iterable[Guard], allow: Iterable[str]) -> None:

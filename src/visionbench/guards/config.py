@@ -1,11 +1,14 @@
 """Guards of the configuration: asked before data is touched."""
 
+import inspect
 import re
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from visionbench.classes import class_of
 from visionbench.guards.base import Finding, Guard
 
 # By these the data set tells the model its shape; a value written by hand would be lost without a word.
@@ -41,17 +44,19 @@ class _ConfigGuard(Guard):
         if (sentence := self.refusal(context)) is not None:
             yield Finding("refusal", sentence)
 
+    @abstractmethod
     def refusal(self, context: ConfigContext) -> str | None:
         """Gives why the configuration is refused, or `None`."""
-        raise NotImplementedError
 
 
 class LinkedArguments(_ConfigGuard):
     """The number of classes and the input shape come from the data set alone."""
 
     def refusal(self, context: ConfigContext) -> str | None:  # noqa: D102
+        parameters = inspect.signature(class_of(context.config.model)).parameters
         for name in LINKED:
-            if (value := context.config.model.init_args.get(name)) is not None:
+            default = parameters[name].default if name in parameters else None
+            if (value := context.config.model.init_args.get(name)) is not None and value != default:
                 return f"model.{name} is set to {value}, but it comes from the data set; remove it."
         return None
 

@@ -34,6 +34,74 @@ class OfficialTestAsValidation(Guard):
             )
 
 
+class TrainAsTest(Guard):
+    """Validates or tests on samples that are trained on, as some published studies did."""
+
+    name = "train_as_test"
+    stage = "data"
+
+    def check(self, context: DataContext) -> Iterator[Finding]:  # noqa: D102
+        data = context.data
+        for stage, count in data.trained_on().items():
+            words = "validation" if stage == "val" else stage
+            yield Finding(
+                "refusal",
+                f"{counted(count, f'{words} {data.item}')} of {data.title} {'is' if count == 1 else 'are'} also "
+                f"trained on, so that the {words} accuracy says nothing about other {data.item}s; cut the {words} "
+                f"{data.item}s from the training {data.item}s.",
+            )
+
+
+class AugmentedValidation(Guard):
+    """Augments validation samples, as some published studies did, so that other images are measured."""
+
+    name = "augmented_validation"
+    stage = "data"
+
+    def check(self, context: DataContext) -> Iterator[Finding]:  # noqa: D102
+        data = context.data
+        if data.augments_validation():
+            yield Finding(
+                "refusal",
+                f"The validation {data.item}s of {data.title} are augmented, so that the validation accuracy is not "
+                f"that of the {data.item}s themselves; augment training {data.item}s only.",
+            )
+
+
+class CopiesOfTraining(Guard):
+    """Reports validation and test samples that have the same bytes as a training sample."""
+
+    stage = "data"
+
+    def check(self, context: DataContext) -> Iterator[Finding]:  # noqa: D102
+        data = context.data
+        for stage, count in data.copies_of_training().items():
+            if count:
+                words = "validation" if stage == "val" else stage
+                size = data.sizes()[stage]
+                yield Finding(
+                    "warning",
+                    f"{count:,} of {counted(size, f'{words} {data.item}')} ({count / size:.2%}) "
+                    f"{'has' if count == 1 else 'have'} the same {'bytes' if data.item == 'image' else 'values'} as a "
+                    f"training {data.item}, so that the {words} accuracy is a little too high for new {data.item}s; "
+                    "visionbench data verify lists them.",
+                )
+
+
+class FixedOrderOfTraining(Guard):
+    """Reports that the training samples have the same order in every epoch."""
+
+    stage = "data"
+
+    def check(self, context: DataContext) -> Iterator[Finding]:  # noqa: D102
+        if not context.data.shuffle:
+            yield Finding(
+                "warning",
+                f"The training {context.data.item}s have the same order in every epoch (data.shuffle false), which "
+                "usually makes the result worse.",
+            )
+
+
 class DuplicateFiles(Guard):
     """Reports files of a folder that were kept although another file has the same bytes."""
 
@@ -48,3 +116,19 @@ class DuplicateFiles(Guard):
                 f"{counted(len(copies), context.data.item)} {have} the same bytes as another, such as {copies[0]}; "
                 "--data.duplicates skip removes duplicates.",
             )
+
+
+class LabelRange(Guard):
+    """Labels are numbers of classes."""
+
+    stage = "data"
+
+    def check(self, context: DataContext) -> Iterator[Finding]:  # noqa: D102
+        data = context.data
+        for split, (smallest, largest) in data.label_ranges().items():
+            if smallest < 0 or largest >= data.num_classes:
+                yield Finding(
+                    "refusal",
+                    f"The labels of the {split} split go from {smallest} to {largest}, expected 0 to "
+                    f"{data.num_classes - 1}, one for each class name; correct the labels, or name all classes.",
+                )

@@ -1,7 +1,8 @@
 """LightningModules that classify images."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from visionbench.classes import lazy_attributes
 
 if TYPE_CHECKING:
     from visionbench.models.base import Classifier as Classifier
@@ -23,9 +24,4 @@ _OTHERS = {"Classifier": "base", "Objective": "base", "WarmupCosineLR": "schedul
 _MODULES = MODELS | _OTHERS
 
 __all__ = [*_MODULES]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _MODULES:
-        return getattr(importlib.import_module(f"{__name__}.{_MODULES[name]}"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+__getattr__ = lazy_attributes(__name__, _MODULES)

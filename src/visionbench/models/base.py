@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -21,6 +22,8 @@ from visionbench.models.optimization import Interval, LRSchedulerCallable, Mode,
 from visionbench.models.weights import Start, load_weights, output_layer_name, read_weights
 
 Batch = tuple[Tensor, Tensor]
+# Layers that compare the samples of a batch while they train.
+BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 @dataclass
@@ -108,6 +111,12 @@ class Classifier(LightningModule, ABC):
         "test/acc": "max",
     }
     """Direction of improvement of each logged metric; a subclass that logs other metrics adds them."""
+
+    frozen_in_train_mode: ClassVar[bool] = False
+    """Whether batch norms and dropouts of frozen parts stay in training mode, as in some published studies.
+
+    A subclass that repeats such a study sets this, and a run allows it by `--allow [frozen_in_train_mode]`.
+    """
 
     network: nn.Module
 
@@ -213,8 +222,9 @@ class Classifier(LightningModule, ABC):
         modules, parameters = dict(self.network.named_modules()), dict(self.network.named_parameters())
         for name in self.freeze_names:
             if name in modules and name:
-                modules[name].requires_grad_(False).eval()
-                self.frozen.append(modules[name])
+                modules[name].requires_grad_(False)
+                if not self.frozen_in_train_mode:
+                    self.frozen.append(modules[name].eval())
             elif name in parameters:
                 parameters[name].requires_grad_(False)
             else:
@@ -338,6 +348,25 @@ class Classifier(LightningModule, ABC):
         outputs: Tensor = self(images)
         self.eval_totals.add(self.loss(outputs, labels), self.predict(outputs), labels)
         return outputs
+
+    def log(self, name: str, *args: Any, **kwargs: Any) -> None:
+        """Logs a metric, as Lightning does; the names of the test set are for the test.
+
+        Args:
+            name: Name of the metric, such as val/loss.
+            args: Further arguments of Lightning's log.
+            kwargs: Further arguments of Lightning's log.
+
+        Raises:
+            UserError: The name begins with test/ and the model is being trained.
+        """
+        trainer = self._trainer
+        if name.startswith("test/") and trainer is not None and trainer.state.fn == TrainerFn.FITTING:
+            raise UserError(
+                f"{type(self).__name__} logs {name} during training, but names that begin with test/ are for what is "
+                "measured on the test set, once, after training; log it under another name."
+            )
+        super().log(name, *args, **kwargs)
 
     def _log_epoch(self, stage: str, totals: Totals) -> None:
         # The sums of all processes are added, so that the metric is that of the whole split.

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from visionbench.evaluation.intervals import MIN_SAMPLES
 from visionbench.evaluation.measures import confusion
 from visionbench.evaluation.paired import SOURCES, Paired, disagreements, pair, reordered
 from visionbench.evaluation.predictions import SPLIT_TITLES, Predictions
@@ -15,12 +16,11 @@ from visionbench.report.run_page import (
     accuracy_interval,
     additional_metrics,
     number,
-    percent,
+    share_of,
     short_class,
     title_of_data,
 )
-from visionbench.runs.compare import circumstances
-from visionbench.runs.folder import divergence
+from visionbench.runs.compare import circumstances, incomparable
 from visionbench.runs.identity import comparable, flat
 from visionbench.text import MINUS, counted, duration
 
@@ -61,29 +61,34 @@ def comparison_page(reported: Sequence[ReportedRun], root: str | None) -> bytes:
         sections.append(page.section(f"{letters[0]}-{letters[1]}", heading, *parts))
     title = " and ".join(run.name for run in reported) if len(reported) == 2 else f"{len(reported)} runs side by side"
     below = [
-        tag("p", mark, f" {run.name}: {short_class(run.config['model'])} on {title_of_data(run)}")
+        tag("p", mark, f" {run.marked_name}: {short_class(run.config['model'])} on {title_of_data(run)}")
         for mark, run in zip(marks, reported, strict=True)
     ]
     return page.page(title, "Run report", page.join(below), sections)
 
 
 def _labels(reported: Sequence[ReportedRun]) -> list[str]:
-    return [f"{letter}  {run.name}" for letter, run in zip(LETTERS, reported, strict=False)]
+    return [f"{letter}  {run.marked_name}" for letter, run in zip(LETTERS, reported, strict=False)]
 
 
 def _summary(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator[Html]:
     for letter, run in zip(LETTERS, reported, strict=False):
         if not run.finished and run.status != "diverged":
             yield page.note(tag("p", f"{letter} is {run.status}."), kind="warn")
-        if (diverged := divergence(run.rows)) is not None or run.status == "diverged":
-            yield page.note(tag("p", f"{letter} has diverged", f"; {diverged}." if diverged else "."), kind="warn")
+        if run.divergence is not None or run.status == "diverged":
+            reason = f"; {run.divergence}." if run.divergence is not None else "."
+            yield page.note(tag("p", f"{letter} has diverged", reason), kind="warn")
+    sides = [(letter, run.report, run.config) for letter, run in zip(LETTERS, reported, strict=False)]
+    for sentence in incomparable(sides):
+        yield page.note(tag("p", f"{sentence[0].upper()}{sentence[1:]}."), kind="warn")
     names = [name for run in reported for name in additional_metrics(run) if name.startswith("test/")]
     names = list(dict.fromkeys(names))
     additional = [name.replace("/", " ", 1) for name in names]
     head = ["run", "test accuracy", "95 % interval", "samples", "test loss", *additional]
-    head += ["validation accuracy", "epoch kept"]
+    head += ["opening", "validation accuracy", "chosen"]
     rows = [
-        (tag("span", mark, " ", run.name), *_numbers(run, names)) for mark, run in zip(marks, reported, strict=True)
+        (tag("span", mark, " ", run.marked_name), *_numbers(run, names))
+        for mark, run in zip(marks, reported, strict=True)
     ]
     more = ("parameters", "training", "seed")
     yield page.table((*head, *more), rows, range(1, len(head) + len(more)))
@@ -113,15 +118,16 @@ def _summary(reported: Sequence[ReportedRun], marks: Sequence[Html]) -> Iterator
 def _numbers(run: ReportedRun, names: Sequence[str]) -> Iterator[Any]:
     metrics, report = run.metrics, run.report
     interval = accuracy_interval(run, "test")
-    yield percent(metrics["test/acc"]) if "test/acc" in metrics else ABSENT
-    yield f"{100 * interval[2]:.2f} to {100 * interval[3]:.2f}" if interval is not None else ABSENT
+    yield share_of(run, "test") if "test/acc" in metrics else ABSENT
+    has_interval = interval is not None and interval[1] >= MIN_SAMPLES
+    yield f"{100 * interval[2]:.2f} to {100 * interval[3]:.2f}" if interval is not None and has_interval else ABSENT
     yield f"{interval[1]:,}" if interval is not None else ABSENT
     yield number(metrics["test/loss"]) if "test/loss" in metrics else ABSENT
     for name in names:
         yield number(metrics[name]) if name in metrics else ABSENT
-    yield percent(metrics["val/acc"]) if "val/acc" in metrics else ABSENT
-    epoch = report.get("best_epoch")
-    yield f"{epoch + 1} of {report.get('epochs')}" if epoch is not None else ABSENT
+    yield f"{report['opening']:,}" if report.get("opening") and "test/acc" in metrics else ABSENT
+    yield share_of(run, "val") if "val/acc" in metrics else ABSENT
+    yield run.provenance if report.get("best_epoch") is not None else ABSENT
     yield f"{report['parameters']:,}" if "parameters" in report else ABSENT
     yield duration(report["seconds"]) if "seconds" in report else ABSENT
     yield str(run.config.get("seed_everything"))

@@ -54,7 +54,10 @@ class ReportedRun:
         folder: Run folder as the user wrote it.
         config: Content of config.yaml.
         status: Ending of the run.
-        test_openings: Number of times that the test samples were evaluated.
+        divergence: What was not finite first, and where; `None` where all losses are numbers.
+        provenance: How the weights of the result were chosen, such as: on val/loss, epoch 17 of 20.
+        allowed_defects: Names of the guards that have found something which the run allows.
+        openings: How often the test samples were opened, in words; `None` where they never were.
         report: Content of run.json; empty if the file is absent.
         input_description: Content of input.json; empty if the file is absent.
         rows: Rows of metrics.csv: numbers by name.
@@ -68,7 +71,10 @@ class ReportedRun:
     folder: Path
     config: dict[str, Any]
     status: Status
-    test_openings: int
+    divergence: str | None
+    provenance: str
+    allowed_defects: list[str]
+    openings: str | None
     report: dict[str, Any]
     input_description: dict[str, Any]
     rows: list[dict[str, Any]]
@@ -83,6 +89,11 @@ class ReportedRun:
         """Name of the run: cnn/version_0."""
         folder = self.folder.resolve()
         return f"{folder.parent.name}/{folder.name}" if folder.name.startswith("version_") else folder.name
+
+    @property
+    def marked_name(self) -> str:
+        """Name of the run, with the defects that it allows, wherever its numbers stand beside those of other runs."""
+        return f"{self.name} ({', '.join(self.allowed_defects)})" if self.allowed_defects else self.name
 
     @property
     def finished(self) -> bool:
@@ -102,7 +113,7 @@ class ReportedRun:
     @property
     def item(self) -> str:
         """Word for one sample: image or row."""
-        return "image" if self.has_images or not self.input_description else "row"
+        return _item(self.input_description)
 
     @property
     def metrics(self) -> dict[str, float | None]:
@@ -115,6 +126,8 @@ class ReportedRun:
 
     def count(self, stage: str) -> int | None:
         """Number of samples of a split, if it is known."""
+        if (count := (self.report.get("counts") or {}).get(stage)) is not None:
+            return int(count)
         if stage in self.predictions:
             return len(self.predictions[stage])
         numbers = self.figure_numbers.get(stage)
@@ -132,7 +145,10 @@ def read_run(folder: Path) -> ReportedRun:
         folder=folder,
         config=files.config,
         status=files.status,
-        test_openings=files.test_openings,
+        divergence=files.divergence,
+        provenance=files.provenance,
+        allowed_defects=files.allowed_defects,
+        openings=files.opening_in_words(_item(files.input)),
         report=files.metadata,
         input_description=files.input,
         rows=files.rows,
@@ -156,6 +172,12 @@ def read_run(folder: Path) -> ReportedRun:
     elif run.finished and not run.predictions:
         run.missing.append(f"The run has no predictions; {command} repeats the run and keeps its predictions.")
     return run
+
+
+def _item(description: dict[str, Any]) -> str:
+    """Word for one sample of a run, from its input.json."""
+    is_image = not description or len(description.get("input_shape", ())) == 3
+    return "image" if is_image else "row"
 
 
 def _read_pictures(run: ReportedRun) -> None:

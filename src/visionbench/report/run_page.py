@@ -8,13 +8,13 @@ import numpy as np
 import yaml
 
 from visionbench.classes import defaults_of
-from visionbench.evaluation.intervals import wilson_interval
+from visionbench.evaluation.intervals import MIN_SAMPLES, wilson_interval
 from visionbench.evaluation.measures import class_scores, confused_pairs, confusion
 from visionbench.evaluation.predictions import SPLIT_TITLES
 from visionbench.report import page
 from visionbench.report.page import Html, tag
 from visionbench.report.run_contents import ReportedRun, picture_of
-from visionbench.runs.folder import RunFolder, divergence
+from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import DATA_ASIDE
 from visionbench.text import counted, duration
 
@@ -96,6 +96,14 @@ def percent(share: float | None) -> str:
     return NOT_A_NUMBER if share is None else f"{100 * share:.2f} %"
 
 
+def share_of(run: ReportedRun, stage: str) -> str:
+    """Accuracy on a split; of few samples, the number of correct ones."""
+    interval = accuracy_interval(run, stage)
+    if interval is not None and interval[1] < MIN_SAMPLES:
+        return f"{interval[0]} of {interval[1]}"
+    return percent(run.metrics.get(f"{stage}/acc"))
+
+
 def number(value: float | None) -> str:
     """Text of a loss with four digits; `None` stands for not a number."""
     return NOT_A_NUMBER if value is None else f"{value:.4f}"
@@ -135,8 +143,9 @@ def _result(run: ReportedRun) -> Iterator[Html]:
         reason = f" ({run.report['error']})" if run.report.get("error") else ""
         done = f"This run is {run.status}{reason}, with {counted(len(run.rows), 'finished epoch')}; "
         yield page.note(tag("p", done, tag("code", command), " resumes it."), kind="warn")
-    if (diverged := divergence(run.rows)) is not None or run.status == "diverged":
-        yield page.note(tag("p", "The run has diverged", f"; {diverged}." if diverged else "."), kind="warn")
+    if run.divergence is not None or run.status == "diverged":
+        reason = f"; {run.divergence}." if run.divergence is not None else "."
+        yield page.note(tag("p", "The run has diverged", reason), kind="warn")
     for finding in run.report.get("findings") or []:
         yield page.note(tag("p", finding["sentence"]), kind="warn")
     yield tag("dl", *(_value(*entry) for entry in _values(run)), class_="result")
@@ -163,7 +172,7 @@ def _values(run: ReportedRun) -> Iterator[tuple[str, str, str]]:
             yield "Result", "none", "No epoch is finished."
         return
     if "test/acc" in metrics:
-        yield "Test accuracy", percent(metrics["test/acc"]), _interval_in_words(run)
+        yield "Test accuracy", share_of(run, "test"), " ".join((_interval_in_words(run), *_provenance(run)))
         if "test/loss" in metrics:
             yield "Test loss", number(metrics["test/loss"]), ""
     else:
@@ -172,7 +181,7 @@ def _values(run: ReportedRun) -> Iterator[tuple[str, str, str]]:
         count = run.count("val")
         samples = f"On {counted(count, run.item)}. " if count else ""
         explanation = f"{samples}Slightly too optimistic, since the epoch was selected on validation."
-        yield "Validation accuracy", percent(metrics["val/acc"]), explanation
+        yield "Validation accuracy", share_of(run, "val"), " ".join((explanation, *_allowed(run)))
     for name in additional_metrics(run):
         stage, _, metric = name.partition("/")
         yield f"{'Test' if stage == 'test' else 'Validation'} {metric}", number(metrics[name]), ""
@@ -185,10 +194,25 @@ def _interval_in_words(run: ReportedRun) -> str:
     if interval is None:
         return "No interval, since the number of test samples is not known without predictions."
     correct, count, low, high = interval
+    if count < MIN_SAMPLES:
+        return "Too few samples for a percentage and an interval."
     return (
         f"95 % interval {100 * low:.2f} to {100 * high:.2f} % (Wilson); {correct:,} of "
         f"{counted(count, f'test {run.item}')} {'are' if correct != 1 else 'is'} correct."
     )
+
+
+def _provenance(run: ReportedRun) -> Iterator[str]:
+    """How the weights were chosen that were tested, how often the test was opened, and what the run allows."""
+    yield f"Chosen {run.provenance}."
+    if run.openings is not None:
+        yield f"{run.openings[0].upper()}{run.openings[1:]}."
+    yield from _allowed(run)
+
+
+def _allowed(run: ReportedRun) -> Iterator[str]:
+    if run.allowed_defects:
+        yield f"Allowed: {', '.join(run.allowed_defects)}."
 
 
 def _why_no_test(run: ReportedRun) -> str:
@@ -240,8 +264,7 @@ def _all_facts(run: ReportedRun) -> Iterator[tuple[str, Any]]:
     if (git := report.get("git")) is not None:
         yield "Commit", f"{git['commit'][:12]}{', with uncommitted changes' if git.get('changed') else ''}"
     digests = {"configuration": "config_digest", "data": "data_digest", "code": "code", "weights": "weights_digest"}
-    if run.test_openings:
-        yield f"Test {run.item}s", f"opened {counted(run.test_openings, 'time')} by this run"
+    yield f"Test {run.item}s", run.openings
     yield "Digests", ", ".join(f"{word} {report[name][:12]}" for word, name in digests.items() if report.get(name))
     yield "Versions", ", ".join(f"{name} {version}" for name, version in (report.get("versions") or {}).items())
     if command := report.get("command"):

@@ -38,6 +38,11 @@ def compare(first: Path, second: Path) -> Iterator[str]:
     versions = [metadata.get("versions") or {} for metadata in (one, other)]
     names = sorted(versions[0] | versions[1])
     yield from _table("versions", [(name, versions[0].get(name), versions[1].get(name)) for name in names])
+    sides = [(str(run), metadata, run.config) for run, metadata in zip(runs, (one, other), strict=True)]
+    yield from (f"note: {sentence}" for sentence in incomparable(sides))
+    for run in runs:
+        if marks := run.allowed_defects:
+            yield f"note: {run} allows {', '.join(marks)}, with which its numbers were made"
     yield "metrics"
     metrics = [metadata.get("metrics") or {} for metadata in (one, other)]
     for name in [name for name in metrics[0] if name in metrics[1]]:
@@ -51,6 +56,37 @@ def compare(first: Path, second: Path) -> Iterator[str]:
         yield "weights       unknown, since one of the runs has not finished"
     else:
         yield f"weights       {'the same, bit for bit' if digests[0] == digests[1] else 'different'}"
+
+
+def incomparable(runs: Sequence[tuple[str, Mapping[str, Any], Mapping[str, Any]]]) -> Iterator[str]:
+    """Sentences about numbers of runs that bear one name but were measured in different ways.
+
+    Args:
+        runs: Name, content of run.json and configuration of each run.
+    """
+    for stage, word in (("test", "test"), ("val", "validation")):
+        digests = {
+            name: (metadata.get("split_digests") or {}).get(stage)
+            for name, metadata, _ in runs
+            if f"{stage}/acc" in (metadata.get("metrics") or {})
+        }
+        if len(set(digests.values()) - {None}) > 1:
+            yield (
+                f"the {word} accuracies were measured on different {word} samples ({_grouped(digests)}), so that their "
+                "difference is not one of the models alone"
+            )
+    losses = {name: ((config.get("model") or {}).get("init_args") or {}).get("loss") for name, _, config in runs}
+    if len(set(losses.values()) - {None}) > 1:
+        words = ", ".join(f"{name} {str(loss).replace('_', ' ')}" for name, loss in losses.items())
+        yield f"the losses are different functions ({words}), so that they cannot be compared"
+
+
+def _grouped(values: Mapping[str, Any]) -> str:
+    """The names of the runs, those with the same value together: A and C; B."""
+    groups: dict[Any, list[str]] = {}
+    for name, value in values.items():
+        groups.setdefault(value, []).append(name)
+    return "; ".join(" and ".join(names) for names in groups.values())
 
 
 def circumstances(metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,9 @@
 import csv
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -13,6 +15,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from visionbench.errors import UserError
+from visionbench.evaluation.ledger import Ledger, Opening, SealedSamples, opening_in_words
 from visionbench.evaluation.predictions import Predictions, read_predictions
 from visionbench.files import write_json, write_whole
 from visionbench.text import one_line
@@ -213,6 +216,22 @@ class RunFolder:
         return known
 
     @property
+    def divergence(self) -> str | None:
+        """What was not finite first, and where; `None` where the last losses of the run are numbers.
+
+        Raises:
+            UserError: A file of the run is damaged.
+        """
+        text: str | None = (self.metadata.get("divergence") or {}).get("text")
+        return text if text is not None else divergence(self.rows)
+
+    def warning(self) -> str | None:
+        """The sentence about a checkpoint that is no result, since the run has diverged; `None` for other runs."""
+        if self.status != "diverged":
+            return None
+        return f"note: {self.path} has diverged ({self.divergence}); its checkpoints are from before that"
+
+    @property
     def is_finished(self) -> bool:
         """Whether the run has a result; a diverged, interrupted or failed run has none."""
         return self.status == "finished"
@@ -227,6 +246,42 @@ class RunFolder:
         metadata = self.metadata
         tested = any(name.startswith("test/") for name in metadata.get("metrics") or {})
         return int(metadata.get("test_openings", tested))
+
+    @property
+    def opening(self) -> int | None:
+        """Number of the last test opening of the run among those of its log folder; `None` where it is not known.
+
+        Raises:
+            UserError: run.json is damaged, or of a newer version of visionbench.
+        """
+        number: int | None = self.metadata.get("opening")
+        return number
+
+    @property
+    def log_folder(self) -> Path:
+        """Folder whose runs share a ledger: the one above the run's name, or above the runs of a study."""
+        parent = self.path.absolute().parent
+        return parent.parent if self.path.name.startswith("version_") or parent.name == "runs" else parent
+
+    @property
+    def provenance(self) -> str:
+        """Text that says how the weights of the run were chosen, such as: on val/loss, epoch 17 of 20.
+
+        Raises:
+            UserError: run.json is damaged, or of a newer version of visionbench.
+        """
+        metadata = self.metadata
+        objective = metadata.get("objective") or {}
+        return provenance(objective.get("metric"), metadata.get("best_epoch"), metadata.get("epochs"))
+
+    @property
+    def allowed_defects(self) -> list[str]:
+        """Names of the guards that have found something which the run allows, and which marks all its numbers.
+
+        Raises:
+            UserError: run.json is damaged, or of a newer version of visionbench.
+        """
+        return allowed_defects(self.metadata.get("findings") or [])
 
     @property
     def input(self) -> dict[str, Any]:
@@ -351,15 +406,53 @@ class RunFolder:
             raise ValueError(f"status is {content.get('status')!r}, expected one of {', '.join(STATUSES)}")
         write_json(self.metadata_path, {**content, "schema": METADATA_SCHEMA})
 
-    def add_test_opening(self) -> None:
-        """Records in run.json that the test samples of the run were evaluated once more."""
-        content = {"status": self.status, **self.metadata, "test_openings": self.test_openings + 1}
-        self.write_metadata(content)
+    def open_test(self, samples: SealedSamples, purpose: str, checkpoint: Path | None) -> str | None:
+        """Records that this run evaluates test samples, in the ledger of the log folder and in run.json.
+
+        Args:
+            samples: Test samples.
+            purpose: What for: fit, resume, test, predict or export.
+            checkpoint: File of the weights; `None` for weights that are in no file.
+
+        Returns:
+            A sentence where the opening cannot be recorded, as in the folder of somebody else; otherwise `None`.
+
+        Raises:
+            UserError: run.json is damaged, or of a newer version of visionbench.
+        """
+        folder = self.log_folder
+        opening = Opening(
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            run=os.path.relpath(self.path.absolute(), folder),
+            checkpoint=checkpoint.name if checkpoint is not None else "",
+            purpose=purpose,
+            data=samples.title,
+            samples=samples.count,
+            test_digest=samples.digest,
+        )
+        try:
+            number = Ledger(folder).add(opening)
+            counts = {"test_openings": self.test_openings + 1, "opening": number}
+            self.write_metadata({"status": self.status, **self.metadata, **counts})
+        except OSError as error:
+            return f"note: this opening of the test {samples.item}s could not be recorded ({error.strerror})"
+        return None
+
+    def opening_in_words(self, item: str) -> str | None:
+        """Text that says how often the test samples of this run were opened; `None` where they never were.
+
+        Args:
+            item: Word for one sample.
+
+        Raises:
+            UserError: run.json is damaged, or of a newer version of visionbench.
+        """
+        return opening_in_words(self.opening, self.test_openings, item) if self.test_openings else None
 
     def reopen(self) -> None:
         """Removes the earlier ending from the folder of a run that is trained further; the test openings are kept."""
         if openings := self.test_openings:
-            self.write_metadata({"status": "interrupted", "test_openings": openings})
+            self.write_metadata({"status": "interrupted", "test_openings": openings, "opening": self.opening})
         else:
             self.metadata_path.unlink(missing_ok=True)
 
@@ -406,6 +499,29 @@ def folder_argument(command: str, args: Sequence[str]) -> tuple[RunFolder, list[
             f"{command} needs a run folder first: visionbench {command} lightning_logs/cnn/version_0 [options]."
         )
     return RunFolder(Path(args[0])), list(args[1:])
+
+
+def provenance(metric: str | None, best_epoch: int | None, epochs: int | None) -> str:
+    """Text that says how the weights of a run were chosen.
+
+    Args:
+        metric: Metric that chose the epoch; `None` where the last epoch is the result.
+        best_epoch: Number of the epoch, from 0; `None` where it is not known.
+        epochs: Number of epochs.
+    """
+    if best_epoch is None or epochs is None:
+        return "epoch not recorded"
+    place = f"epoch {best_epoch + 1} of {epochs}"
+    return f"{place}, the last one, by no metric" if metric is None else f"on {metric}, {place}"
+
+
+def allowed_defects(findings: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Names of the guards among findings, each once; a finding of a guard without a name marks nothing.
+
+    Args:
+        findings: Findings as run.json holds them.
+    """
+    return list(dict.fromkeys(finding["guard"] for finding in findings if finding.get("guard")))
 
 
 def divergence(rows: Sequence[Mapping[str, Any]]) -> str | None:

@@ -102,6 +102,11 @@ def open_for_resume(folder: Path, current: Mapping[str, Any], allow_changes: boo
     epochs = counted(state["epochs"], "epoch")
     if run.is_finished and not extends:
         raise UserError(f"{folder} is finished, after {epochs}; to train longer, raise --trainer.max_epochs.")
+    if run.status == "diverged" and not changes:
+        raise UserError(
+            f"{folder} has diverged after {epochs}, and would do so again with the same settings; start a new run with "
+            "others, such as a lower learning rate."
+        )
     if extends and state["finished"] and state["should_stop"]:
         raise UserError(
             f"{folder} was stopped after {epochs}, by early stopping or max_time, and more epochs would not change "

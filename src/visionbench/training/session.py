@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import errno
+import functools
 import os
 import shlex
 import shutil
@@ -28,8 +29,18 @@ from visionbench import guards
 from visionbench.errors import MetricFailed, RunFailed, Stopped, UserError
 from visionbench.evaluation.metrics import Evaluator, expand
 from visionbench.evaluation.predictions import Predictions
-from visionbench.guards import GUARDS, DataContext, EndContext, Finding, FirstBatchContext, ModelContext, Refused
+from visionbench.guards import (
+    GUARDS,
+    DataContext,
+    EndContext,
+    EpochContext,
+    Finding,
+    FirstBatchContext,
+    ModelContext,
+    Refused,
+)
 from visionbench.guards.data import OfficialTestAsValidation
+from visionbench.models.base import BATCH_NORMS
 from visionbench.models.schedulers import wants_total_steps
 from visionbench.processes import RUN_FOLDER_VARIABLE, World
 from visionbench.runs import resume
@@ -44,21 +55,27 @@ from visionbench.runs.identity import (
     versions,
     weights_digest,
 )
-from visionbench.text import one_line
+from visionbench.text import counted, one_line
 from visionbench.training.callbacks import (
     BeforeTraining,
+    Diverged,
+    EndOfEpoch,
     EpochSeed,
+    FiniteLosses,
     FirstBatch,
     KeptPredictions,
     MetricsFile,
     RunCheckpoints,
     RunTensorBoardLogger,
     SplitOutputs,
+    StartOfTraining,
     StepLosses,
     Throughput,
 )
+from visionbench.training.callbacks.finite import Divergence
 from visionbench.training.callbacks.tensorboard import hyperparameters
 from visionbench.training.device import device_name, is_on_cuda, nondeterministic, nondeterministic_kernels, threads_for
+from visionbench.training.library_warnings import reported_warnings
 from visionbench.training.result import RunResult
 from visionbench.training.settings import Settings
 from visionbench.training.summary import opening_lines, parameter_count
@@ -138,6 +155,7 @@ class Session:
         self.throughput = Throughput()
         self.starting_digest = ""
         self.findings: list[Finding] = []
+        self._epoch_guards = list(GUARDS)
         self._say = say
         self._lock: FileLock | None = None
         self._started = False  # whether the run folder holds a configuration, so that the ending is recorded in it
@@ -158,7 +176,8 @@ class Session:
         """
         try:
             self._prepare()
-            return self._train_and_test()
+            with reported_warnings(lambda finding: self._note([finding])):
+                return self._train_and_test()
         except Refused:
             self._withdraw()
             raise
@@ -172,6 +191,30 @@ class Session:
             raise RunFailed(f"The run could not be written ({error}); {self._after_making_room()}.") from error
         finally:
             self._close()
+
+    def check(self) -> list[Finding]:
+        """Asks the guards that a run asks until its first step, makes that step and validates one batch.
+
+        No run is written. Guards of a stage are asked once those of the stage before have refused nothing.
+
+        Returns:
+            What the guards found, refusals among it.
+
+        Raises:
+            UserError: The settings or the data are refused by something else than a guard.
+        """
+        self.settings.trainer["fast_dev_run"] = True
+        try:
+            self._prepare()
+            with reported_warnings(lambda finding: self._note([finding])):
+                status = self._run(lambda: self.trainer.fit(self.model, datamodule=self.data))
+        except Refused as refused:
+            return [*self.findings, *refused.findings]
+        finally:
+            self._close()
+        if status:
+            raise KeyboardInterrupt
+        return self.findings
 
     def evaluate(self, stage: Literal["val", "test"], checkpoint: Path) -> RunResult:
         """Evaluates a checkpoint on a split; writes nothing.
@@ -210,7 +253,8 @@ class Session:
         self._ask("data", DataContext(self.data))
         self._set_threads()
         if settings.trainer.get("fast_dev_run"):
-            self._make_trainer({"logger": False, "enable_checkpointing": False}, [FirstBatch(self._ask_first_batch)])
+            # A logger, of which Lightning makes one that writes nothing, is for callbacks that need one.
+            self._make_trainer({"logger": True, "enable_checkpointing": False}, self._guard_callbacks())
             return
         self._make_paths_absolute()
         self.run_folder = self._claim(self._record())
@@ -231,6 +275,19 @@ class Session:
 
     def _ask(self, stage: guards.Stage, context: Any) -> None:
         self._note(guards.inspect(GUARDS, stage, context, self.settings.allow))
+
+    def _guard_callbacks(self) -> list[Callback]:
+        return [
+            StartOfTraining(self.data, functools.partial(self._ask, "start")),
+            FirstBatch(self._ask_first_batch),
+            EndOfEpoch(self.data, self._ask_epoch),
+        ]
+
+    def _ask_epoch(self, context: EpochContext) -> None:
+        for guard in list(self._epoch_guards):
+            if findings := guards.inspect([guard], "epoch", context, self.settings.allow):
+                self._epoch_guards.remove(guard)  # what it found holds in later epochs too, and is said once
+                self._note(findings)
 
     def _ask_first_batch(self, batch: Any, losses: torch.Tensor) -> None:
         self._ask("first batch", FirstBatchContext(self.model, self.data, batch, losses))
@@ -312,9 +369,10 @@ class Session:
         )
         self.rows = metrics_file.rows
         losses = StepLosses(run.losses_path, resumption.batches if resumption is not None else None)
-        callbacks: list[Callback] = [FirstBatch(self._ask_first_batch), EpochSeed(settings.seed), metrics_file, losses]
+        finite = FiniteLosses(self.data)
+        callbacks: list[Callback] = [*self._guard_callbacks(), EpochSeed(settings.seed), metrics_file, losses, finite]
         if settings.trainer.get("enable_checkpointing") is not False:
-            self.checkpoints = self._checkpoints(run.checkpoints, description, losses)
+            self.checkpoints = self._checkpoints(run.checkpoints, description, [losses.write, finite.check])
             callbacks.append(self.checkpoints)
         outputs = SplitOutputs(self.evaluator, keep=settings.predictions)
         if settings.predictions or self.evaluator.specs:
@@ -338,7 +396,9 @@ class Session:
             )
         return [*callbacks, *self.callbacks]
 
-    def _checkpoints(self, folder: Path, description: dict[str, Any], losses: StepLosses) -> RunCheckpoints:
+    def _checkpoints(
+        self, folder: Path, description: dict[str, Any], before: Sequence[Callable[[], object]]
+    ) -> RunCheckpoints:
         settings, resumption = self.settings, self.resumption
         objective = settings.objective
         callback = RunCheckpoints(
@@ -347,7 +407,7 @@ class Session:
             every_n_steps=settings.checkpoint.every_n_steps,
             described=description,
             resumed=resumption.state if resumption is not None else None,
-            before=[losses.write],
+            before=before,
         )
         if resumption is not None and resumption.state is not None:
             self.model.start.restore(resumption.state["start"])
@@ -425,7 +485,7 @@ class Session:
         if self.run_folder is None or self.resumption is not None or not self.world.is_first:
             return
         self._close()
-        if not RunFolder(self.run_folder).has_results:
+        if self.run_folder.exists() and not RunFolder(self.run_folder).has_results:
             shutil.rmtree(self.run_folder)
             self._started = False
             with contextlib.suppress(OSError):  # other runs are in it
@@ -445,6 +505,7 @@ class Session:
 
     def _train_and_test(self) -> RunResult:
         trainer, model, data, settings = self.trainer, self.model, self.data, self.settings
+        data.trains_batch_norm = any(module.training for module in model.modules() if isinstance(module, BATCH_NORMS))
         for line in opening_lines(settings, trainer, self.run_folder, self.resumption):
             self.say(line)
         self._clock, self._cpu_clock = time.monotonic(), time.process_time()
@@ -452,8 +513,11 @@ class Session:
         if resumption is not None and resumption.finished and not resumption.extends:
             trainer.fit_loop.max_epochs = resumption.epochs  # also where it was stopped early
         file = resumption.file if resumption is not None else None
-        with nondeterministic_kernels() as self._kernels:
-            status = self._run(lambda: trainer.fit(model, datamodule=data, ckpt_path=file, weights_only=True))
+        try:
+            with nondeterministic_kernels() as self._kernels:
+                status = self._run(lambda: trainer.fit(model, datamodule=data, ckpt_path=file, weights_only=True))
+        except Diverged as error:
+            return self._diverged(str(error), error.divergence)
         if status:
             self.say(f"Interrupted in epoch {trainer.current_epoch + 1}; {self._how_to_resume()}")
             return self._interrupted(status)
@@ -467,10 +531,10 @@ class Session:
         # The metrics of the epoch that was kept; without checkpoints the weights are those of the last.
         epoch = content["epoch"] if content is not None else self.rows[-1]["epoch"]
         row = next(row for row in self.rows if row["epoch"] == epoch)
-        diverged = divergence(self.rows)
-        if diverged is not None:
-            self.say(f"diverged   {diverged}; the run is not tested.")
-        elif settings.test_after_fit and data.sizes()["test"]:
+        if (text := divergence(self.rows)) is not None:
+            return self._diverged(text)
+        if settings.test_after_fit and data.sizes()["test"]:
+            self._open_test(RunFolder(self.run_folder), "fit" if resumption is None else "resume", checkpoint)
             status = self._run(
                 lambda: trainer.test(model, datamodule=data, ckpt_path=checkpoint, weights_only=True, verbose=False)
             )
@@ -489,7 +553,7 @@ class Session:
                 lines = self.figures.at_end(self, Ending(row, seconds, predictions))
         result = RunResult(
             folder=self.run_folder,
-            status="finished" if diverged is None else "diverged",
+            status="finished",
             metrics=_metrics(row),
             counts=dict(model.evaluated),
             best_epoch=row.get("epoch"),
@@ -502,6 +566,11 @@ class Session:
             self._log_hyperparameters(RunFolder(self.run_folder), result.metrics)
         self._write_ending(result)
         return result
+
+    def _open_test(self, run: RunFolder, purpose: str, checkpoint: Path | None) -> None:
+        """Records that the test samples are evaluated now; in the first process only."""
+        if self.world.is_first and (note := run.open_test(self.data.sealed_samples(), purpose, checkpoint)) is not None:
+            self.say(note)
 
     def _run(self, action: Callable[[], object]) -> int:
         """Runs a function of the Trainer; gives 0, or the exit status if it was interrupted.
@@ -584,23 +653,26 @@ class Session:
 
     # Endings
 
-    def _write_ending(self, result: RunResult, error: BaseException | None = None) -> None:
+    def _write_ending(
+        self, result: RunResult, error: BaseException | None = None, divergence: Divergence | None = None
+    ) -> None:
         """Writes `run.json`, unless the run has not started; in the first process only.
 
         Args:
             result: Result of the run, as far as an unfinished run has one.
             error: Exception that ended the run.
+            divergence: What was not finite first, and where.
         """
         if not self._started or not self.world.is_first:
             return
         try:
-            self._write_metadata(result, error)
+            self._write_metadata(result, error, divergence)
         except OSError as failure:
             if result.status == "finished" or failure.errno not in DISK_ERRORS:
                 raise
             self.say(f"The ending of the run could not be recorded ({failure}).")
 
-    def _write_metadata(self, result: RunResult, error: BaseException | None) -> None:
+    def _write_metadata(self, result: RunResult, error: BaseException | None, divergence: Divergence | None) -> None:
         settings, trainer, model = self.settings, self.trainer, self.model
         if self.run_folder is None:
             raise RuntimeError("A run without a folder has no metadata.")
@@ -620,6 +692,7 @@ class Session:
             "world_size": trainer.world_size,
             "seed": settings.seed,
             "data_digest": self.data.data_digest(),
+            "split_digests": {stage: self.data.split_digest(stage) for stage in self.data.splits},
             "item": self.data.item,
             "parameters": parameter_count(model),
             "trainable": parameter_count(model, trainable=True),
@@ -634,18 +707,33 @@ class Session:
             "metrics": metrics,
             "counts": result.counts,
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
-            "test_openings": run.test_openings + any(name.startswith("test/") for name in metrics),
+            "test_openings": run.test_openings,
+            "opening": run.opening,
             "weights_digest": result.weights_digest or None,
             "nondeterministic": nondeterministic(trainer, self._kernels),
             "resumed": self.checkpoints.resumptions if self.checkpoints is not None else [],
         }
         if error is not None:
             content |= {"error": _in_words(error)}
+        if divergence is not None:
+            content |= {"divergence": {"text": str(divergence), **dataclasses.asdict(divergence)}}
         run.write_metadata(content)
 
     def _interrupted(self, status: int) -> RunResult:
         result = self._unfinished("interrupted", status - 128)
         self._write_ending(result)
+        return result
+
+    def _diverged(self, text: str, divergence: Divergence | None = None) -> RunResult:
+        """The result of a run with a loss that is not finite: it has no score and is not tested."""
+        epochs = counted(len(self.rows), "epoch")
+        kept = f"; the checkpoints are those of the {epochs} before" if divergence is not None and self.rows else ""
+        self.say(f"diverged   {text}; the run is not tested{kept}.")
+        seconds, lines = self._seconds(), []
+        if self.figures is not None and self.rows and self.trainer.is_global_zero:
+            lines = self.figures.at_end(self, Ending({"epoch": None}, seconds, {}))
+        result = RunResult(self.run_folder, "diverged", epochs=len(self.rows), seconds=seconds, figure_lines=lines)
+        self._write_ending(result, divergence=divergence)
         return result
 
     def _unfinished(self, status: Status, signal: int | None = None) -> RunResult:

@@ -10,9 +10,10 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from visionbench.classes import class_of
 from visionbench.data.base import VisionDataModule
-from visionbench.evaluation.intervals import accuracy_text
+from visionbench.evaluation.intervals import MIN_SAMPLES, accuracy_text
 from visionbench.models.base import Classifier
 from visionbench.models.schedulers import wants_total_steps
+from visionbench.runs.folder import RunFolder
 from visionbench.runs.resume import Resumption
 from visionbench.text import counted, duration
 from visionbench.training.device import device_name
@@ -32,6 +33,9 @@ def opening_lines(
         f"data       {data.title}: {sizes['train']:,} train, {sizes['val']:,} validation{watched}, "
         f"{sizes['test']:,} test {data.item}s of {data.shape_in_words}, {data.num_classes} classes"
     )
+    if left_out := data.left_out(trainer.world_size):
+        few = "batch norm needs two" if trainer.world_size == 1 else "each process needs enough of them"
+        yield f"left out   the last {counted(left_out, data.item)} of each epoch, since {few}"
     residency = data.residency(trainer.strategy.root_device, trainer.num_devices)
     if not residency.resident:
         threads = f"{residency.workers} threads read ahead" if residency.workers else "no thread reads ahead"
@@ -59,13 +63,22 @@ def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
     """What came out, a line each."""
     data, metrics = settings.data, result.metrics
     yield ""
+    if result.status == "diverged":  # which has no score
+        yield from result.figure_lines
+        yield f"run         {result.folder}"
+        return
+    run = RunFolder(result.folder) if result.folder is not None else None
     if "test/acc" in metrics:
         yield from metric_lines("test", data, metrics, result.counts["test"])
     if "val/acc" in metrics:
+        accuracy, count = metrics["val/acc"], result.counts.get("val", data.sizes()["val"])
+        share = f"{100 * accuracy:.2f} %" if count >= MIN_SAMPLES else f"{round(accuracy * count)}"
+        kept = "the one that was kept and tested" if "test/acc" in metrics else "the one that was kept"
         which = f"epoch {(result.best_epoch or 0) + 1} of {result.epochs}"
-        tested = " and tested" if "test/acc" in metrics else ""
-        yield f"validation  {100 * metrics['val/acc']:.2f} % in {which}, the one that was kept{tested}"
+        yield f"validation  {share} of {counted(count, data.item)} in {which}, {kept}"
         yield from additional_lines("val", metrics)
+    if run is not None:
+        yield from provenance_lines(run, data.item if "test/acc" in metrics else None)
     if data.test_is_watched:
         yield f"test        none: the official test {data.item}s are the validation split (--allow)"
     yield f"parameters  {parameter_count(settings.model):,}"
@@ -73,6 +86,20 @@ def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
     yield from result.figure_lines
     yield f"run         {result.folder}"
     yield f"curves      tensorboard --logdir {settings.log_dir}"
+
+
+def provenance_lines(run: RunFolder, tested: str | None) -> Iterator[str]:
+    """Where the metrics of a run come from: how its weights were chosen, what it allows, how often it was tested.
+
+    Args:
+        run: Run folder.
+        tested: Word for one test sample; `None` where the metrics are not those of a test.
+    """
+    yield f"chosen      {run.provenance}"
+    if marks := run.allowed_defects:
+        yield f"allowed     {', '.join(marks)}: these numbers are those of a run with this defect"
+    if tested is not None and (opening := run.opening_in_words(tested)) is not None:
+        yield f"openings    {opening}"
 
 
 def training_plan(model: Classifier) -> str:

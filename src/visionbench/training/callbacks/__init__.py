@@ -4,24 +4,31 @@ from visionbench.runs.checkpoints import AtomicCheckpointIO
 from visionbench.training.callbacks.before_training import BeforeTraining
 from visionbench.training.callbacks.checkpoints import RunCheckpoints
 from visionbench.training.callbacks.epoch_seed import EpochSeed
+from visionbench.training.callbacks.epochs import EndOfEpoch
+from visionbench.training.callbacks.finite import Diverged, FiniteLosses
 from visionbench.training.callbacks.first_batch import FirstBatch
 from visionbench.training.callbacks.losses import StepLosses
 from visionbench.training.callbacks.metrics import MetricsFile
 from visionbench.training.callbacks.outputs import SplitOutputs
 from visionbench.training.callbacks.predictions import KeptPredictions
+from visionbench.training.callbacks.start import StartOfTraining
 from visionbench.training.callbacks.tensorboard import RunTensorBoardLogger
 from visionbench.training.callbacks.throughput import Throughput
 
 __all__ = [
     "AtomicCheckpointIO",
     "BeforeTraining",
+    "Diverged",
+    "EndOfEpoch",
     "EpochSeed",
+    "FiniteLosses",
     "FirstBatch",
     "KeptPredictions",
     "MetricsFile",
     "RunCheckpoints",
     "RunTensorBoardLogger",
     "SplitOutputs",
+    "StartOfTraining",
     "StepLosses",
     "Throughput",
 ]

@@ -2,7 +2,6 @@
 
 import contextlib
 import math
-import random
 import signal
 import time
 from collections.abc import Callable, Sequence
@@ -10,12 +9,11 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-import numpy as np
-import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from visionbench.errors import Stopped
 from visionbench.models.base import Classifier, Totals
+from visionbench.random_state import random_state, set_random_state
 from visionbench.runs.checkpoints import CHECKPOINT_KEY, promote
 from visionbench.training.callbacks.after_epoch import AfterEpoch
 from visionbench.training.lightning_private import (
@@ -109,7 +107,7 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
         totals = Totals(pl_module.device)
         totals.load_state_dict(self.resumed["totals"])
         pl_module.train_totals = totals  # type: ignore[assignment]  # torch types attributes as modules
-        _set_random_state(self.resumed["random"])
+        set_random_state(self.resumed["random"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if trainer.global_step > max(self.last_step, 0):
@@ -147,8 +145,9 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
         metrics = self.epoch_metrics(trainer)
         if name not in metrics:
             return
-        worst = math.inf if mode == "min" else -math.inf
-        value = metrics[name] if not math.isnan(metrics[name]) else worst
+        value = metrics[name]
+        if not math.isfinite(value):  # an epoch without a score
+            return
         if self.best is None or (value < self.best if mode == "min" else value > self.best):
             self.best, self.best_epoch, self.improved = value, trainer.current_epoch, True
 
@@ -185,7 +184,7 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
             "resumptions": self.resumptions,
         }
         if self.batches and isinstance(pl_module, Classifier):
-            ours |= {"totals": pl_module.train_totals.state_dict(), "random": _random_state()}
+            ours |= {"totals": pl_module.train_totals.state_dict(), "random": random_state()}
         else:
             # All that belongs to the last epoch is done, and nothing yet of the next.
             checkpoint["epoch"] = trainer.current_epoch - 1
@@ -225,24 +224,3 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
             told = trainer.strategy.reduce_boolean_decision(told, all=False)
         if told:
             raise Stopped(128 + (self.signal if self.signal is not None else signal.SIGTERM))
-
-
-def _random_state() -> dict[str, Any]:
-    """The global random state, in plain types."""
-    name, keys, *rest = np.random.get_state(legacy=True)
-    return {
-        "python": random.getstate(),
-        "numpy": [name, torch.from_numpy(np.asarray(keys).astype(np.int64)), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    version, numbers, gauss = state["python"]
-    random.setstate((version, tuple(numbers), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])

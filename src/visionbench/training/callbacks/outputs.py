@@ -54,9 +54,6 @@ class SplitOutputs(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._batches, self._outputs = [], None
 
-    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
-        self._batches, self._outputs = [], None
-
     def on_validation_batch_end(  # noqa: D102
         self,
         trainer: Trainer,
@@ -66,34 +63,26 @@ class SplitOutputs(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        self._add(pl_module, outputs, batch, "validation_step")
+        # A user's own step may give nothing, or something else.
+        if isinstance(pl_module, Classifier) and isinstance(outputs, Tensor) and len(outputs) == len(batch[1]):
+            # A user's own layers may end in half precision, which numpy does not know in all its kinds.
+            probabilities = pl_module.probabilities(outputs).float()
+            self._batches.append((probabilities, pl_module.predict(outputs), batch[1]))
+        elif self.evaluator.specs:
+            step = "test_step" if trainer.testing else "validation_step"
+            raise UserError(
+                f"The metrics {', '.join(self.evaluator.specs)} need the outputs of the model, but {step} of "
+                f"{type(pl_module).__name__} does not return them; return them, or remove the metrics."
+            )
 
-    def on_test_batch_end(  # noqa: D102
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        self._add(pl_module, outputs, batch, "test_step")
+    on_test_start = on_validation_start
+    on_test_batch_end = on_validation_batch_end
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._end(trainer, pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         self._end(trainer, pl_module, "test")
-
-    def _add(self, model: LightningModule, outputs: Any, batch: Any, step: str) -> None:
-        # A user's own step may give nothing, or something else.
-        if isinstance(model, Classifier) and isinstance(outputs, Tensor) and len(outputs) == len(batch[1]):
-            self._batches.append((model.probabilities(outputs), model.predict(outputs), batch[1]))
-        elif self.evaluator.specs:
-            raise UserError(
-                f"The metrics {', '.join(self.evaluator.specs)} need the outputs of the model, but {step} of "
-                f"{type(model).__name__} does not return them; return them, or remove the metrics."
-            )
 
     def _end(self, trainer: Trainer, model: LightningModule, stage: str) -> None:
         if not self._batches:
