@@ -65,6 +65,23 @@ def test_arrays_come_back_byte_for_byte_and_memory_mapped(folder):
     assert opened.meta["source"] == "noise"
 
 
+def test_digests_tell_samples_apart_and_lie_beside_their_array(folder, monkeypatch):
+    images = np.concatenate([CONTENT["train-images"], CONTENT["train-images"][:2]])
+    opened = open_or_prepare(folder, lambda: (CONTENT | {"train-images": images, "train-labels": np.arange(8)}, {}))
+    digests = np.load(folder / "train-digests.npy")
+    assert digests[:2].tolist() == digests[6:].tolist()
+    assert len(set(digests.tolist())) == 6
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "digests_of_rows", lambda array: never())
+        assert np.array_equal(store.sample_digests(opened, "train"), digests)
+    (folder / "train-digests.npy").unlink()  # as in the store of an earlier version
+    assert np.array_equal(store.sample_digests(opened, "train"), digests)
+    assert np.array_equal(np.load(folder / "train-digests.npy"), digests)
+    (folder / "train-digests.npy").write_bytes(b"damaged")
+    with pytest.raises(UserError, match=r"train-digests.npy cannot be read \(.*\); delete this file"):
+        store.sample_digests(opened, "train")
+
+
 def test_arrays_that_are_not_contiguous_come_back_too(folder):
     turned = {name: np.asfortranarray(array)[::-1] for name, array in CONTENT.items()}
     opened = open_or_prepare(folder, lambda: (turned, {}))

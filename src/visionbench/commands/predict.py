@@ -202,7 +202,10 @@ def _provenance_lines(run: RunFolder, inputs: Sequence[str], data: VisionDataMod
     if data is None:
         return
     if "train" in inputs:
-        yield f"note: the run was trained on the {data.item}s of train, so that others are predicted less accurately"
+        yield (
+            f"note: the run was trained on the {data.item}s of train, so that this accuracy (train_eval/acc) is no "
+            f"estimate for other {data.item}s"
+        )
     if "val" in inputs:
         yield f"note: the epoch was chosen on the {data.item}s of val, so that the accuracy is slightly too high"
     if "test" in inputs and (opening := run.opening_in_words(data.item)) is not None:

@@ -43,7 +43,10 @@ from visionbench.random_state import same_random_numbers
 DEFAULT_SIZES = {"test": 0.2, "val": 0.1}
 # What a subclass may define and still use the store of its parent: all of it is about prepared samples.
 HOOKS = frozenset({"train_as_test", "augmented_validation", "train_dataloader", "val_dataloader", "test_dataloader"})
-HOOKS |= {"fit_statistics", "title", *("__module__", "__doc__", "__abstractmethods__", "_abc_impl", "__annotations__")}
+HOOKS |= {"fit_statistics", "title", "from_command_line"}
+# Names that Python gives each class, of all versions.
+HOOKS |= {"__module__", "__doc__", "__abstractmethods__", "_abc_impl", "__annotations__", "__static_attributes__"}
+HOOKS |= {"__firstlineno__", "__annotate__", "__annotate_func__", "__annotations_cache__"}
 # Number of validation samples that are looked at where a subclass has a loader of its own.
 SEEN_OF_OWN_LOADER = 256
 # Share of them that are training samples above which the validation split is the training split.
@@ -578,6 +581,20 @@ class VisionDataModule(LightningDataModule, ABC):
         """
         names = self._ready()[0].arrays.get(f"{part}-names")
         return os.fsdecode(bytes(names[index])) if names is not None else f"{part}/{index}"
+
+    def sample_names(self, stage: str, count: int) -> list[str]:
+        """Names of the first samples that the loader of a split gives, in its order; valid after `setup`.
+
+        Where a subclass has a loader of its own, which samples it gives is not known: they are numbered from 0.
+
+        Args:
+            stage: Split: `val` or `test`.
+            count: Number of samples.
+        """
+        split, loader = self.splits[stage], f"{stage}_dataloader"
+        if getattr(type(self), loader) is not getattr(VisionDataModule, loader):
+            return [f"{loader}/{place}" for place in range(count)]
+        return [self.sample_name(split.part, int(place)) for place in split.index[:count]]
 
     def sizes(self) -> dict[str, int]:
         """Number of samples in each split; valid after `setup`."""

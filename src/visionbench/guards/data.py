@@ -77,8 +77,7 @@ class CopiesOfTraining(Guard):
         data = context.data
         for stage, count in data.copies_of_training().items():
             if count:
-                words = "validation" if stage == "val" else stage
-                size = data.sizes()[stage]
+                words, size = "validation" if stage == "val" else stage, data.sizes()[stage]
                 yield Finding(
                     "warning",
                     f"{count:,} of {counted(size, f'{words} {data.item}')} ({count / size:.2%}) "

@@ -58,6 +58,7 @@ class ReportedRun:
         provenance: How the weights of the result were chosen, such as: on val/loss, epoch 17 of 20.
         allowed_defects: Names of the guards that have found something which the run allows.
         openings: How often the test samples were opened, in words; `None` where they never were.
+        copies: How many test samples are also training samples, in words; `None` where it is not known.
         report: Content of run.json; empty if the file is absent.
         input_description: Content of input.json; empty if the file is absent.
         rows: Rows of metrics.csv: numbers by name.
@@ -75,6 +76,7 @@ class ReportedRun:
     provenance: str
     allowed_defects: list[str]
     openings: str | None
+    copies: str | None
     report: dict[str, Any]
     input_description: dict[str, Any]
     rows: list[dict[str, Any]]
@@ -149,6 +151,7 @@ def read_run(folder: Path) -> ReportedRun:
         provenance=files.provenance,
         allowed_defects=files.allowed_defects,
         openings=files.opening_in_words(_item(files.input)),
+        copies=files.copies_in_words(_item(files.input)),
         report=files.metadata,
         input_description=files.input,
         rows=files.rows,

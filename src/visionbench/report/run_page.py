@@ -207,6 +207,8 @@ def _provenance(run: ReportedRun) -> Iterator[str]:
     yield f"Chosen {run.provenance}."
     if run.openings is not None:
         yield f"{run.openings[0].upper()}{run.openings[1:]}."
+    if run.copies is not None:
+        yield f"{run.copies[0].upper()}{run.copies[1:]}."
     yield from _allowed(run)
 
 
@@ -342,7 +344,10 @@ def _split(run: ReportedRun, stage: str, placed: Mapping[tuple[str, str], list[H
             "p", "The epoch was selected on these samples, so that the results on them are slightly too optimistic."
         )
     if stage == "train":
-        yield tag("p", "Predictions on the training samples themselves, which show how well the model fits them.")
+        yield tag(
+            "p",
+            "Training samples in evaluation mode (train_eval): how well the model fits them, no estimate for others.",
+        )
     if shown := placed.get((stage, SPLIT)):
         yield page.figures(shown)
     if stage in run.predictions:

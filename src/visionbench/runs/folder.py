@@ -18,7 +18,7 @@ from visionbench.errors import UserError
 from visionbench.evaluation.ledger import Ledger, Opening, SealedSamples, opening_in_words
 from visionbench.evaluation.predictions import Predictions, read_predictions
 from visionbench.files import write_json, write_whole
-from visionbench.text import one_line
+from visionbench.text import counted, one_line
 
 # Schema of input.json, and of run.json before it had a status.
 SCHEMA = 1
@@ -336,12 +336,15 @@ class RunFolder:
 
     @property
     def untrained_metrics(self) -> dict[str, Any]:
-        """The metrics of the model before training; empty where they were not computed.
+        """The metrics of the model before training, as `val/loss`; empty where they were not computed.
+
+        In the file their names begin with `before/`, so that no reader takes them for those of the trained model; an
+        earlier version wrote them without.
 
         Raises:
             UserError: The file is damaged.
         """
-        return _read_json(self.untrained_path)
+        return {name.removeprefix("before/"): value for name, value in _read_json(self.untrained_path).items()}
 
     def predictions(self, stage: str) -> Predictions | None:
         """The predictions on a split; `None` where the run kept none.
@@ -449,12 +452,40 @@ class RunFolder:
         """
         return opening_in_words(self.opening, self.test_openings, item) if self.test_openings else None
 
+    def copies_in_words(self, item: str) -> str | None:
+        """Text that says how many test samples are also among the training samples; `None` where it is not known.
+
+        Args:
+            item: Word for one sample.
+
+        Raises:
+            UserError: run.json is damaged, or of a newer version of visionbench.
+        """
+        copies = (self.metadata.get("copies_of_training") or {}).get("test")
+        count = (self.metadata.get("counts") or {}).get("test")
+        if copies is None or count is None:
+            return None
+        return copies_in_words(copies, count, item)
+
     def reopen(self) -> None:
         """Removes the earlier ending from the folder of a run that is trained further; the test openings are kept."""
         if openings := self.test_openings:
             self.write_metadata({"status": "interrupted", "test_openings": openings, "opening": self.opening})
         else:
             self.metadata_path.unlink(missing_ok=True)
+
+
+def copies_in_words(copies: int, count: int, item: str) -> str:
+    """Text that says how many test samples are also among the training samples.
+
+    Args:
+        copies: Number of test samples of which the training split has another one with the same content.
+        count: Number of test samples.
+        item: Word for one sample.
+    """
+    have = "has" if copies <= 1 else "have"
+    which = f"no test {item}" if not copies else f"{copies:,} of {counted(count, f'test {item}')}"
+    return f"{which} {have} the same {'bytes' if item == 'image' else 'values'} as a training {item}"
 
 
 def today_config(path: Path) -> str | None:

@@ -692,6 +692,7 @@ class Session:
             "world_size": trainer.world_size,
             "seed": settings.seed,
             "data_digest": self.data.data_digest(),
+            "copies_of_training": self.data.copies_of_training(),
             "split_digests": {stage: self.data.split_digest(stage) for stage in self.data.splits},
             "item": self.data.item,
             "parameters": parameter_count(model),

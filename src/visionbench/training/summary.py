@@ -100,6 +100,8 @@ def provenance_lines(run: RunFolder, tested: str | None) -> Iterator[str]:
         yield f"allowed     {', '.join(marks)}: these numbers are those of a run with this defect"
     if tested is not None and (opening := run.opening_in_words(tested)) is not None:
         yield f"openings    {opening}"
+    if tested is not None and (copies := run.copies_in_words(tested)) is not None:
+        yield f"copies      {copies}"
 
 
 def training_plan(model: Classifier) -> str:

@@ -41,4 +41,4 @@ class BeforeTraining(Callback):
         )
         if trainer.is_global_zero:
             self.path.parent.mkdir(exist_ok=True)
-            write_json(self.path, {"val/loss": loss / count, "val/acc": correct / count})
+            write_json(self.path, {"before/val/loss": loss / count, "before/val/acc": correct / count})

@@ -64,8 +64,7 @@ class KeptPredictions(AfterEpoch):
         outputs = self.outputs.take()
         if outputs is None:
             return None
-        split = self.data.splits[stage]
-        names = [self.data.sample_name(split.part, int(place)) for place in split.index[: len(outputs.labels)]]
+        names = self.data.sample_names(stage, len(outputs.labels))
         return Predictions(
             stage, outputs.probabilities.numpy(), outputs.predicted.numpy(), outputs.labels.numpy(), names
         )

@@ -1,0 +1,212 @@
+"""What the guards of the data refuse or report: each defect as a user would write it, with its innocent twin."""
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader, Dataset, TensorDataset
+
+import visionbench
+from visionbench.data import Arrays, Digits, Table
+from visionbench.data.augment import HorizontalFlip
+from visionbench.errors import UserError
+from visionbench.guards import Refused
+from visionbench.runs.folder import RunFolder
+
+
+class Hooked(Digits):
+    from_command_line = False  # other tests list the data sets there are
+
+
+class TrainAsTest(Hooked):
+    train_as_test = True
+
+
+class OwnTrainLoader(Hooked):
+    """A validation loader that gives training images, as a copied line does."""
+
+    def val_dataloader(self):
+        return self.train_dataloader()
+
+
+class OwnUnshuffledTrainLoader(Hooked):
+    def val_dataloader(self):
+        images, labels = self.training_samples(300)
+        return DataLoader(TensorDataset(images, labels), batch_size=50)
+
+
+class OwnValLoader(Hooked):
+    def val_dataloader(self):
+        images, labels = zip(*super().val_dataloader(), strict=True)
+        return DataLoader(TensorDataset(torch.cat(images), torch.cat(labels)), batch_size=50)
+
+
+class AugmentedValidation(Hooked):
+    augmented_validation = True
+
+
+class Flipping(Dataset):
+    def __init__(self, images, labels):
+        self.images, self.labels = images, labels
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, place):
+        image = self.images[place]
+        return (image.flip(-1) if torch.rand(()) < 0.5 else image), self.labels[place]
+
+
+class OwnAugmentedLoader(Hooked):
+    def val_dataloader(self):
+        images, labels = zip(*super().val_dataloader(), strict=True)
+        return DataLoader(Flipping(torch.cat(images), torch.cat(labels)), batch_size=50)
+
+
+def fit(data, tmp_path, **options):
+    run = tmp_path / "run"
+    return visionbench.fit("MLP", data, max_epochs=1, run_dir=run, **{"model.widths": [8], **options})
+
+
+def make(kind, tmp_path, **arguments):
+    return kind(root=str(tmp_path / "data"), **arguments)
+
+
+def sentences(result):
+    return [finding["sentence"] for finding in RunFolder(result.folder).metadata["findings"]]
+
+
+@pytest.mark.parametrize("kind", [TrainAsTest, OwnTrainLoader, OwnUnshuffledTrainLoader])
+def test_validation_on_training_images_is_refused_and_marked_where_allowed(kind, tmp_path):
+    with pytest.raises(Refused, match=r"validation images of Hooked|are also trained on, so that the validation acc"):
+        fit(make(kind, tmp_path), tmp_path)
+    assert not (tmp_path / "run").exists()
+    result = fit(make(kind, tmp_path), tmp_path, allow=["train_as_test"])
+    assert RunFolder(result.folder).allowed_defects == ["train_as_test"]
+
+
+def test_a_validation_loader_of_ones_own_with_validation_images_is_none_of_these(tmp_path):
+    assert sentences(fit(make(OwnValLoader, tmp_path), tmp_path)) == []
+
+
+def test_a_validation_split_that_is_the_training_split_takes_no_size(tmp_path):
+    with pytest.raises(UserError, match=r"validates on its training images, but data.val_size is 100; remove it"):
+        fit(make(TrainAsTest, tmp_path, val_size=100), tmp_path)
+
+
+@pytest.mark.parametrize("kind", [AugmentedValidation, OwnAugmentedLoader])
+def test_augmented_validation_is_refused_and_marked_where_allowed(kind, tmp_path):
+    augment = [HorizontalFlip()]
+    with pytest.raises(Refused, match=r"The validation images of .* are augmented, so that the validation accuracy"):
+        fit(make(kind, tmp_path, augment=augment), tmp_path)
+    result = fit(make(kind, tmp_path, augment=augment), tmp_path, allow=["augmented_validation"])
+    assert RunFolder(result.folder).allowed_defects == ["augmented_validation"]
+
+
+def test_augmented_training_images_are_no_augmented_validation(tmp_path):
+    assert sentences(fit(make(Hooked, tmp_path, augment=[HorizontalFlip()]), tmp_path)) == []
+    data = make(Hooked, tmp_path, augment=[HorizontalFlip(1.0)])
+    data.prepare_data()
+    data.setup()
+    first = [torch.cat([images for images, _ in data.val_dataloader()]) for _ in range(2)]
+    plain = make(Hooked, tmp_path)
+    plain.setup()
+    assert torch.equal(first[0], torch.cat([images for images, _ in plain.val_dataloader()]))
+
+
+def test_augmented_validation_augments_and_differs_by_image_alone(tmp_path):
+    """The same images each time, so that two epochs are compared on the same samples."""
+    data = make(AugmentedValidation, tmp_path, augment=[HorizontalFlip()])
+    data.prepare_data()
+    data.setup()
+    once, again = (torch.cat([images for images, _ in data.val_dataloader()]) for _ in range(2))
+    plain = make(Hooked, tmp_path)
+    plain.setup()
+    original = torch.cat([images for images, _ in plain.val_dataloader()])
+    assert torch.equal(once, again)
+    flipped = (once != original).flatten(1).any(dim=1)
+    assert 0.3 < flipped.float().mean() < 0.7
+    assert torch.equal(once[flipped], original[flipped].flip(-1))
+
+
+def test_a_subclass_that_changes_hooks_alone_uses_the_store_of_its_parent(tmp_path):
+    class Other(Digits):
+        from_command_line = False
+
+        def prepare_settings(self):
+            return {}
+
+    assert make(TrainAsTest, tmp_path).store_folder() == make(Digits, tmp_path).store_folder()
+    assert make(OwnValLoader, tmp_path).store_folder() == make(Digits, tmp_path).store_folder()
+    assert make(Other, tmp_path).store_folder().parent.name == "Other"
+
+
+def arrays(images, labels, **arguments):
+    return Arrays(images, labels, batch_size=16, val_size=12, test_size=12, **arguments)
+
+
+def images_with_copies(copies):
+    """60 images of noise, of which the last ones are copies of others."""
+    images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
+    labels = np.arange(60) % 3
+    for number in range(copies):
+        images[59 - number] = images[number]
+        labels[59 - number] = labels[number]
+    return images, labels
+
+
+def test_copies_of_training_images_are_counted_and_shown_with_the_result(tmp_path):
+    data = arrays(*images_with_copies(20))
+    result = fit(data, tmp_path)
+    train = {image.tobytes() for image in data.store.arrays["train-images"][data.splits["train"].index]}
+    expected = {
+        stage: sum(image.tobytes() in train for image in data.store.arrays["train-images"][data.splits[stage].index])
+        for stage in ("val", "test")
+    }
+    run = RunFolder(result.folder)
+    assert run.metadata["copies_of_training"] == expected
+    assert expected["test"] > 1
+    said = f"{expected['test']} of 12 test images have the same bytes as a training image"
+    assert run.copies_in_words("image") == said
+    assert any(f"{expected['test']} of 12 test images (" in sentence for sentence in sentences(result))
+
+
+def test_no_copies_is_said_too(tmp_path):
+    result = fit(arrays(*images_with_copies(0)), tmp_path)
+    assert sentences(result) == []
+    assert RunFolder(result.folder).copies_in_words("image") == "no test image has the same bytes as a training image"
+
+
+def test_copies_among_the_rows_of_a_table_are_counted(tmp_path):
+    rows = [f"{number % 40},{number % 7},{'ab'[number % 2]}" for number in range(100)]
+    (tmp_path / "train.csv").write_text("\n".join(["x,y,target", *rows]))
+    (tmp_path / "test.csv").write_text("\n".join(["x,y,target", *rows[:3], "900,1,a", "901,2,b"]))
+    data = Table(str(tmp_path), "target", root=str(tmp_path / "data"), val_size=0)
+    data.prepare_data()
+    data.setup()
+    assert data.copies_of_training() == {"test": 3}
+
+
+def test_a_fixed_order_is_the_same_each_epoch_and_is_said(tmp_path):
+    data = make(Hooked, tmp_path, shuffle=False)
+    result = fit(data, tmp_path)
+    assert sentences(result) == [
+        "The training images have the same order in every epoch (data.shuffle false), which usually makes the result "
+        "worse."
+    ]
+    labels = torch.cat([batch for _, batch in data.train_dataloader()])
+    expected = data.store.arrays["train-labels"][data.train_index][: len(labels)]
+    assert labels.tolist() == expected.tolist()
+
+
+def test_statistics_see_training_samples_alone(tmp_path):
+    """Bright validation and test images leave the mean as it was: they can have no part in it."""
+    images = np.full((60, 8, 8), 10, dtype=np.uint8)
+    data = arrays(images, np.arange(60) % 3)
+    data.prepare_data()
+    data.setup()
+    others = np.concatenate([data.splits[stage].index for stage in ("val", "test")])
+    images[others] = 250
+    bright = arrays(images, np.arange(60) % 3)
+    bright.prepare_data()
+    bright.setup()
+    assert np.allclose(data.mean, bright.mean)
