@@ -228,6 +228,12 @@ def balanced_accuracy(''',
     ],
 }
 GUARD = {
+    "docs/guards.md": [
+        (
+            "## Refused always\n",
+            "### `few_samples`\n\nTrains on fewer than 100 samples.\n\n## Refused always\n",
+        )
+    ],
     "src/visionbench/guards/foo.py": '''
 """A guard of the number of training samples."""
 

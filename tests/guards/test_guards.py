@@ -3,6 +3,8 @@
 import html
 import json
 import math
+import re
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -28,6 +30,9 @@ from visionbench.guards.data import DuplicateFiles
 from visionbench.models import MLP
 from visionbench.runs.folder import RunFolder
 
+# Defects of published reports that can be repeated on purpose.
+PUBLISHED = ("train_as_test", "augmented_validation", "unscaled_inputs", "frozen_in_train_mode", "broadcast_loss")
+PUBLISHED += ("one_column_argmax", "foreign_parameters", "test_as_validation", "double_softmax")
 SHORT = "--model MLP --data Digits --trainer.max_epochs 1 --name run"
 WATCHED = "The official test images are the validation set, so that there is no test accuracy"
 
@@ -59,6 +64,18 @@ def test_names_of_guards_are_unique_and_each_guard_says_what_it_does():
     names = [guard.name for guard in GUARDS if guard.name]
     assert len(names) == len(set(names))
     assert all(guard.__doc__ and guard.__doc__ != Guard.__doc__ for guard in GUARDS)
+
+
+def test_the_page_has_each_guard_and_each_name():
+    page = (Path(__file__).parents[2] / "docs" / "guards.md").read_text(encoding="utf-8")
+    words = " ".join(page.split())
+    missing = [type(guard).__name__ for guard in GUARDS if guard.__doc__.splitlines()[0] not in words]
+    assert missing == []
+    headings = re.findall(r"^### `(\w+)`$", page, re.MULTILINE)
+    # One that never refuses is in the table of what is reported, with its name in the text.
+    assert sorted([*headings, "unscaled_inputs"]) == sorted(guard.name for guard in GUARDS if guard.name)
+    assert "--allow '[unscaled_inputs]'" in page
+    assert set(PUBLISHED) <= set(headings) | {"unscaled_inputs"}
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones(cli):

@@ -281,7 +281,9 @@ class RunFolder:
         Raises:
             UserError: run.json is damaged, or of a newer version of visionbench.
         """
-        return allowed_defects(self.metadata.get("findings") or [])
+        allowed = self.config.get("allow") or []
+        found = [finding.get("guard") for finding in self.metadata.get("findings") or []]
+        return [name for name in dict.fromkeys(found) if name in allowed]
 
     @property
     def input(self) -> dict[str, Any]:
@@ -544,15 +546,6 @@ def provenance(metric: str | None, best_epoch: int | None, epochs: int | None) -
         return "epoch not recorded"
     place = f"epoch {best_epoch + 1} of {epochs}"
     return f"{place}, the last one, by no metric" if metric is None else f"on {metric}, {place}"
-
-
-def allowed_defects(findings: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Names of the guards among findings, each once; a finding of a guard without a name marks nothing.
-
-    Args:
-        findings: Findings as run.json holds them.
-    """
-    return list(dict.fromkeys(finding["guard"] for finding in findings if finding.get("guard")))
 
 
 def divergence(rows: Sequence[Mapping[str, Any]]) -> str | None:
