@@ -173,3 +173,28 @@ def test_a_class_that_stays_the_same_is_not_spoken_of(cli, tmp_path):
     result = cli(f"fit --config run.yaml --data Digits --data.batch_size 16 {TRIAL}")
     assert result.status == 0
     assert "was replaced" not in result.out
+
+
+@pytest.mark.parametrize(
+    ("options", "key", "expected"),
+    [
+        ("--model.widths [8] --model MLP --data Digits", "model", {"widths": [8]}),
+        ("--model.widths=[8] --model.dropout 0.1 --model=MLP --data Digits", "model", {"widths": [8], "dropout": 0.1}),
+        ("--model MLP --data.batch_size 8 --data Digits", "data", {"batch_size": 8}),
+    ],
+)
+def test_a_class_may_be_named_after_its_options(cli, options, key, expected):
+    settings = yaml.safe_load(cli(f"fit {options} --print_config").out)[key]["init_args"]
+    assert {name: settings[name] for name in expected} == expected
+
+
+def test_an_optimizer_may_be_named_after_its_options(cli):
+    words = "--model.optimizer.lr 0.3 --model.optimizer.momentum 0.9 --model.optimizer SGD --model MLP --data Digits"
+    optimizer = yaml.safe_load(cli(f"fit {words} --print_config").out)["model"]["init_args"]["optimizer"]
+    assert optimizer["class_path"] == "torch.optim.SGD"
+    assert (optimizer["init_args"]["lr"], optimizer["init_args"]["momentum"]) == (0.3, 0.9)
+
+
+def test_an_option_of_a_class_that_was_named_before_stays_with_it(cli):
+    sentence = cli("fit --data Digits --model MLP --model.widths [8] --model CNN").refusal()
+    assert "model is changed from MLP to CNN, but the command sets widths" in sentence

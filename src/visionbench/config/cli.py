@@ -32,6 +32,8 @@ from visionbench.text import one_line
 from visionbench.training.device import default_precision
 from visionbench.training.settings import Checkpointing, EarlyStopping, Settings
 
+# Options that name a class, the outer ones first.
+CLASS_KEYS = ("model", "data", "model.optimizer", "model.lr_scheduler")
 # What every run shares; a run file says only what is its own.
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 10,
@@ -65,7 +67,7 @@ def settings_from(
     Raises:
         UserError: An option, a file or a value is refused.
     """
-    words = _without_older_form(args)
+    words = _classes_first(_without_older_form(args))
     for part, made in (("model", model), ("data", data)):
         if made is not None and any(
             word == f"--{part}" or word.startswith((f"--{part}.", f"--{part}=")) for word in words
@@ -93,6 +95,30 @@ def _without_older_form(words: Sequence[str]) -> list[str]:
             word = word if content is None else option + content
         replaced.append(word)
     return replaced
+
+
+def _classes_first(words: Sequence[str]) -> list[str]:
+    """Moves the name of a class before the options of the class, since the parser reads them in their order.
+
+    An option that follows a name or a file is left where it is: it is one of the class that is named there.
+
+    Args:
+        words: Options of a command.
+    """
+    words = list(words)
+    for key in CLASS_KEYS:
+        first: int | None = None
+        for place, word in enumerate(words):
+            if word == "--config" or word.startswith("--config="):
+                break
+            if word == f"--{key}" or word.startswith(f"--{key}="):
+                if first is not None:
+                    end = place + 1 + (word == f"--{key}")
+                    words[first:end] = [*words[place:end], *words[first:place]]
+                break
+            if first is None and word.startswith(f"--{key}.") and not word.startswith(f"--{key}.help"):
+                first = place
+    return words
 
 
 def _allow_help() -> str:

@@ -8,6 +8,22 @@ REPLACED = {"--data.allow": "--allow '[test_as_validation]'"}
 
 # Least likeness of the names of two options, from 0 to 1, for one to be a slip of the other.
 LIKE = 0.6
+# Least likeness for a slip to be likelier than an option of the same last name in another group.
+VERY_LIKE = 0.8
+
+# Names by which other programs call an option.
+OTHER_NAMES = {
+    "epochs": "--trainer.max_epochs",
+    "num_epochs": "--trainer.max_epochs",
+    "learning_rate": "--model.optimizer.lr",
+    "seed": "--seed_everything",
+    "gpus": "--trainer.devices",
+    "device": "--trainer.accelerator",
+    "batchsize": "--data.batch_size",
+    "output_dir": "--run_dir",
+    "num_workers": "--data.workers",
+    "scheduler": "--model.lr_scheduler",
+}
 
 
 def unknown_class(key: str, name: str, known: Collection[str]) -> str:
@@ -46,20 +62,25 @@ def missing_file(key: str, path: str) -> str:
     return f"{key}: there is no file {path}; give the path of a file that exists."
 
 
-def unknown_option(option: str, known: Iterable[str]) -> str:
+def unknown_option(option: str, known: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
     """The sentence about an option that does not exist.
 
     Args:
         option: Option as it was given.
-        known: Options of the command.
+        known: Options of the command, or of the class, in which it was looked for.
+        elsewhere: Options of other groups, one of which may be meant where it has the same last name.
     """
     if option in REPLACED:
         return f"There is no option {option} any more; use {REPLACED[option]}."
-    close = difflib.get_close_matches(option, list(known), n=1, cutoff=0.7)
+    known, last = list(known), _last_name(option)
+    close = difflib.get_close_matches(option, known, n=1, cutoff=0.7)
     # Options of one group have the name of the group in common; only the last names tell them apart.
-    if close and difflib.SequenceMatcher(None, _last_name(option), _last_name(close[0])).ratio() >= LIKE:
-        return f"There is no option {option}; did you mean {close[0]}?"
-    return f"There is no option {option}; --help lists the options."
+    likeness = difflib.SequenceMatcher(None, last, _last_name(close[0])).ratio() if close else 0.0
+    same = OTHER_NAMES.get(last) or next((name for name in elsewhere if _last_name(name) == last), None)
+    meant = close[0] if likeness >= VERY_LIKE or (likeness >= LIKE and same is None) else same
+    if meant is None or meant == option:
+        return f"There is no option {option}; --help lists the options."
+    return f"There is no option {option}; did you mean {meant}?"
 
 
 def _last_name(option: str) -> str:

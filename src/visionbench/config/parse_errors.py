@@ -3,11 +3,11 @@
 import inspect
 import re
 import sys
-from collections.abc import Iterable, Set
+from collections.abc import Iterable, Iterator, Set
 
 import jsonargparse._typehints as typehints
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LRScheduler
+from torch.optim import SGD, Adam, Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from visionbench.classes import class_of
 from visionbench.config.messages import known_classes, missing_file, unknown_option
@@ -36,9 +36,9 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
         options: Options of the parser.
     """
     if match := re.match(r"unrecognized arguments: (\S+)", message):
-        return unknown_option(match[1].split("=")[0], options)
+        return unknown_option(match[1].split("=")[0], options, _elsewhere(options))
     if match := re.match(r"Group '(.+)' does not accept option '(.+)'", message):
-        return unknown_option(f"--{match[1]}.{match[2]}", options)
+        return unknown_option(f"--{match[1]}.{match[2]}", options, _elsewhere(options))
     if match := re.match(r"the following arguments are required: (\w+)", message):
         return f"No {match[1]} is given; name it with --{match[1]} NAME or in a file given by --config."
     chain: list[str] = []
@@ -53,12 +53,18 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
         return f"{' and '.join(names)} must be given; --{key}.help CLASS lists the arguments of a class."
     if match := re.match(r"Option '(.+)' is not accepted", reason):
         if not keys:  # at the top of a file
-            return unknown_option(f"--{match[1]}", options)
+            return unknown_option(f"--{match[1]}", options, _elsewhere(options))
         classes = re.findall(r"class_path(?:=| )'([\w.]+)'", "\n".join(chain))
         owner = class_of({"class_path": classes[-1]}) if classes else object
         if match[1] in _arguments(owner):  # of a base that the class gives another value
             return f"{owner.__name__} has no option --{key}.{match[1]}, although other classes have it; remove it."
-        return unknown_option(f"--{key}.{match[1]}", {f"--{key}.{name}" for name in _arguments(owner)})
+        others = [kind.__name__ for kind in _classes(keys[-1]) if keys and match[1] in _arguments(kind)]
+        if others and owner is not object:
+            few = ", ".join(sorted(others)[:3]) + (" and others" if len(others) > 3 else "")
+            have = "has" if len(others) == 1 else "have"
+            return f"{owner.__name__} has no option --{key}.{match[1]}, which {few} {have}; remove it."
+        known = {f"--{key}.{name}" for name in _arguments(owner)}
+        return unknown_option(f"--{key}.{match[1]}", known, _elsewhere(options))
     if match := re.search(r"File does not exist: '?([^']+?)'?$", reason):
         return missing_file(key or "config", match[1])
     if keys and (text := _unknown_class(keys, reason)) is not None:
@@ -103,16 +109,36 @@ def _type_name(text: str) -> str:
 
 def _known(key: str, name: str) -> str:
     """The end of a sentence about a class that does not exist: the known ones, and the one that is most like it."""
+    return known_classes(name, {kind.__name__ for kind in _classes(key)})
+
+
+def _classes(key: str) -> set[type]:
+    """The classes that a key takes; none where they are not known."""
     if key not in BASES:
-        return known_classes(name, [])
+        return set()
     paths: Iterable[str] = typehints.get_all_subclass_paths(BASES[key])
-    names = set()
+    found = set()
     for path in paths:
         module, _, last = path.rpartition(".")
         kind = getattr(sys.modules.get(module), last, None)  # Lightning makes classes that no module holds
         if kind is not None and kind is not BASES[key] and getattr(kind, "from_command_line", True):
-            names.add(last)
-    return known_classes(name, names)
+            found.add(kind)
+    return found
+
+
+def _elsewhere(options: Set[str]) -> Iterator[str]:
+    """Options that a slip in the name of the group may mean, the likeliest first."""
+    groups: tuple[tuple[str, type], ...] = (
+        ("model", Classifier),
+        ("data", VisionDataModule),
+        ("model.optimizer", Adam),
+        ("model.optimizer", SGD),
+        ("model.lr_scheduler", ReduceLROnPlateau),
+    )
+    for group, kind in groups:
+        for name in sorted(_arguments(kind) - {"params", "optimizer"}):
+            yield f"--{group}.{name}"
+    yield from sorted(options)
 
 
 def _arguments(kind: type) -> set[str]:
