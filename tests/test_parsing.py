@@ -198,3 +198,31 @@ def test_an_optimizer_may_be_named_after_its_options(cli):
 def test_an_option_of_a_class_that_was_named_before_stays_with_it(cli):
     sentence = cli("fit --data Digits --model MLP --model.widths [8] --model CNN").refusal()
     assert "model is changed from MLP to CNN, but the command sets widths" in sentence
+
+
+@pytest.mark.parametrize("group", ["trainer", "objective", "early_stopping", "checkpoint"])
+def test_a_group_that_is_a_single_value_is_refused(cli, tmp_path, group):
+    (tmp_path / "run.yaml").write_text(f"{{model: MLP, data: Digits, {group}: 0.5}}")
+    sentence = cli("fit --config run.yaml").refusal()
+    assert sentence.startswith(f"{group}: found 0.5, expected a group of options, such as {group}.")
+
+
+@pytest.mark.parametrize(
+    ("option", "expected"),
+    [
+        ("model.widths", "model.widths: found null, expected a list"),
+        ("model.freeze", "model.freeze: found null, expected a list"),
+        ("data.batch_size", "data.batch_size: found null, expected an integer"),
+    ],
+)
+def test_null_is_refused_where_a_class_takes_none(cli, option, expected):
+    assert expected in cli(f"fit --model MLP --data Digits --{option}=null").refusal()
+
+
+def test_a_file_that_is_no_text_is_refused_by_name(cli, tmp_path):
+    (tmp_path / "run.yaml").write_bytes(b"model: MLP\ndata: Digits # \xff\n")
+    assert cli("fit --config run.yaml").refusal().startswith("run.yaml is not UTF-8 text (")
+
+
+def test_a_batch_may_be_larger_than_any_integer_of_the_machine(cli):
+    assert cli(f"fit --model MLP --data Digits --data.batch_size {10**20} {TRIAL}").status == 0

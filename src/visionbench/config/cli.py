@@ -18,6 +18,7 @@ from visionbench.classes import class_of
 from visionbench.config.class_changes import check_carried
 from visionbench.config.parser import Parser
 from visionbench.config.patches import watched_parsing
+from visionbench.config.values import check_values
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError, first_user_error, root_cause
 from visionbench.evaluation.metrics import EACH_CLASS_F1, mode_of
@@ -119,6 +120,18 @@ def _classes_first(words: Sequence[str]) -> list[str]:
             if first is None and word.startswith(f"--{key}.") and not word.startswith(f"--{key}.help"):
                 first = place
     return words
+
+
+def _not_text(words: Sequence[str]) -> str:
+    """Path of the first file among options that is not UTF-8 text."""
+    for word in words:
+        path = Path(word.partition("=")[2] if word.startswith("--") else word)
+        try:
+            if path.is_file():
+                path.read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            return str(path)
+    return "A file that the options name"
 
 
 def _allow_help() -> str:
@@ -286,8 +299,12 @@ class _SettingsCLI(LightningCLI):
                 whole = parser.parse_args([word for word in args if word not in printing])
             for line in check_carried(self.words, whole) if whole is not None else ():
                 print(line, file=sys.stderr)
-        with watched_parsing(self.notes.append):
-            self.config = parser.parse_args(args)
+        try:
+            with watched_parsing(self.notes.append):
+                self.config = parser.parse_args(args)
+        except UnicodeDecodeError as error:
+            raise UserError(f"{_not_text(args)} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
+        check_values(self.config)
         self.notes.extend(check_carried(self.words, self.config))
         seed = self.config.seed_everything
         if isinstance(seed, bool) or not 0 <= seed < 2**32:

@@ -54,7 +54,7 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
     if match := re.match(r"Option '(.+)' is not accepted", reason):
         if not keys:  # at the top of a file
             return unknown_option(f"--{match[1]}", options, _elsewhere(options))
-        classes = re.findall(r"class_path(?:=| )'([\w.]+)'", "\n".join(chain))
+        classes = re.findall(r"class_path(?:=| )'([\w.]+\.\w+)'", "\n".join(chain))
         owner = class_of({"class_path": classes[-1]}) if classes else object
         if match[1] in _arguments(owner):  # of a base that the class gives another value
             return f"{owner.__name__} has no option --{key}.{match[1]}, although other classes have it; remove it."

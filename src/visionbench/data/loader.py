@@ -171,7 +171,8 @@ class ResidentLoader:
             for stream, augmentation in enumerate(self.augmentations, start=1):
                 draws = generator(self.sampler.seed, self.sampler.epoch, stream)
                 parameters.append(augmentation.draw(len(order), draws).to(self.images.device))
-        block = self.batch_size * max(1, BLOCK_BYTES // (4 * math.prod(self.images.shape[1:]) * self.batch_size))
+        size = min(self.batch_size, max(1, len(self.positions)))  # a larger one may not be an integer of the machine
+        block = size * max(1, BLOCK_BYTES // (4 * math.prod(self.images.shape[1:]) * size))
         starts = range(first, len(self.positions), block)
         needed, ahead = itertools.tee(
             self._needed(self.positions[start : start + block], len(order)) for start in starts
@@ -180,8 +181,8 @@ class ResidentLoader:
         for positions, images in zip(needed, blocks, strict=True):
             images, labels = self._augmented(images, positions, order, parameters)
             yield from zip(
-                torch.split(self._normalized(images), self.batch_size),
-                torch.split(labels, self.batch_size),
+                torch.split(self._normalized(images), size),
+                torch.split(labels, size),
                 strict=True,
             )
 

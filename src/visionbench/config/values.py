@@ -1,0 +1,80 @@
+"""Values that the parser takes although nothing can be made of them."""
+
+import inspect
+import types
+import typing
+from typing import Any
+
+from jsonargparse import Namespace
+
+from visionbench.classes import class_of
+from visionbench.errors import UserError
+from visionbench.guards.config import LINKED
+
+# Groups of options, each of which is a mapping in a file, with one of their options.
+GROUPS = {
+    "trainer": "max_epochs",
+    "objective": "metric",
+    "early_stopping": "patience",
+    "checkpoint": "every_n_steps",
+}
+
+
+def check_values(config: Namespace) -> None:
+    """Refuses a group that is a single value, and null where a class takes no null.
+
+    Args:
+        config: Parsed options.
+
+    Raises:
+        UserError: A value is refused.
+    """
+    for name in GROUPS:
+        value = config.get(name)
+        if not isinstance(value, Namespace):
+            found = "null" if value is None else value
+            raise UserError(f"{name}: found {found}, expected a group of options, such as {name}.{GROUPS[name]}.")
+    for name in ("model", "data"):
+        if isinstance(spec := config.get(name), Namespace):
+            _check_nulls(name, spec)
+
+
+def _check_nulls(key: str, spec: Namespace) -> None:
+    arguments = spec.get("init_args")
+    if not isinstance(arguments, Namespace):
+        return
+    kind = class_of(spec)
+    for name in (name for name, value in vars(arguments).items() if value is None and name not in LINKED):
+        annotation = _annotation(kind, name)
+        if annotation is not None and not _takes_null(annotation):
+            raise UserError(f"{key}.{name}: found null, expected {_type_in_words(annotation)}; remove it, or set it.")
+
+
+def _annotation(kind: type, name: str) -> Any:
+    """The type of an argument in the first class that names it; `None` where it has none that can be read."""
+    for base in kind.__mro__:
+        init = vars(base).get("__init__")
+        if init is None or name not in inspect.signature(init).parameters:
+            continue
+        try:
+            return typing.get_type_hints(init).get(name)
+        except (NameError, TypeError, AttributeError):  # a name that only a type checker sees
+            return None
+    return None
+
+
+def _takes_null(annotation: Any) -> bool:
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return any(_takes_null(part) for part in typing.get_args(annotation))
+    return annotation in (None, type(None), Any, object, inspect.Parameter.empty)
+
+
+def _type_in_words(annotation: Any) -> str:
+    if typing.get_origin(annotation) is typing.Literal:
+        return "one of " + ", ".join(map(str, typing.get_args(annotation)))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        return " or ".join(_type_in_words(part) for part in typing.get_args(annotation))
+    if typing.get_origin(annotation) is list:
+        return "a list"
+    words = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
+    return words.get(annotation, getattr(annotation, "__name__", str(annotation)))
