@@ -2,6 +2,7 @@
 
 import dataclasses
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 import yaml
 
 from visionbench.cli import COMMANDS
+from visionbench.config import short_help
 from visionbench.data import fashion_mnist
 
 DIGITS = "fit --model MLP --data Digits"
@@ -238,11 +240,36 @@ def test_each_command_of_the_table_has_its_function(command):
     assert callable(getattr(importlib.import_module(module), function or "run"))
 
 
-def test_help_lists_the_options(cli):
-    shown = cli("fit --help")
+def test_help_lists_the_options_that_most_runs_need_with_their_defaults(cli):
+    shown, every = cli("fit --help"), cli("fit --help all").out
     assert shown.status == 0
-    for option in ("--trainer.max_epochs", "--objective.metric", "--early_stopping.patience", "--seed_everything"):
+    config = yaml.safe_load(cli(f"{DIGITS} --print_config").out)
+    model, data = config["model"]["init_args"], config["data"]["init_args"]
+    options = [entry for _, entries in short_help.GROUPS for entry in entries]
+    assert 25 <= len(options) <= 35
+    for option, _, meaning, default in options:
         assert option in shown.out
+        assert meaning in shown.out
+        group, _, name = option.removeprefix("--").partition(".")
+        if group in ("model", "data") and name:
+            value = data if group == "data" else model
+            for part in name.split("."):
+                value = value.get("init_args", value)[part]
+        else:
+            assert re.search(rf"^  .*{re.escape(option)}\b", every, re.MULTILINE), option
+            value = config.get(group)
+            value = value[name] if name else value
+        if default:
+            value = value["class_path"].rpartition(".")[2] if isinstance(value, dict) else value
+            assert default == str(value), option
+
+
+def test_all_help_lists_every_option(cli):
+    every = cli("fit --help all")
+    assert every.status == 0
+    assert len(every.out.splitlines()) > 300
+    assert "--trainer.accumulate_grad_batches" in every.out
+    assert cli("check -h").out.startswith("usage: visionbench check")
 
 
 def test_help_of_a_model_lists_its_options(cli):

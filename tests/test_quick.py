@@ -11,6 +11,7 @@ import pytest
 HEAVY = ("torch", "lightning", "jsonargparse", "torchvision")
 ANSWERS = {
     "usage": ("--help", 0, "usage: visionbench COMMAND"),
+    "options": ("fit --help", 0, "--help all"),
     "data sets": ("data list", 0, "FashionMNIST"),
     "report of a run": ("report run", 0, "run/report.html"),
     "reports side by side": ("report run other", 0, "report.html"),

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from visionbench.config.early import check_names
+from visionbench.config.short_help import asks_for_help, short_help, without_all
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
 from visionbench.processes import run_cleanly
@@ -23,7 +24,10 @@ def run(args: Sequence[str]) -> int:
     Raises:
         UserError: The configuration or the data are refused by something else than a guard.
     """
-    words = list(args)
+    if asks_for_help(args):
+        print(short_help("check", "Asks the guards of a run's start, trains one step, and writes no run."))
+        return 0
+    words = without_all(args)
     if words and not words[0].startswith("-"):
         words.insert(0, "--config")
     check_names(words)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visionbench.config.early import check_names
+from visionbench.config.short_help import asks_for_help, short_help, without_all
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.interrupts import ended_by_sigterm
 from visionbench.processes import World, run_cleanly
@@ -22,7 +23,10 @@ def run(args: Sequence[str]) -> int:
     Raises:
         UserError: The command, the configuration or the data are refused.
     """
-    args = _with_run_config(args)
+    if asks_for_help(args):
+        print(short_help("fit", "Trains a model, then tests the best epoch once; leaves a run folder."))
+        return 0
+    args = _with_run_config(without_all(args))
     check_names(args)
     return run_cleanly(lambda: _fit(args))
 

@@ -33,6 +33,8 @@ from visionbench.text import one_line
 from visionbench.training.device import default_precision
 from visionbench.training.settings import Checkpointing, EarlyStopping, Settings
 
+# More threads than any machine has cores end the process without a word.
+MAX_THREADS = 1024
 # Options that name a class, the outer ones first.
 CLASS_KEYS = ("model", "data", "model.optimizer", "model.lr_scheduler")
 # What every run shares; a run file says only what is its own.
@@ -312,8 +314,8 @@ class _SettingsCLI(LightningCLI):
                 f"seed_everything is {str(seed).lower()}, expected an integer from 0 to 4294967295, so that the run "
                 "can be repeated."
             )
-        if self.config.threads < 0:
-            raise UserError(f"threads is {self.config.threads}, expected 1 or more, or 0 for the rule.")
+        if not 0 <= self.config.threads <= MAX_THREADS:
+            raise UserError(f"threads is {self.config.threads}, expected 1 to {MAX_THREADS}, or 0 for the rule.")
         check_names(GUARDS, self.config.allow)
 
     def before_instantiate_classes(self) -> None:
