@@ -37,7 +37,7 @@ class OptimizerSettings(Guard):
             optimizer = model.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
             if model.make_lr_scheduler is not None:
                 model.build_lr_scheduler(optimizer, LONG_RUN)
-        except (ValueError, TypeError, ZeroDivisionError) as error:
+        except (ValueError, TypeError, ZeroDivisionError, OverflowError, RuntimeError) as error:
             yield Finding("refusal", f"The optimizer or its scheduler does not take these settings: {one_line(error)}")
 
 
