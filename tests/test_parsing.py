@@ -226,3 +226,18 @@ def test_a_file_that_is_no_text_is_refused_by_name(cli, tmp_path):
 
 def test_a_batch_may_be_larger_than_any_integer_of_the_machine(cli):
     assert cli(f"fit --model MLP --data Digits --data.batch_size {10**20} {TRIAL}").status == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ("--model MLP --model.dropout -0.1", "dropout probability has to be between 0 and 1, but got -0.1"),
+        ("--model CNN --model.dense_dropout -1", "dropout probability has to be between 0 and 1, but got -1.0"),
+        ("--model CNN --model.dropouts [0,0,-1]", "dropout probability has to be between 0 and 1, but got -1.0"),
+        ("--model MLP --checkpoint.every_n_steps 0", "checkpoint.every_n_steps is 0, expected 1 or more, or null."),
+        ("--model MLP --early_stopping.patience -1", "early_stopping.patience is -1, expected 0 or more, or null."),
+        ("--model MLP --threads 5000", "threads is 5000, expected 1 to 1024, or 0 for the rule."),
+    ],
+)
+def test_a_number_that_means_nothing_is_refused(cli, options, sentence):
+    assert sentence in cli(f"fit --data Digits {options}").refusal()

@@ -1,14 +1,43 @@
 """Arguments that several commands share: inputs among options, and the options of a run's data set."""
 
+import argparse
 import json
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from visionbench.errors import first_user_error
+from visionbench.config.messages import unknown_option
+from visionbench.errors import UserError, first_user_error
 
 if TYPE_CHECKING:
     from visionbench.config.parser import Parser
     from visionbench.data.base import VisionDataModule
+
+
+class PlainParser(argparse.ArgumentParser):
+    """A parser whose errors are one sentence, and which imports nothing heavy, unlike jsonargparse's."""
+
+    def parse_args(self, options: Sequence[str]) -> argparse.Namespace:  # type: ignore[override]
+        """Reads all options.
+
+        Args:
+            options: Words of the command line.
+
+        Raises:
+            UserError: There is no such option, or a value is missing.
+        """
+        config, unknown = self.parse_known_args(options)
+        if unknown:
+            known = (*(f"--{name}" for name in vars(config)), "--help")
+            raise UserError(unknown_option(unknown[0].split("=")[0], known))
+        return config
+
+    def error(self, message: str) -> NoReturn:
+        """Raises the message as a sentence.
+
+        Raises:
+            UserError: Always.
+        """
+        raise UserError(f"{message[0].upper()}{message[1:]}.")
 
 
 def split_inputs(args: Sequence[str]) -> tuple[list[str], list[str]]:

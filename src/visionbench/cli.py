@@ -43,6 +43,11 @@ COMMANDS = (
         "visionbench.commands.check",
     ),
     Command(
+        "schema",
+        [("[--output FILE]", "write a JSON Schema of run files, from which an editor completes")],
+        "visionbench.commands.schema",
+    ),
+    Command(
         "validate",
         [("RUN_DIR [options]", "evaluate a run's checkpoint on the validation images")],
         "visionbench.commands.evaluate:evaluate",

@@ -3,10 +3,8 @@
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from visionbench.arguments import split_inputs
-from visionbench.config.messages import unknown_option
+from visionbench.arguments import PlainParser, split_inputs
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
 from visionbench.files import write_whole
@@ -97,15 +95,8 @@ def _file_size(size: int) -> str:
     return f"{size / 1e6:.1f} MB" if size >= 1e6 else f"{max(1, round(size / 1e3))} kB"
 
 
-class _Parser(argparse.ArgumentParser):
-    """A parser whose errors are one sentence; jsonargparse's would import Lightning."""
-
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message[0].upper()}{message[1:]}.")
-
-
 def _parse(options: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(
+    parser = PlainParser(
         prog="visionbench report",
         usage=USAGE,
         description="Write one run, or several side by side, as one HTML file.",
@@ -119,7 +110,4 @@ def _parse(options: Sequence[str]) -> argparse.Namespace:
         "--root",
         help="Folder of prepared data sets, for the images with different predictions; default: the first run's.",
     )
-    config, unknown = parser.parse_known_args(options)
-    if unknown:
-        raise UserError(unknown_option(unknown[0].split("=")[0], (*(f"--{name}" for name in vars(config)), "--help")))
-    return config
+    return parser.parse_args(options)

@@ -168,6 +168,15 @@ def _namespace(spec: dict[str, Any]) -> Namespace:
     return namespace
 
 
+def settings_parser() -> LightningArgumentParser:
+    """The parser of the options of `fit`."""
+    try:
+        _ParserOnly("fit", [], None)
+    except _Made as made:
+        return made.parser
+    raise RuntimeError("LightningCLI does not parse its arguments any more.")
+
+
 class _SettingsCLI(LightningCLI):
     """LightningCLI in subclass mode on `Classifier` and `VisionDataModule`, which ends before there is a Trainer.
 
@@ -404,3 +413,21 @@ class _SettingsCLI(LightningCLI):
                 )
             },
         )
+
+
+class _Made(Exception):
+    """A parser is made, and nothing is to be parsed.
+
+    Args:
+        parser: The parser.
+    """
+
+    def __init__(self, parser: LightningArgumentParser) -> None:
+        self.parser = parser
+
+
+class _ParserOnly(_SettingsCLI):
+    """Ends as soon as the parser is made."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        raise _Made(parser)

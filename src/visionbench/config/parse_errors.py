@@ -54,11 +54,11 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
     if match := re.match(r"Option '(.+)' is not accepted", reason):
         if not keys:  # at the top of a file
             return unknown_option(f"--{match[1]}", options, _elsewhere(options))
-        classes = re.findall(r"class_path(?:=| )'([\w.]+\.\w+)'", "\n".join(chain))
-        owner = class_of({"class_path": classes[-1]}) if classes else object
+        named = re.findall(r"class_path(?:=| )'([\w.]+\.\w+)'", "\n".join(chain))
+        owner = class_of({"class_path": named[-1]}) if named else object
         if match[1] in _arguments(owner):  # of a base that the class gives another value
             return f"{owner.__name__} has no option --{key}.{match[1]}, although other classes have it; remove it."
-        others = [kind.__name__ for kind in _classes(keys[-1]) if keys and match[1] in _arguments(kind)]
+        others = [kind.__name__ for kind in classes(keys[-1]) if keys and match[1] in _arguments(kind)]
         if others and owner is not object:
             few = ", ".join(sorted(others)[:3]) + (" and others" if len(others) > 3 else "")
             have = "has" if len(others) == 1 else "have"
@@ -109,10 +109,10 @@ def _type_name(text: str) -> str:
 
 def _known(key: str, name: str) -> str:
     """The end of a sentence about a class that does not exist: the known ones, and the one that is most like it."""
-    return known_classes(name, {kind.__name__ for kind in _classes(key)})
+    return known_classes(name, {kind.__name__ for kind in classes(key)})
 
 
-def _classes(key: str) -> set[type]:
+def classes(key: str) -> set[type]:
     """The classes that a key takes; none where they are not known."""
     if key not in BASES:
         return set()

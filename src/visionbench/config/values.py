@@ -8,6 +8,7 @@ from typing import Any
 from jsonargparse import Namespace
 
 from visionbench.classes import class_of
+from visionbench.config.signatures import annotations
 from visionbench.errors import UserError
 from visionbench.guards.config import LINKED
 
@@ -43,24 +44,11 @@ def _check_nulls(key: str, spec: Namespace) -> None:
     arguments = spec.get("init_args")
     if not isinstance(arguments, Namespace):
         return
-    kind = class_of(spec)
+    known = annotations(class_of(spec))
     for name in (name for name, value in vars(arguments).items() if value is None and name not in LINKED):
-        annotation = _annotation(kind, name)
-        if annotation is not None and not _takes_null(annotation):
+        annotation = known.get(name, Any)
+        if not _takes_null(annotation):
             raise UserError(f"{key}.{name}: found null, expected {_type_in_words(annotation)}; remove it, or set it.")
-
-
-def _annotation(kind: type, name: str) -> Any:
-    """The type of an argument in the first class that names it; `None` where it has none that can be read."""
-    for base in kind.__mro__:
-        init = vars(base).get("__init__")
-        if init is None or name not in inspect.signature(init).parameters:
-            continue
-        try:
-            return typing.get_type_hints(init).get(name)
-        except (NameError, TypeError, AttributeError):  # a name that only a type checker sees
-            return None
-    return None
 
 
 def _takes_null(annotation: Any) -> bool:

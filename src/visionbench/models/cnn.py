@@ -63,7 +63,7 @@ class CNNNetwork(nn.Sequential):
                     height, width = height - filter_size + 1, width - filter_size + 1
             block.append(nn.MaxPool2d(pool))
             height, width = height // pool, width // pool
-            if dropout > 0:
+            if dropout != 0:  # torch refuses one below 0
                 block.append(nn.Dropout2d(dropout) if channel_dropout else nn.Dropout(dropout))
             blocks.append(block)
         if min(height, width) < 1:
@@ -79,7 +79,7 @@ class CNNNetwork(nn.Sequential):
         if dense > 0:
             before_head.append(nn.Linear(nodes, dense))
             before_head.append(make_activation(activation))
-            if dense_dropout > 0:
+            if dense_dropout != 0:
                 before_head.append(nn.Dropout(dense_dropout))
             nodes = dense
         super().__init__(OrderedDict(blocks=blocks, dense=before_head, head=nn.Linear(nodes, num_outputs)))

@@ -42,7 +42,7 @@ class MLPNetwork(nn.Sequential):
             if batch_norm:
                 layers.append(nn.BatchNorm1d(width))
             layers.append(make_activation(activation))
-            if dropout > 0 and number in dropout_after:
+            if dropout != 0 and number in dropout_after:
                 layers.append(nn.Dropout(dropout))
             hidden.append(nn.Sequential(*layers))
             nodes = width

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from visionbench.data.base import VisionDataModule
+from visionbench.errors import UserError
 from visionbench.guards import Finding
 from visionbench.models.base import Classifier, Objective
 
@@ -20,6 +21,15 @@ class EarlyStopping:
     patience: int | None = None
     min_delta: float = 0.0
 
+    def __post_init__(self) -> None:
+        """Refuses a number below 0.
+
+        Raises:
+            UserError: `patience` is below 0.
+        """
+        if self.patience is not None and self.patience < 0:
+            raise UserError(f"early_stopping.patience is {self.patience}, expected 0 or more, or null.")
+
 
 @dataclass
 class Checkpointing:
@@ -30,6 +40,15 @@ class Checkpointing:
     """
 
     every_n_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        """Refuses a number below 1.
+
+        Raises:
+            UserError: `every_n_steps` is below 1.
+        """
+        if self.every_n_steps is not None and self.every_n_steps < 1:
+            raise UserError(f"checkpoint.every_n_steps is {self.every_n_steps}, expected 1 or more, or null.")
 
 
 @dataclass
