@@ -5,6 +5,7 @@ import signal
 import sys
 import warnings
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -74,6 +75,23 @@ def test_arrays_and_a_model_that_is_made_already_train(place):
     probabilities, names = visionbench.open_run(result.folder).predict(arrays["test-images"][:5])
     assert probabilities.shape == (5, 10)
     assert len(names) == 5
+
+
+class Fixed(MLP):
+    """Fixes an argument of its base, and has one of its own."""
+
+    from_command_line = False  # other tests list the models there are
+
+    def __init__(self, num_classes, input_shape, width=8, **kwargs):
+        super().__init__(num_classes, input_shape, widths=[width, width], **kwargs)
+
+
+def test_a_model_whose_class_fixes_an_argument_of_its_base_trains_and_opens(place):
+    result = visionbench.fit(Fixed(10, (1, 28, 28), width=4), "Digits", max_epochs=1)
+    arguments = yaml.safe_load((result.folder / "config.yaml").read_text())["model"]["init_args"]
+    assert arguments["width"] == 4
+    assert "widths" not in arguments
+    assert visionbench.open_run(result.folder).predict(np.zeros((2, 28, 28), np.uint8))[0].shape == (2, 10)
 
 
 def test_what_is_given_twice_is_refused(place):

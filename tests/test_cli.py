@@ -153,7 +153,10 @@ MISTAKES = {
     "impossible batch size": (f"{DIGITS} --data.batch_size 0", "data.batch_size is 0, expected 1 or more"),
     "impossible log folder": (f"{DIGITS} --log_dir file.txt", "file.txt", "--log_dir"),
     "misspelled command": ("fti --config x", "There is no command fti; did you mean fit?"),
-    "unknown command": ("zzz --config x", "There is no command zzz; the commands are fit, check, schema, validate, test"),
+    "unknown command": (
+        "zzz --config x",
+        "There is no command zzz; the commands are fit, check, schema, validate, test",
+    ),
     "test of nothing": ("test", "test needs a run folder first"),
     "test with only options": ("test --model MLP", "test needs a run folder first"),
     "test of no folder": ("test nowhere", "nowhere is not a run folder"),

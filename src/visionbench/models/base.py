@@ -403,6 +403,8 @@ class Classifier(LightningModule, ABC):
         if "_instantiator" in self.hparams:  # the model comes from the command line
             return
         self.hparams.update(optimization.plain_hparams(self.make_optimizer, self.make_lr_scheduler))
+        for name in set(self.hparams) - optimization.arguments_of(type(self)):
+            del self.hparams[name]  # of a base, which the class fixes
         # With this entry, load_from_checkpoint builds the objects from class paths, as the command line does.
         self.hparams["_instantiator"] = "lightning.pytorch.cli.instantiate_module"
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
+from jsonargparse import ArgumentParser
 from lightning.pytorch import Trainer
 from torch import nn
 from torch.optim import Optimizer
@@ -162,3 +163,12 @@ def class_path_and_arguments(
     if not all(isinstance(value, bool | int | float | str | list | tuple | None) for value in arguments.values()):
         return None
     return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": dict(arguments)}
+
+
+def arguments_of(kind: type) -> set[str]:
+    """Names of the arguments that a class takes: its own, and those of its bases that it hands on by `**kwargs`.
+
+    Args:
+        kind: Class.
+    """
+    return set(ArgumentParser(exit_on_error=False).add_class_arguments(kind, fail_untyped=False))
