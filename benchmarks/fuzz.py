@@ -304,7 +304,7 @@ def mutate(draw: random.Random, found: list[Base]) -> Case:
     elif kind == "name in the file":
         parent, value = take(config, place)
         parent[misspelled(str(place[-1]), draw)] = value
-        changed = None
+        changed = ".".join(place)
     elif kind == "class in the file":
         place = draw.choice([("model",), ("data",), ("model", "init_args", "optimizer"), ("trainer", "callbacks")])
         put(config, place, draw.choice([name := draw.choice(CLASSES), {"class_path": name}, {"class_path": [name]}]))
@@ -321,7 +321,7 @@ def mutate(draw: random.Random, found: list[Base]) -> Case:
     else:
         option = known.replace("init_args.", "")
         if kind == "name of an option":
-            words, changed = [f"--{misspelled(option, draw)}={base.resolved[known]}"], None
+            words, changed = [f"--{misspelled(option, draw)}={base.resolved[known]}"], known
         elif kind == "class of an option":
             key = draw.choice(["model", "data", "model.optimizer", "model.lr_scheduler", "data.augment"])
             words, changed = [f"--{key}={draw.choice(CLASSES)}"], key.replace(".", ".init_args.")
