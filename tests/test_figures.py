@@ -174,6 +174,8 @@ def test_a_run_draws_what_it_was_asked_for(drawn):
     untrained = rows(folder / "figures" / "learning-curves.csv")[1]
     assert untrained[0] == "0"
     assert float(untrained[5]) < 0.3
+    content = json.loads((folder / "figures" / "before-training.json").read_text())
+    assert set(content) == {"before/val/loss", "before/val/acc"}
 
 
 def test_tensorboard_shows_the_figures_and_the_configuration(drawn):

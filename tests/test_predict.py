@@ -585,3 +585,10 @@ def test_killed_and_run_again_it_writes_the_same_table(photos, many, tmp_path, n
     assert again.returncode == 0, again.stderr
     assert (tmp_path / "out.csv").read_text(encoding="utf-8") == expected
     assert not part.exists()
+
+
+def test_the_accuracy_says_what_it_is_worth(digits):
+    _, cli = digits
+    assert "this accuracy (train_eval/acc) is no estimate for other images" in cli(f"predict {RUN} train").err
+    assert "the epoch was chosen on the images of val" in cli(f"predict {RUN} val").err
+    assert "openings   opening " in cli(f"predict {RUN} test").err
