@@ -97,7 +97,7 @@ def test_a_model_whose_class_fixes_an_argument_of_its_base_trains_and_opens(plac
 def test_what_is_given_twice_is_refused(place):
     with pytest.raises(UserError, match=r"trainer\.max_epochs is given twice"):
         visionbench.fit("MLP", "Digits", max_epochs=1, **{"trainer.max_epochs": 2})
-    with pytest.raises(UserError, match="An option of data is given, but the data is made already"):
+    with pytest.raises(UserError, match="An option of data is given, but the data is an object that is made already"):
         visionbench.fit("MLP", Digits(), max_epochs=1, **{"data.batch_size": 2})
     with pytest.raises(UserError, match="There is no data set Digit"):
         visionbench.load_data("Digit")

@@ -236,7 +236,7 @@ def test_a_batch_may_be_larger_than_any_integer_of_the_machine(cli):
         ("--model CNN --model.dropouts [0,0,-1]", "dropout probability has to be between 0 and 1, but got -1.0"),
         ("--model MLP --checkpoint.every_n_steps 0", "checkpoint.every_n_steps is 0, expected 1 or more, or null."),
         ("--model MLP --early_stopping.patience -1", "early_stopping.patience is -1, expected 0 or more, or null."),
-        ("--model MLP --threads 5000", "threads is 5000, expected 1 to 1024, or 0 for the rule."),
+        ("--model MLP --threads 5000", "threads is 5000, expected 1 to 1024, or 0 to choose by the model."),
     ],
 )
 def test_a_number_that_means_nothing_is_refused(cli, options, sentence):

@@ -73,6 +73,7 @@ def fit(
         elif isinstance(value, str):
             words += [f"--{part}", value]
     for name, value in (named | options).items():
+        # An option that is None is given as null; an argument that is None is left out.
         if value is not None or name in options:
             words.append(f"--{name}={_as_word(value)}")
 
@@ -142,7 +143,7 @@ def load_data(name: str | type[VisionDataModule], **arguments: Any) -> VisionDat
         arguments: Arguments of the data set.
 
     Raises:
-        UserError: There is no such data set, or its data cannot be had.
+        UserError: There is no such data set, or its data cannot be loaded.
     """
     from visionbench import data as package
 

@@ -16,13 +16,14 @@ from visionbench.training.summary import closing_lines
 
 
 def run(args: Sequence[str]) -> int:
-    """Runs a finished run again beside it, and says whether the same came out, or where the two part.
+    """Trains a finished run a second time, in a new folder beside it, and prints whether the results are the same.
 
     Args:
         args: Run folder, then options that differ from the run's.
 
     Returns:
-        The exit status: 0 for the same bit for bit, 1 otherwise.
+        The exit status: 0 where the results are the same bit for bit, 1 where they differ; 130 or 143 if the second
+        training is interrupted.
 
     Raises:
         UserError: There is no such run, or it is not finished.
@@ -36,6 +37,7 @@ def _repeat(args: Sequence[str]) -> int:
         raise UserError(
             f"{first} is {status}, not finished; visionbench fit --resume {shlex.quote(str(first))} resumes it."
         )
+    # Beside the first run, also where that one was named by --run_dir, which would be taken.
     words = ["--config", str(first.config_path), "--run_dir", "null"]
     words += ["--log_dir", str(first.path.parent.parent), "--name", first.path.parent.name, *options]
     console = plain_console()

@@ -75,7 +75,10 @@ def settings_from(
         if made is not None and any(
             word == f"--{part}" or word.startswith((f"--{part}.", f"--{part}=")) for word in words
         ):
-            raise UserError(f"An option of {part} is given, but the {part} is made already; give it when it is made.")
+            raise UserError(
+                f"An option of {part} is given, but the {part} is an object that is made already; pass the option to "
+                f"the class when you make the {part}."
+            )
     if data is not None:
         words += [f"--model.{name}={json.dumps(getattr(data, name))}" for name in LINKED]
     if model is not None:
@@ -324,7 +327,9 @@ class _SettingsCLI(LightningCLI):
                 "can be repeated."
             )
         if not 0 <= self.config.threads <= MAX_THREADS:
-            raise UserError(f"threads is {self.config.threads}, expected 1 to {MAX_THREADS}, or 0 for the rule.")
+            raise UserError(
+                f"threads is {self.config.threads}, expected 1 to {MAX_THREADS}, or 0 to choose by the model."
+            )
         check_names(GUARDS, self.config.allow)
 
     def before_instantiate_classes(self) -> None:

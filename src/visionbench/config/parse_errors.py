@@ -56,9 +56,9 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
             return unknown_option(f"--{match[1]}", options, _elsewhere(options))
         named = re.findall(r"class_path(?:=| )'([\w.]+\.\w+)'", "\n".join(chain))
         owner = class_of({"class_path": named[-1]}) if named else object
-        if match[1] in _arguments(owner):  # of a base that the class gives another value
+        if match[1] in _arguments(owner):  # which the class sets itself, so that it cannot be given
             return f"{owner.__name__} has no option --{key}.{match[1]}, although other classes have it; remove it."
-        others = [kind.__name__ for kind in classes(keys[-1]) if keys and match[1] in _arguments(kind)]
+        others = [kind.__name__ for kind in classes(keys[-1]) if match[1] in _arguments(kind)]
         if others and owner is not object:
             few = ", ".join(sorted(others)[:3]) + (" and others" if len(others) > 3 else "")
             have = "has" if len(others) == 1 else "have"

@@ -272,7 +272,8 @@ class ColorJitter(Augmentation):
     Args:
         brightness: Range of the factor that multiplies all pixels.
         contrast: Range of the factor that multiplies each pixel's difference from the image's mean gray.
-        saturation: Range of the factor that multiplies each pixel's difference from its own gray.
+        saturation: Range of the factor that multiplies each pixel's difference from its gray value; 0 gives a gray
+            image, 1 changes nothing.
         hue: Range of the hue shift, as a share of the color circle from -0.5 to 0.5; one number v stands for -v to v.
     """
 

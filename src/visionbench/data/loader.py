@@ -49,7 +49,7 @@ def left_out(size: int, batch_size: int, processes: int, batch_norm: bool) -> in
         size: Number of training images.
         batch_size: Number of images in a batch, for each process.
         processes: Number of processes.
-        batch_norm: Whether a batch norm trains on the batches.
+        batch_norm: Whether the model has a batch norm, which cannot train on a batch of one image.
     """
     rest = size % (batch_size * processes)
     return rest if rest < (2 if batch_norm else 1) * processes else 0
@@ -104,7 +104,7 @@ class ResidentLoader:
             they are not applied.
         num_classes: Number of classes of the data set; required if an augmentation mixes images.
         shard: (rank, number of processes): a global batch has `batch_size` images per process, assigned in turn.
-        batch_norm: Whether a batch norm trains on the batches, for which one image is too few.
+        batch_norm: Whether the model has a batch norm, which cannot train on a batch of one image.
 
     With an `order`, the images of a last batch that is too small, as `left_out` says, are left out of the epoch.
     """
@@ -244,7 +244,7 @@ class RowLoader(ResidentLoader):
         batch_size: Number of rows in a batch; the last batch may be smaller.
         order: Order of each epoch; `None` for the order of the data.
         shard: (rank, number of processes).
-        batch_norm: Whether a batch norm trains on the batches.
+        batch_norm: Whether the model has a batch norm, which cannot train on a batch of one image.
     """
 
     def __init__(

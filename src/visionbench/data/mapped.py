@@ -36,7 +36,7 @@ class MappedImages:
         images: Memory-mapped images of the store, shape (N, H, W, C), uint8.
         index: Indices of the images to use, in order, shape (n,), int64.
         device: Device that gets the images.
-        workers: Number of threads that read ahead; 0 reads each block when it is requested.
+        workers: Number of threads that read ahead; 0 reads each batch when it is requested.
     """
 
     def __init__(self, images: np.ndarray, index: np.ndarray, device: torch.device, workers: int) -> None:

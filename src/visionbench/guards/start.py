@@ -262,7 +262,7 @@ class ForeignParameters(Guard):
                 "refusal",
                 f"{counted(len(missing), 'parameter')} of {kind} that should be trained "
                 f"{'is' if len(missing) == 1 else 'are'} not in the optimizer ({_listed(missing)}); add them, or "
-                "freeze them with model.freeze.",
+                "freeze their part with --model.freeze.",
             )
         if twice:
             yield Finding(
@@ -299,7 +299,8 @@ class UnusedParameters(Guard):
             yield Finding(
                 "warning",
                 f"{counted(len(unused), 'parameter')} of {type(context.model).__name__} {verb} no influence on the "
-                f"loss ({_listed(unused)}), so that training leaves them as they are.",
+                f"loss ({_listed(unused)}), so that training leaves them as they are; use them in forward, or remove "
+                "them.",
             )
 
 

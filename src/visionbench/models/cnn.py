@@ -25,7 +25,7 @@ class CNNNetwork(nn.Sequential):
         filter_size: Side of every filter, in pixels.
         padding: Padding of the convolutions: same (the image keeps its size) or none (the image loses its border).
         pool: Side of the max pool that ends each block, in pixels.
-        dropouts: Dropout probability after each block; 0 for no dropout.
+        dropouts: Dropout probability after each block, one for each block; 0 for no dropout.
         channel_dropout: Whether the blocks' dropouts drop whole channels (Dropout2d) instead of single values.
         dense: Number of nodes of the dense layer before the head; 0 for no dense layer.
         dense_dropout: Dropout probability after the dense layer; 0 for no dropout.
@@ -104,7 +104,7 @@ class CNN(Classifier):
         filter_size: Side of every filter, in pixels.
         padding: Padding of the convolutions: same (the image keeps its size) or none (the image loses its border).
         pool: Side of the max pool that ends each block, in pixels.
-        dropouts: Dropout probability after each block; 0 for no dropout.
+        dropouts: Dropout probability after each block, one for each block; 0 for no dropout.
         channel_dropout: Whether the blocks' dropouts drop whole channels (Dropout2d) instead of single values.
         dense: Number of nodes of the dense layer before the head; 0 for no dense layer.
         dense_dropout: Dropout probability after the dense layer; 0 for no dropout.

@@ -69,7 +69,7 @@ def build_lr_scheduler(model: "Classifier", optimizer: Optimizer, steps: float) 
     """Builds a model's scheduler; the length of the run and the mode of the objective are filled in where not set.
 
     Args:
-        model: Model that has a scheduler.
+        model: Model whose scheduler is built; it must have one.
         optimizer: Optimizer whose learning rate the scheduler changes.
         steps: Number of epochs or optimizer steps of the run; infinite where the run has no limit.
 

@@ -54,7 +54,7 @@ def threads_for(model: nn.Module, batch_size: int, available: int) -> int:
     Args:
         model: Model of the run.
         batch_size: Samples in a batch.
-        available: Threads that the process may use.
+        available: Number of threads that the process may use.
     """
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     if any(isinstance(module, convolutions) for module in model.modules()):

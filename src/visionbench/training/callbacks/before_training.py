@@ -17,7 +17,7 @@ class BeforeTraining(Callback):
 
     Args:
         path: The file, as JSON.
-        data: The data set.
+        data: Data module of the run.
     """
 
     def __init__(self, path: Path, data: VisionDataModule) -> None:

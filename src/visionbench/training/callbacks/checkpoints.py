@@ -39,8 +39,8 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
         every_n_steps: Number of optimizer steps between checkpoints within an epoch; `None` for none within epochs.
         described: Description of the run, stored in each checkpoint and compared when the run is resumed.
         resumed: State of this callback in the checkpoint that the run resumes from; `None` for a new run.
-        before: Function called just before a checkpoint is written, so that what the checkpoint counts on, such as the
-            rows of finished epochs, is on the disk.
+        before: Function called just before a checkpoint is written, so that what the checkpoint relies on, such as the
+            rows of metrics.csv, is on the disk.
     """
 
     def __init__(

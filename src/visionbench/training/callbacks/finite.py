@@ -58,7 +58,7 @@ class FiniteLosses(StepwiseCallback):
     the checkpoints of the run stay finite.
 
     Args:
-        data: Data module, which names the samples.
+        data: Data module, which gives the names of the samples for the message.
     """
 
     def __init__(self, data: VisionDataModule) -> None:

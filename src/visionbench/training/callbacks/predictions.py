@@ -20,7 +20,7 @@ class KeptPredictions(AfterEpoch):
 
     Args:
         folder: For the files.
-        data: The data set.
+        data: Data module of the run.
         outputs: Gathers what the predictions are made of.
         checkpoints: Tells which epoch is the best; it has to stand before this in the list of callbacks.
         after_validation: Called with the predictions of each validation.
