@@ -1,0 +1,1 @@
+"""Studies: a published table, run again, with a verdict for each judged value."""
