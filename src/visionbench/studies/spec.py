@@ -1,0 +1,572 @@
+"""A study file, read and checked: every mistake is one sentence."""
+
+import difflib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+
+from visionbench.errors import UserError
+from visionbench.text import one_line
+
+KEYS = {
+    *("title", "source", "seeds", "choices", "base", "grid", "needs", "protocols", "stages", "published", "judged"),
+    *("tolerance", "figures"),
+}
+PROTOCOL_KEYS = {"defects", "changes", "set", "chosen"}
+STAGE_KEYS = {
+    *("grid", "cells", "set", "result", "test", "protocols", "seeds", "folds", "evaluate", "every", "best_of", "by"),
+    *("over", "continue"),
+}
+NEED_KEYS = {"study", "protocol", "stage", "cell", "epoch"}
+EVALUATIONS = ("train_eval", "before", "augmented_val")
+# Words of columns that are no metric.
+EPOCH, SECONDS, MINIMIZED = "epoch", "seconds", "minimized"
+# A published value that is not legible, or not given.
+NOT_GIVEN = "-"
+
+Cell = dict[str, str]
+"""Label of each axis."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """A run of another study, whose checkpoint a stage starts from.
+
+    Attributes:
+        study: Id of the other study.
+        protocol: Protocol of the run.
+        stage: Stage of the run.
+        cell: Cell of the run.
+        epoch: Checkpoint: `last` or `best`.
+    """
+
+    study: str
+    protocol: str
+    stage: str
+    cell: Cell = field(default_factory=dict)
+    epoch: Literal["last", "best"] = "last"
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way to make and measure the runs.
+
+    Attributes:
+        name: Name, such as `reported` or `corrected`.
+        defects: Sentence of each defect that the protocol repeats, by the word that `allow` of `fit` knows it by.
+        changes: Word of the defect that makes a measure another thing, by measure.
+        set: Options for all stages.
+        chosen: Cell that the report chose, by stage.
+    """
+
+    name: str
+    defects: dict[str, str] = field(default_factory=dict)
+    changes: dict[str, str] = field(default_factory=dict)
+    set: dict[str, Any] = field(default_factory=dict)
+    chosen: dict[str, Cell] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A set of cells that are trained alike.
+
+    Attributes:
+        name: Name.
+        cells: Cells; one empty cell where the stage has no grid, and none where it takes its cell from `best_of` or
+            its cells from `continues`.
+        set: Options of the stage.
+        last_epoch: Whether the last epoch is the result, although a validation is watched.
+        test: Whether the result is tested.
+        protocols: Names of the protocols that have the stage.
+        seeds: Seeds.
+        folds: Number of folds, each of which is held out by one run; `None` without folds.
+        evaluate: Names of further evaluations.
+        every: When they are made: after each epoch, or at the end.
+        best_of: Stage whose best cell is the cell of this stage.
+        by: Measure that chooses it.
+        over: Whether the mean over all seeds chooses one cell, or each seed chooses its own.
+        continues: Stage whose runs are resumed.
+    """
+
+    name: str
+    cells: tuple[Cell, ...]
+    set: dict[str, Any] = field(default_factory=dict)
+    last_epoch: bool = False
+    test: bool = False
+    protocols: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    folds: int | None = None
+    evaluate: tuple[str, ...] = ()
+    every: Literal["epoch", "end"] = "end"
+    best_of: str | None = None
+    by: str = "val/acc"
+    over: Literal["seeds", "each seed"] = "seeds"
+    continues: str | None = None
+
+
+@dataclass(frozen=True)
+class PublishedRow:
+    """A row of the published table.
+
+    Attributes:
+        cell: Labels of the axes that the row names.
+        epoch: Epoch whose values these are, 0 before training; `None` for the values of the result.
+        values: Printed values by measure, as text.
+    """
+
+    cell: Cell
+    epoch: int | None
+    values: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Study:
+    """A published table, how its runs are made and when its values count as reproduced.
+
+    Attributes:
+        path: File.
+        title: Title.
+        source: Source of the published values.
+        seeds: Seeds of each cell.
+        choices: Choices that the source leaves open.
+        base: Run file that all runs start from.
+        grid: Options that each label of each axis sets.
+        needs: Runs of other studies, by the word that stands for their checkpoint.
+        protocols: Protocols by name.
+        stages: Stages by name, in their order.
+        published_protocol: Protocol of the published values.
+        published: Published rows by stage.
+        judged: Judged measures by stage.
+        tolerance: Tolerance by measure; the empty name holds that of all others.
+        figures: Names of the figures by stage.
+    """
+
+    path: Path
+    title: str
+    source: str
+    seeds: tuple[int, ...]
+    choices: tuple[str, ...]
+    base: dict[str, Any]
+    grid: dict[str, dict[str, dict[str, Any]]]
+    needs: dict[str, Need]
+    protocols: dict[str, Protocol]
+    stages: dict[str, Stage]
+    published_protocol: str
+    published: dict[str, tuple[PublishedRow, ...]]
+    judged: dict[str, tuple[str, ...]]
+    tolerance: dict[str, float]
+    figures: dict[str, tuple[str, ...]]
+
+    @property
+    def id(self) -> str:
+        """Id: the name of the file."""
+        return self.path.stem
+
+    @property
+    def module(self) -> Path:
+        """Python file beside the study, which need not exist: models and data sets of this study alone."""
+        return self.path.with_name(self.id.replace("-", "_") + ".py")
+
+    def tolerance_of(self, measure: str) -> float:
+        """Tolerance of a measure: points for shares, units of the measure for the others."""
+        return self.tolerance.get(measure, self.tolerance[""])
+
+
+def load_study(path: str | Path) -> Study:
+    """Reads a study file.
+
+    Args:
+        path: File, or the id of a study in `configs/studies`.
+
+    Raises:
+        UserError: The file cannot be read, or something in it is not as a study file has it.
+    """
+    path = Path(path)
+    if not path.is_file() and path.suffix == "" and (named := Path("configs/studies") / f"{path}.yaml").is_file():
+        path = named
+    if not path.is_file():
+        shipped = sorted(file.stem for file in Path("configs/studies").glob("*.yaml"))
+        close = difflib.get_close_matches(path.stem, shipped, n=1)
+        hint = f"did you mean {close[0]}?" if close else "visionbench study list shows those that there are."
+        raise UserError(f"There is no study file {path}; {hint}")
+    try:
+        text = path.read_text(encoding="utf-8")
+        return _Reader(path, _plain(text), _plain(text, as_text=True)).study()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path} is not YAML: {one_line(error)}") from error
+    except _Mistake as mistake:
+        raise UserError(f"{path}: {mistake}") from None
+
+
+def is_share(measure: str) -> bool:
+    """Whether a measure is a share, which is printed in percent: accuracies and the like."""
+    name = measure.rpartition("/")[2]
+    return name in ("acc", "balanced_accuracy", "macro_f1", "auc") or name.startswith("f1_")
+
+
+def is_measure(word: str) -> bool:
+    """Whether a word names something that a run measures."""
+    bare = word.removeprefix("max ").removeprefix("min ").removeprefix("step ")
+    return word in (SECONDS, MINIMIZED) or ("/" in bare and " " not in bare)
+
+
+class _Mistake(Exception):
+    """What is wrong in a study file, without the file's name."""
+
+
+class _TextKeys(yaml.SafeLoader):  # type: ignore[misc]
+    """Reads keys as they are written, since `no`, `0.20` and `1` are labels, and refuses a key that is there twice."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        for place, key in enumerate(keys):
+            if key in keys[:place]:
+                raise _Mistake(f"{key} stands twice in one mapping (line {node.value[place][0].start_mark.line + 1}).")
+        return {key.value: self.construct_object(value, deep=True) for key, value in node.value}
+
+
+class _AllText(yaml.BaseLoader):  # type: ignore[misc]
+    """Reads every value as it is written, so that 97.80 keeps its zero."""
+
+
+_TextKeys.add_constructor("tag:yaml.org,2002:map", lambda loader, node: loader.construct_mapping(node))
+
+
+def _plain(text: str, as_text: bool = False) -> Any:
+    return yaml.load(text, _AllText if as_text else _TextKeys)
+
+
+class _Reader:
+    """Turns the content of a study file into a `Study`.
+
+    Args:
+        path: File.
+        content: Content, its values in YAML's types.
+        text: Content, its values as text.
+    """
+
+    def __init__(self, path: Path, content: Any, text: Any) -> None:
+        if not isinstance(content, dict):
+            raise _Mistake("the file holds no mapping; see `visionbench study new`, which writes an example.")
+        self.path, self.content, self.text = path, content, text
+        _known(content, KEYS, "the file")
+        self.grid = self._grid()
+        self.seeds = self._seeds(content.get("seeds"), "seeds")
+
+    def study(self) -> Study:
+        for key in ("title", "source", "base", "stages"):
+            if not self.content.get(key):
+                raise _Mistake(f"{key} is missing; give it.")
+        base = _mapping(self.content["base"], "base")
+        for part in ("data", "model"):
+            if part not in base:
+                raise _Mistake(f"base has no {part}; give its class_path and init_args, as in a run file.")
+        protocols = self._protocols()
+        stages = self._stages(protocols)
+        for protocol in protocols.values():
+            for stage, cell in protocol.chosen.items():
+                where = f"protocols.{protocol.name}.chosen.{stage}"
+                if stage not in stages or stages[stage].best_of is None:
+                    raise _Mistake(f"{where}: there is no stage of this name with best_of.")
+                self._check_cell(cell, where)
+        published_protocol, published = self._published(stages, protocols)
+        needs = self._needs()
+        return Study(
+            path=self.path,
+            title=_text(self.content["title"], "title"),
+            source=_text(self.content["source"], "source"),
+            seeds=self.seeds,
+            choices=tuple(_text(entry, "choices") for entry in _sequence(self.content.get("choices") or [], "choices")),
+            base=base,
+            grid=self.grid,
+            needs=needs,
+            protocols=protocols,
+            stages=stages,
+            published_protocol=published_protocol,
+            published=published,
+            judged=self._judged(published),
+            tolerance=self._tolerance(),
+            figures=self._by_stage(self.content.get("figures") or {}, "figures", stages),
+        )
+
+    def _grid(self) -> dict[str, dict[str, dict[str, Any]]]:
+        grid = {}
+        for axis, labels in _mapping(self.content.get("grid") or {}, "grid").items():
+            if axis == EPOCH or is_measure(axis):
+                raise _Mistake(f"grid.{axis}: an axis cannot be called as a column of measured values; rename it.")
+            labels = _mapping(labels, f"grid.{axis}")
+            if not labels:
+                raise _Mistake(f"grid.{axis} has no label; give one or more.")
+            grid[axis] = {label: self._options(what, f"grid.{axis}.{label}") for label, what in labels.items()}
+        return grid
+
+    def _protocols(self) -> dict[str, Protocol]:
+        protocols = {}
+        given = _mapping(self.content.get("protocols") or {"reported": {}}, "protocols")
+        for name, entry in given.items():
+            where = f"protocols.{name}"
+            entry = _mapping(entry or {}, where)
+            _known(entry, PROTOCOL_KEYS, where)
+            defects = _mapping(entry.get("defects") or {}, f"{where}.defects")
+            changes = _mapping(entry.get("changes") or {}, f"{where}.changes")
+            for measure, word in changes.items():
+                if word not in defects:
+                    raise _Mistake(f"{where}.changes.{measure} is {word}, which is not among the defects there.")
+            chosen = self.text.get("protocols", {}).get(name) or {}
+            protocols[name] = Protocol(
+                name,
+                {word: _text(sentence, f"{where}.defects.{word}") for word, sentence in defects.items()},
+                {measure: str(word) for measure, word in changes.items()},
+                self._options(entry.get("set"), f"{where}.set"),
+                {k: dict(_mapping(v, f"{where}.chosen")) for k, v in (chosen.get("chosen") or {}).items()},
+            )
+        return protocols
+
+    def _stages(self, protocols: Mapping[str, Protocol]) -> dict[str, Stage]:
+        stages: dict[str, Stage] = {}
+        for name, entry in _mapping(self.content["stages"], "stages").items():
+            where = f"stages.{name}"
+            entry = _mapping(entry or {}, where)
+            _known(entry, STAGE_KEYS, where)
+            ways = [key for key in ("grid", "cells", "best_of", "continue") if entry.get(key) is not None]
+            if len(ways) > 1:
+                raise _Mistake(f"{where} has {ways[0]} and {ways[1]}; give only one of them.")
+            for key in ("best_of", "continue"):
+                if entry.get(key) is not None and entry[key] not in stages:
+                    raise _Mistake(f"{where}.{key} is {entry[key]}, which is no stage above it.")
+            parent = stages[entry["continue"]] if entry.get("continue") is not None else None
+            for key in ("seeds", "folds") if parent is not None else ():
+                if entry.get(key) is not None:
+                    raise _Mistake(
+                        f"{where} has {key}, but continues {entry['continue']}, whose {key} it has; remove it."
+                    )
+            names = tuple(_sequence(entry.get("protocols") or list(protocols), f"{where}.protocols"))
+            for protocol in names:
+                if protocol not in protocols:
+                    raise _Mistake(f"{where}.protocols names {protocol}, which is not among the protocols.")
+            seeds = self._seeds(entry["seeds"], f"{where}.seeds") if entry.get("seeds") is not None else self.seeds
+            folds = entry.get("folds")
+            if folds is not None and (not isinstance(folds, int) or isinstance(folds, bool) or folds < 2):
+                raise _Mistake(f"{where}.folds is {folds}, expected an integer of 2 or more.")
+            evaluate = tuple(_sequence(entry.get("evaluate") or [], f"{where}.evaluate"))
+            for evaluation in evaluate:
+                _one_of(evaluation, EVALUATIONS, f"{where}.evaluate")
+            by = _text(entry.get("by", "val/acc"), f"{where}.by")
+            if not is_measure(by) or by.startswith("test/"):
+                raise _Mistake(f"{where}.by is {by}, expected a metric of the validation, such as val/acc.")
+            stages[name] = Stage(
+                name=name,
+                cells=self._cells(name, entry),
+                set=self._options(entry.get("set"), f"{where}.set"),
+                last_epoch=_one_of(entry.get("result", "best"), ("best", "last epoch"), f"{where}.result") != "best",
+                test=_flag(entry.get("test", False), f"{where}.test"),
+                protocols=names,
+                seeds=parent.seeds if parent is not None else seeds,
+                folds=parent.folds if parent is not None else folds,
+                evaluate=evaluate,
+                every="epoch"
+                if _one_of(entry.get("every", "end"), ("epoch", "end"), f"{where}.every") == "epoch"
+                else "end",
+                best_of=entry.get("best_of"),
+                by=by,
+                over="seeds"
+                if _one_of(entry.get("over", "seeds"), ("seeds", "each seed"), f"{where}.over") == "seeds"
+                else "each seed",
+                continues=entry.get("continue"),
+            )
+        return stages
+
+    def _cells(self, name: str, entry: Mapping[str, Any]) -> tuple[Cell, ...]:
+        where = f"stages.{name}"
+        if entry.get("best_of") is not None or entry.get("continue") is not None:
+            return ()
+        if entry.get("cells") is not None:
+            cells = [dict(_mapping(c, f"{where}.cells")) for c in _sequence(self.text["stages"][name]["cells"], where)]
+            for cell in cells:
+                self._check_cell(cell, f"{where}.cells")
+            return tuple(cells)
+        product: list[Cell] = [{}]
+        for axis in _sequence(entry.get("grid") or [], f"{where}.grid"):
+            if axis not in self.grid:
+                raise _Mistake(f"{where}.grid names {axis}, which is no axis of grid.")
+            product = [{**cell, axis: label} for cell in product for label in self.grid[axis]]
+        return tuple(product)
+
+    def _needs(self) -> dict[str, Need]:
+        needs = {}
+        for word, entry in _mapping(self.text.get("needs") or {}, "needs").items():
+            _known(_mapping(entry, f"needs.{word}"), NEED_KEYS, f"needs.{word}")
+            for key in ("study", "protocol", "stage"):
+                if key not in entry:
+                    raise _Mistake(f"needs.{word} has no {key}; give it.")
+            epoch = _one_of(entry.get("epoch", "last"), ("last", "best"), f"needs.{word}.epoch")
+            needs[word] = Need(
+                entry["study"],
+                entry["protocol"],
+                entry["stage"],
+                dict(_mapping(entry.get("cell") or {}, f"needs.{word}.cell")),
+                "last" if epoch == "last" else "best",
+            )
+        return needs
+
+    def _published(
+        self, stages: Mapping[str, Stage], protocols: Mapping[str, Protocol]
+    ) -> tuple[str, dict[str, tuple[PublishedRow, ...]]]:
+        content = dict(_mapping(self.text.get("published") or {}, "published"))
+        protocol = content.pop("protocol", None) or next(iter(protocols))
+        if protocol not in protocols:
+            raise _Mistake(f"published.protocol is {protocol}, which is not among the protocols.")
+        published = {}
+        for stage, table in content.items():
+            where = f"published.{stage}"
+            if stage not in stages:
+                raise _Mistake(f"{where}: there is no stage {stage}.")
+            if protocol not in stages[stage].protocols:
+                raise _Mistake(f"{where}: the stage {stage} has no protocol {protocol}, whose values these are.")
+            rows = [_sequence(row, where) for row in _sequence(table, where)]
+            header = rows[0] if rows else []
+            axes = [word for word in header if word in self.grid]
+            for word in header:
+                if word not in self.grid and word != EPOCH and not is_measure(word):
+                    raise _Mistake(f"{where}: the column {word} is no axis, not epoch and no measure such as val/acc.")
+            for row in rows[1:]:
+                if len(row) != len(header):
+                    raise _Mistake(
+                        f"{where}: the row {row} has {len(row)} values, expected {len(header)}, as the header has; a "
+                        "text with a comma needs quotes."
+                    )
+            published[stage] = tuple(self._published_row(where, header, row, axes) for row in rows[1:])
+        return protocol, published
+
+    def _published_row(
+        self, where: str, header: Sequence[str], row: Sequence[str], axes: Sequence[str]
+    ) -> PublishedRow:
+        entry = dict(zip(header, row, strict=True))
+        cell = {axis: entry[axis] for axis in axes}
+        self._check_cell(cell, where)
+        values = {word: value for word, value in entry.items() if word not in axes and word != EPOCH}
+        for word, value in values.items():
+            if value != NOT_GIVEN:
+                _number(value, f"{where}, column {word}")
+        epoch = entry.get(EPOCH)
+        if epoch is not None and not epoch.isdecimal():
+            raise _Mistake(
+                f"{where}: the epoch {epoch} is no whole number; the first epoch is 1, 0 is before training."
+            )
+        return PublishedRow(cell, int(epoch) if epoch is not None else None, values)
+
+    def _judged(self, published: Mapping[str, Sequence[PublishedRow]]) -> dict[str, tuple[str, ...]]:
+        judged = self.content.get("judged") or []
+        columns = {stage: list(rows[0].values) if rows else [] for stage, rows in published.items()}
+        if isinstance(judged, Mapping):
+            chosen = self._by_stage(judged, "judged", published)
+            for stage, measures in chosen.items():
+                for measure in measures:
+                    if measure not in columns[stage]:
+                        raise _Mistake(f"judged.{stage} names {measure}, of which nothing is published there.")
+            return chosen
+        for measure in _sequence(judged, "judged"):
+            if not any(measure in names for names in columns.values()):
+                raise _Mistake(f"judged names {measure}, of which nothing is published.")
+        return {stage: tuple(name for name in names if name in judged) for stage, names in columns.items()}
+
+    def _tolerance(self) -> dict[str, float]:
+        given = self.content.get("tolerance", 1.0)
+        by_measure = dict(given) if isinstance(given, Mapping) else {"": given}
+        tolerance = {name: _number(value, "tolerance") for name, value in by_measure.items()}
+        if any(value <= 0 for value in tolerance.values()):
+            raise _Mistake("tolerance is not above 0.")
+        return {"": 1.0, **tolerance}
+
+    def _by_stage(self, content: Any, where: str, stages: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+        chosen = {}
+        for stage, names in _mapping(content, where).items():
+            if stage not in stages:
+                raise _Mistake(f"{where}.{stage}: there is no stage {stage} there.")
+            chosen[stage] = tuple(_text(name, f"{where}.{stage}") for name in _sequence(names, f"{where}.{stage}"))
+        return chosen
+
+    def _check_cell(self, cell: Mapping[str, str], where: str) -> None:
+        for axis, label in cell.items():
+            if axis not in self.grid:
+                raise _Mistake(f"{where}: {axis} is no axis of grid.")
+            _one_of(label, tuple(self.grid[axis]), f"{where}, {axis}")
+
+    def _options(self, content: Any, where: str) -> dict[str, Any]:
+        options = _mapping(content or {}, where)
+        for name, value in options.items():
+            if "," in name or " " in name:
+                raise _Mistake(f"{where}: {name!r} is no name of an option; a text with a comma needs quotes.")
+            if value is None and self._is_bare(where, name):
+                raise _Mistake(f"{where}.{name} has no value; write null to unset the option.")
+        return options
+
+    def _is_bare(self, where: str, name: str) -> bool:
+        """Whether a key has nothing after it, where `null` is not written either."""
+        node: Any = self.text
+        for part in where.split("."):
+            node = node.get(part) if isinstance(node, Mapping) else None
+        return isinstance(node, Mapping) and node.get(name) == ""
+
+    def _seeds(self, given: Any, where: str) -> tuple[int, ...]:
+        seeds = _sequence(given if given is not None else [0, 1, 2, 3, 4], where)
+        for seed in seeds:
+            if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+                raise _Mistake(f"{where} has {seed}, expected integers from 0 to 4294967295.")
+        if not seeds or len(set(seeds)) < len(seeds):
+            raise _Mistake(f"{where} is {seeds}, expected one or more different seeds.")
+        return tuple(seeds)
+
+
+def _known(content: Mapping[str, Any], known: set[str], where: str) -> None:
+    for key in content:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}."
+            raise _Mistake(f"{where} has the key {key}, which a study file does not have there; {hint}")
+
+
+def _mapping(content: Any, where: str) -> dict[str, Any]:
+    if not isinstance(content, dict):
+        raise _Mistake(f"{where} is {content!r}, expected a mapping (name: value).")
+    return content
+
+
+def _sequence(content: Any, where: str) -> list[Any]:
+    if not isinstance(content, list):
+        raise _Mistake(f"{where} is {content!r}, expected a list.")
+    return content
+
+
+def _text(content: Any, where: str) -> str:
+    if not isinstance(content, str) or not content:
+        hint = "; a text with a comma or a colon needs quotes" if content is None or isinstance(content, dict) else ""
+        raise _Mistake(f"{where} is {content!r}, expected a text{hint}.")
+    return content
+
+
+def _flag(content: Any, where: str) -> bool:
+    if not isinstance(content, bool):
+        raise _Mistake(f"{where} is {content!r}, expected true or false.")
+    return content
+
+
+def _number(content: Any, where: str) -> float:
+    convert: Callable[[Any], float] = float
+    try:
+        return convert(content)
+    except (TypeError, ValueError):
+        raise _Mistake(f"{where} is {content!r}, expected a number; {NOT_GIVEN} where none is legible.") from None
+
+
+def _one_of(content: Any, known: Sequence[str], where: str) -> str:
+    if content not in known:
+        close = difflib.get_close_matches(str(content), known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"expected one of: {', '.join(known)}."
+        raise _Mistake(f"{where} is {content!r}, which is not known there; {hint}")
+    return str(content)
