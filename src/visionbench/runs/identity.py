@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 PACKAGES = ("visionbench", "torch", "torchvision", "lightning", "torchmetrics", "jsonargparse", "numpy", "scikit-learn")
 
 # Settings that do not change the numbers of a run: its place, its figures, what is evaluated and kept beside training.
-# A metric that chooses the best epoch is named by the objective, which is not among them.
+# A metric that chooses the best epoch is named by the objective, which is not among them. Of `checkpoint`, whether the
+# last epoch is the result is added by `comparable`.
 # Threads and precision are recorded beside the identity. What `allow` permits shows in the data digest.
 NOT_IDENTITY = {
     *("config", "name", "log_dir", "run_dir", "test_after_fit", "resume", "resume_changed", "checkpoint", "threads"),
@@ -64,6 +65,8 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     kept["trainer"] = {key: value for key, value in trainer.items() if key not in TRAINER_NOT_IDENTITY}
     if trainer.get("enable_checkpointing") is False:
         kept["trainer"]["enable_checkpointing"] = False  # the result is then the last epoch, not the best one
+    if result_of(config) == "last":  # the default is left out, so that digests of earlier runs stay what they are
+        kept["checkpoint"] = {"result": "last"}
     data, model = dict(config.get("data") or {}), dict(config.get("model") or {})
     data["init_args"] = {k: v for k, v in (data.get("init_args") or {}).items() if k not in DATA_NOT_IDENTITY}
     paths = starting_paths(config)
@@ -72,6 +75,15 @@ def comparable(config: Mapping[str, Any]) -> dict[str, Any]:
     kept |= {"data": data, "model": model}
     plain: dict[str, Any] = _without_absolute_paths(kept)
     return plain
+
+
+def result_of(config: Mapping[str, Any]) -> str:
+    """The epoch that a configuration asks for as the result, best or last; runs of earlier versions have the best.
+
+    Args:
+        config: Complete configuration, in plain types.
+    """
+    return str((config.get("checkpoint") or {}).get("result") or "best")
 
 
 def starting_paths(config: Mapping[str, Any]) -> dict[str, str]:
@@ -199,6 +211,15 @@ def code_digest(kinds: Iterable[type], package: Mapping[str, bytes] | None = Non
     for name in sorted(sources):
         digest.update(name.encode() + b"\0" + _code_alone(sources[name]) + b"\0")
     return digest.hexdigest()
+
+
+def package_digest(modules: Iterable[Path]) -> str:
+    """The `code_digest` of runs whose classes are the package's, or defined in some modules that need not be imported.
+
+    Args:
+        modules: Files of top-level modules of the user's own.
+    """
+    return code_digest((), {**_PACKAGE_SOURCES, **{path.stem: path.read_bytes() for path in modules}})
 
 
 def git_state() -> dict[str, Any] | None:

@@ -1,0 +1,483 @@
+"""A study as the runs that it consists of."""
+
+import copy
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from visionbench.errors import UserError
+from visionbench.runs.identity import comparable, flat
+from visionbench.studies.results import Row
+from visionbench.studies.spec import Cell, Need, Protocol, Stage, Study, is_share, load_study
+
+# Arguments of a run file whose value is a class with arguments, or its name alone.
+CLASSES = ("model", "data", "model.optimizer", "model.lr_scheduler")
+ID_DIGITS = 16
+
+
+@dataclass(frozen=True)
+class Use:
+    """A place in the study that a run is for.
+
+    Attributes:
+        protocol: Protocol.
+        stage: Stage.
+        cell: Cell.
+        seed: Seed.
+        fold: Fold that is held out; `None` without folds.
+    """
+
+    protocol: str
+    stage: str
+    cell: Cell
+    seed: int
+    fold: int | None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A run whose checkpoint another run needs.
+
+    Attributes:
+        study: Id of the study of the run.
+        run: Id of the run.
+        epoch: Checkpoint: `last` or `best`.
+    """
+
+    study: str
+    run: str
+    epoch: str
+
+
+@dataclass
+class PlannedRun:
+    """One training of a study.
+
+    Attributes:
+        id: Digest of what determines the run.
+        study: Study.
+        config: Run file, with `$WORD` where the path of a checkpoint of another run belongs.
+        uses: Places in the study that the run is for; protocols that do not differ in training share a run.
+        continues: Run whose last checkpoint this run resumes in a folder of its own.
+        sources: Runs whose checkpoints `$WORD` stands for, by the word.
+        order: Place among the runs: seed by seed, in each seed stage by stage.
+    """
+
+    id: str
+    study: Study
+    config: dict[str, Any]
+    uses: list[Use]
+    continues: Source | None = None
+    sources: dict[str, Source] = field(default_factory=dict)
+    order: tuple[int, ...] = ()
+
+    @property
+    def parents(self) -> list[Source]:
+        """Runs that must be finished before this one."""
+        return [*([self.continues] if self.continues is not None else []), *self.sources.values()]
+
+    @property
+    def first(self) -> Use:
+        """The first place that the run is for."""
+        return self.uses[0]
+
+    @property
+    def protocols(self) -> tuple[str, ...]:
+        """Names of the protocols that share the run."""
+        return tuple(dict.fromkeys(use.protocol for use in self.uses))
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Runs that are not known yet, since a result chooses their cell.
+
+    Attributes:
+        protocol: Protocol.
+        stage: Stage.
+        count: Number of runs.
+        reason: Text that says what they wait for, or why they never come.
+    """
+
+    protocol: str
+    stage: str
+    count: int
+    reason: str
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A cell that a stage took from another one.
+
+    Attributes:
+        protocol: Protocol.
+        stage: Stage that uses the cell.
+        cell: Cell.
+        seed: Seed that chose it; `None` where all seeds did.
+        by: Text that says who chose it.
+    """
+
+    protocol: str
+    stage: str
+    cell: Cell
+    seed: int | None
+    by: str
+
+
+@dataclass
+class Plan:
+    """All runs of a study that can be named, by the results so far.
+
+    Attributes:
+        study: Study.
+        runs: Runs by id, in the order in which they are trained.
+        foreign: Runs of other studies that are needed, by study and id.
+        waiting: Runs that are not known yet.
+        choices: Cells that stages took from others.
+    """
+
+    study: Study
+    runs: dict[str, PlannedRun]
+    foreign: dict[tuple[str, str], PlannedRun]
+    waiting: list[Waiting]
+    choices: list[Choice]
+
+    def using(self, protocol: str, stage: str) -> Iterator[tuple[Use, PlannedRun]]:
+        """Gives each place of a stage in a protocol with its run, in the order of cells, seeds and folds."""
+        places = [
+            (u, run) for run in self.runs.values() for u in run.uses if (u.protocol, u.stage) == (protocol, stage)
+        ]
+        seeds = {seed: place for place, seed in enumerate(self.study.stages[stage].seeds)}
+        cells = list(dict.fromkeys(tuple(u.cell.items()) for u, _ in places))
+        yield from sorted(
+            places, key=lambda p: (cells.index(tuple(p[0].cell.items())), seeds.get(p[0].seed, 0), p[0].fold or 0)
+        )
+
+
+def plan(
+    study: Study, rows: Mapping[str, Row], others: Callable[[str], Study] | None = None, epochs: int | None = None
+) -> Plan:
+    """Names the runs of a study.
+
+    Args:
+        study: Study.
+        rows: Rows of this study by the ids of their runs, which choose the cells of stages with `best_of`.
+        others: Gives the study with an id; by default from the folder of the study file.
+        epochs: Number of epochs of every run instead of the study's own, for a trial.
+
+    Raises:
+        UserError: An option contradicts another one, or a run of another study that is needed does not exist.
+    """
+    return _Planner(
+        study, rows, others or (lambda name: load_study(study.path.with_name(f"{name}.yaml"))), epochs
+    ).plan()
+
+
+def configure(study: Study, protocol: Protocol, stages: Sequence[Stage], cell: Cell) -> dict[str, Any]:
+    """The run file of a cell, without seed and fold.
+
+    Args:
+        study: Study.
+        protocol: Protocol, whose options come before those of the cell.
+        stages: Stages whose options come after those of the cell.
+        cell: Cell.
+
+    Raises:
+        UserError: A label replaces a class that the protocol names.
+    """
+    config = copy.deepcopy(study.base)
+    for name, value in protocol.set.items():
+        set_option(config, name, value)
+    named = {name: _class_at(config, name) for name, value in protocol.set.items() if isinstance(value, str)}
+    for axis, label in cell.items():
+        for name, value in study.grid[axis][label].items():
+            set_option(config, name, value)
+            for place, kind in named.items():
+                if kind is not None and _class_at(config, place) != kind:
+                    raise UserError(
+                        f"{study.path}: {label} of {axis} replaces {place}, which is {kind} in protocol "
+                        f"{protocol.name}; set arguments of {place} instead, or the class in one place."
+                    )
+    for stage in stages:
+        for name, value in stage.set.items():
+            set_option(config, name, value)
+    return config
+
+
+def set_option(config: dict[str, Any], name: str, value: Any) -> None:
+    """Sets an option of a run file by its dotted name on the command line.
+
+    A mapping with `class_path` replaces a class and its arguments; a name alone replaces the class and keeps the
+    arguments.
+
+    Args:
+        config: Run file, which is changed.
+        name: Dotted name.
+        value: Value; `None` is null.
+    """
+    *groups, last = name.split(".")
+    node, path = config, ""
+    for place, group in enumerate(groups):
+        path = f"{path}.{group}".lstrip(".")
+        child = node.get(group)
+        if isinstance(child, str):
+            child = {"class_path": child}
+        elif not isinstance(child, dict):
+            child = {}
+        node[group] = child
+        following = [*groups, last][place + 1]
+        if (path in CLASSES or "class_path" in child) and following not in ("class_path", "init_args"):
+            child = child.setdefault("init_args", {})
+        node = child
+    present = node.get(last)
+    if isinstance(value, str) and isinstance(present, dict) and "class_path" in present:
+        present["class_path"] = value
+    elif isinstance(value, str) and f"{path}.{last}".lstrip(".") in CLASSES:
+        node[last] = {"class_path": value}
+    else:
+        node[last] = copy.deepcopy(value)
+
+
+def _class_at(config: Mapping[str, Any], name: str) -> str | None:
+    """The class that an option names, if it names one."""
+    node: Any = config
+    for part in name.split("."):
+        if isinstance(node, Mapping) and part not in node and isinstance(node.get("init_args"), Mapping):
+            node = node["init_args"]
+        node = node.get(part) if isinstance(node, Mapping) else None
+    kind = node.get("class_path") if isinstance(node, Mapping) else None
+    return kind if isinstance(kind, str) else None
+
+
+class _Planner:
+    def __init__(
+        self, study: Study, rows: Mapping[str, Row], others: Callable[[str], Study], epochs: int | None
+    ) -> None:
+        self.study, self.rows, self.others, self.epochs = study, rows, others, epochs
+        self.runs: dict[str, PlannedRun] = {}
+        self.foreign: dict[tuple[str, str], PlannedRun] = {}
+        self.waiting: list[Waiting] = []
+        self.choices: list[Choice] = []
+        self.by_use: dict[tuple[Any, ...], PlannedRun] = {}
+        self.planners: dict[str, _Planner] = {}
+
+    def plan(self) -> Plan:
+        for place, stage in enumerate(self.study.stages.values()):
+            for number, name in enumerate(stage.protocols):
+                protocol = self.study.protocols[name]
+                if stage.continues is not None:
+                    self._continue(stage, protocol, (place, number))
+                elif stage.best_of is not None:
+                    self._best(stage, protocol, (place, number))
+                else:
+                    for cell in stage.cells:
+                        self._add(stage, protocol, cell, stage.seeds, (place, number))
+        runs = dict(sorted(self.runs.items(), key=lambda entry: entry[1].order))
+        return Plan(self.study, runs, self.foreign, self.waiting, self.choices)
+
+    def _add(self, stage: Stage, protocol: Protocol, cell: Cell, seeds: Iterable[int], order: tuple[int, int]) -> None:
+        config = configure(self.study, protocol, [stage], cell)
+        for seed in seeds:
+            for fold in range(stage.folds) if stage.folds is not None else (None,):
+                self._run(Use(protocol.name, stage.name, cell, seed, fold), stage, protocol, config, order)
+
+    def _continue(self, stage: Stage, protocol: Protocol, order: tuple[int, int]) -> None:
+        parent = self.study.stages[stage.continues or ""]
+        chain = [stage]
+        while chain[0].continues is not None:
+            chain.insert(0, self.study.stages[chain[0].continues])
+        for key, run in list(self.by_use.items()):
+            if key[:2] == (protocol.name, parent.name):
+                use = next(use for use in run.uses if _key(use) == key)
+                config = configure(self.study, protocol, chain, use.cell)
+                continued = Use(protocol.name, stage.name, use.cell, use.seed, use.fold)
+                self._run(continued, stage, protocol, config, order, Source(self.study.id, run.id, "last"))
+        if not any(key[:2] == (protocol.name, parent.name) for key in self.by_use):
+            self._wait(stage, protocol, f"it resumes the runs of {parent.name}, which are not known yet")
+
+    def _best(self, stage: Stage, protocol: Protocol, order: tuple[int, int]) -> None:
+        if (chosen := protocol.chosen.get(stage.name)) is not None:
+            self.choices.append(Choice(protocol.name, stage.name, chosen, None, "the report"))
+            self._add(stage, protocol, chosen, stage.seeds, order)
+            return
+        source = self.study.stages[stage.best_of or ""]
+        if protocol.name not in source.protocols:
+            raise UserError(
+                f"{self.study.path}: {stage.name} takes the best cell of {source.name}, which has no protocol "
+                f"{protocol.name}; give the stage the same protocols, or name the cell under chosen."
+            )
+        groups: list[tuple[int | None, list[int]]] = [(None, list(source.seeds))]
+        if stage.over == "each seed":
+            groups = [(seed, [seed]) for seed in source.seeds]
+        for seed, seeds in groups:
+            cell, reason = self._choose(stage, source, protocol, seeds)
+            if cell is None:
+                self._wait(stage, protocol, reason, 1 if seed is not None else len(stage.seeds))
+                continue
+            self.choices.append(Choice(protocol.name, stage.name, cell, seed, f"{stage.by} of {source.name}"))
+            self._add(stage, protocol, cell, [seed] if seed is not None else stage.seeds, order)
+
+    def _choose(self, stage: Stage, source: Stage, protocol: Protocol, seeds: Sequence[int]) -> tuple[Cell | None, str]:
+        """The best cell over some seeds; without one, the reason. A cell with a failed run cannot be chosen."""
+        scores: list[tuple[float, Cell]] = []
+        for cell in source.cells:
+            runs = [
+                run
+                for key, run in self.by_use.items()
+                if key[:3] == (protocol.name, source.name, tuple(cell.items())) and key[3] in seeds
+            ]
+            found = [self.rows.get(run.id) for run in runs]
+            if any(row is None for row in found):
+                return None, f"the runs of {source.name} choose its cell"
+            values = [pooled(list(rows), stage.by) for rows in _by_seed(row for row in found if row is not None)]
+            if values and all(value is not None for value in values):
+                scores.append((sum(value for value in values if value is not None) / len(values), cell))
+        if not scores:
+            return None, f"no cell of {source.name} has finished runs with {stage.by} alone"
+        ascending = not is_share(stage.by)
+        return (min if ascending else max)(scores, key=lambda entry: entry[0])[1], ""
+
+    def _wait(self, stage: Stage, protocol: Protocol, reason: str, count: int | None = None) -> None:
+        total = count if count is not None else len(stage.seeds)
+        self.waiting.append(Waiting(protocol.name, stage.name, total * (stage.folds or 1), reason))
+
+    def _run(
+        self,
+        use: Use,
+        stage: Stage,
+        protocol: Protocol,
+        base: Mapping[str, Any],
+        order: tuple[int, int],
+        continues: Source | None = None,
+    ) -> None:
+        config: dict[str, Any] = copy.deepcopy(dict(base))
+        config["seed_everything"] = use.seed
+        trainer = config["trainer"] = dict(config.get("trainer") or {})
+        # What a machine would choose is not left to it: one cell's runs may come from several machines.
+        trainer.setdefault("precision", "32-true")
+        trainer.setdefault("logger", False)
+        if self.epochs is not None:
+            trainer["max_epochs"] = self.epochs
+        config.setdefault("threads", 1)
+        config.setdefault("figures", "none")
+        config["test_after_fit"] = stage.test
+        config["allow"] = sorted({*(config.get("allow") or ()), *protocol.defects})
+        if stage.evaluate:
+            config["evaluate"], config["evaluate_every"] = list(stage.evaluate), stage.every
+        if stage.last_epoch:
+            set_option(config, "checkpoint.result", "last")
+        if use.fold is not None:
+            set_option(config, "data.folds", stage.folds)
+            set_option(config, "data.fold", use.fold)
+            arguments = config["data"].get("init_args") if isinstance(config["data"], dict) else None
+            if arguments is None or "fold_is" not in arguments:
+                set_option(config, "data.fold_is", "val")
+        sources = {word: self._source(word, need, use.seed) for word, need in self._needed(config)}
+        parents = [continues, *sources.values()] if continues is not None else list(sources.values())
+        run_id = _run_id(config, parents)
+        run = self.runs.get(run_id)
+        if run is None:
+            place = self.study.stages[use.stage].seeds.index(use.seed)
+            run = PlannedRun(run_id, self.study, config, [use], continues, sources, (place, *order, len(self.runs)))
+            self.runs[run_id] = run
+        else:
+            run.uses.append(use)
+            run.config["test_after_fit"] = run.config["test_after_fit"] or stage.test
+            run.config["allow"] = sorted({*run.config["allow"], *config["allow"]})
+            if stage.evaluate:
+                run.config["evaluate"] = list(dict.fromkeys([*run.config.get("evaluate", ()), *stage.evaluate]))
+                often = "epoch" in (stage.every, run.config.get("evaluate_every"))
+                run.config["evaluate_every"] = "epoch" if often else "end"
+        self.by_use[_key(use)] = run
+
+    def _needed(self, config: Mapping[str, Any]) -> list[tuple[str, Need]]:
+        words = [value[1:] for value in flat(config).values() if isinstance(value, str) and value.startswith("$")]
+        for word in words:
+            if word not in self.study.needs:
+                raise UserError(
+                    f"{self.study.path}: ${word} stands for a run of another study, but needs has no {word}."
+                )
+        return [(word, self.study.needs[word]) for word in words]
+
+    def _source(self, word: str, need: Need, seed: int) -> Source:
+        if need.study not in self.planners:
+            self.planners[need.study] = _Planner(self.others(need.study), {}, self.others, self.epochs)
+            self.planners[need.study].plan()
+        planner = self.planners[need.study]
+        other = planner.study
+        for run in planner.runs.values():
+            for use in run.uses:
+                if (use.protocol, use.stage, use.cell, use.seed) == (need.protocol, need.stage, need.cell, seed):
+                    self._adopt(run, planner)
+                    return Source(other.id, run.id, need.epoch)
+        raise UserError(
+            f"{self.study.path}: needs.{word}: {other.id} has no run of protocol {need.protocol}, stage {need.stage}, "
+            f"cell {need.cell or 'without labels'}, seed {seed}."
+        )
+
+    def _adopt(self, run: PlannedRun, planner: "_Planner") -> None:
+        self.foreign[(run.study.id, run.id)] = run
+        for parent in run.parents:
+            above = planner.runs.get(parent.run) or planner.foreign[(parent.study, parent.run)]
+            self._adopt(above, planner)
+
+
+def pooled(rows: Sequence[Row], measure: str, epoch: int | None = None) -> float | None:
+    """The value of a measure over the folds of one seed: the mean over all samples that were held out.
+
+    Args:
+        rows: Rows of the folds; a single row without folds.
+        measure: Measure.
+        epoch: Number of epochs after which the value is taken; `None` for the result.
+
+    Returns:
+        The value; `None` where a fold has none.
+    """
+    values = [row.value(measure, epoch) for row in rows]
+    numbers = [value for value in values if value is not None]
+    if not numbers or len(numbers) < len(values):
+        return None
+    split = measure.rpartition(" ")[2].partition("/")[0]
+    weights = [row.counts.get(split, 0) for row in rows]
+    if len(rows) == 1 or not all(weights):
+        return sum(numbers) / len(numbers)
+    return sum(value * weight for value, weight in zip(numbers, weights, strict=True)) / sum(weights)
+
+
+def _by_seed(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    groups: dict[int, list[Row]] = {}
+    for row in rows:
+        groups.setdefault(row.seed, []).append(row)
+    yield from groups.values()
+
+
+def _key(use: Use) -> tuple[Any, ...]:
+    return (use.protocol, use.stage, tuple(use.cell.items()), use.seed, use.fold)
+
+
+def _run_id(config: Mapping[str, Any], parents: Sequence[Source | None]) -> str:
+    """Digest of what determines a run and can be known without its data: settings, threads and the runs before it."""
+    kept = {key: value for key, value in config.items() if key not in ("evaluate", "evaluate_every")}
+    for part in ("data", "model"):
+        if isinstance(kept.get(part), str):
+            kept[part] = {"class_path": kept[part]}
+    content = {
+        "config": flat(comparable(kept)),
+        "threads": config["threads"],
+        # The data are other ones then: the official test samples are the validation split.
+        "watches_test": "test_as_validation" in config["allow"],
+        "parents": [[parent.study, parent.run, parent.epoch] for parent in parents if parent is not None],
+    }
+    return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:ID_DIGITS]
+
+
+def runs_folder(studies: Path, study: str) -> Path:
+    """Folder that holds the run folders of a study, each named by its id.
+
+    Args:
+        studies: Folder of all studies.
+        study: Id of the study.
+    """
+    return studies / study / "runs"

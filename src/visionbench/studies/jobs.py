@@ -1,0 +1,167 @@
+"""One run of a study, as a process that is forked for it trains it."""
+
+import contextlib
+import os
+import shutil
+import sys
+import traceback
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from visionbench.errors import RunFailed, Stopped, UserError
+from visionbench.files import write_json
+from visionbench.runs.folder import METADATA_SCHEMA, RunFolder
+from visionbench.text import one_line
+
+# Exit status of a process whose run another process is training.
+ELSEWHERE = 75
+LOG_FILE = "log.txt"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run, for the process that trains it; plain types only.
+
+    Attributes:
+        id: Id of the run.
+        config: Path of its run file.
+        folder: Path of its run folder.
+        words: Further options of `fit`, which do not change numbers.
+        import_path: Folder that holds the study's own module; empty where it has none.
+        resumes: Path of the run folder whose copy is trained on; empty for a run from the beginning.
+        gpu: Number of the GPU to use; `None` to leave the choice to the run.
+    """
+
+    id: str
+    config: str
+    folder: str
+    words: list[str] = field(default_factory=list)
+    import_path: str = ""
+    resumes: str = ""
+    gpu: int | None = None
+
+    @property
+    def log(self) -> Path:
+        """Path of what the run prints, while it is trained; then the file is in the run folder."""
+        return Path(self.folder).with_name(f".{self.id}.log")
+
+    @property
+    def lock(self) -> Path:
+        """Path of the lock that the run's process holds."""
+        return Path(self.folder).with_name(f".{self.id}.lock")
+
+
+def run_job(job: Job) -> int:
+    """Trains one run in this process, which is forked for it and ends with it.
+
+    Args:
+        job: Run.
+
+    Returns:
+        The exit status: 0 for a finished run, 1 for a failed or diverged one, `ELSEWHERE`, or 128 and the number of the
+        signal that interrupted the run.
+    """
+    lock = FileLock(job.lock, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        return ELSEWHERE
+    with _output_to(job.log):
+        status = _train(job)
+    if Path(job.folder).is_dir():
+        _append(job.log, Path(job.folder) / LOG_FILE)
+    lock.release()
+    return status
+
+
+def _train(job: Job) -> int:
+    run = RunFolder(Path(job.folder))
+    if run.metadata_path.exists() and run.is_finished:
+        return 0  # by another process, meanwhile
+    if job.import_path:
+        sys.path.insert(0, job.import_path)
+    if job.gpu is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = str(job.gpu)
+    try:
+        return _fit(job, run)
+    except Stopped as stopped:
+        return stopped.status
+    except KeyboardInterrupt:
+        return 130
+    except UserError as error:  # refused, or failed for a reason outside the run
+        print(f"{'failed' if isinstance(error, RunFailed) else 'refused'}: {error}", flush=True)
+        _record_failure(run, one_line(error))
+        return 1
+    except BaseException as error:
+        # A run that fails by a mistake in code is a result of the study too, with its traceback in its log, and no
+        # score; the study itself goes on.
+        traceback.print_exc()
+        _record_failure(run, f"{type(error).__name__}: {one_line(error)}")
+        return 1
+
+
+def _fit(job: Job, run: RunFolder) -> int:
+    from visionbench.api import train  # here, since the process that starts jobs does not need torch
+    from visionbench.config.cli import settings_from
+    from visionbench.console import quiet_libraries
+    from visionbench.interrupts import ended_by_sigterm
+
+    _copy_parent(job, run)
+    if run.path.exists() and not run.has_results:
+        shutil.rmtree(run.path)  # killed before its first epoch was finished
+    words = ["--config", job.config, *job.words]
+    words += ["--resume", job.folder] if run.path.exists() else ["--run_dir", job.folder]
+    with quiet_libraries(), ended_by_sigterm():
+        settings = settings_from(words)
+        result = train(settings, lambda line: print(line, flush=True))
+    if result.status == "interrupted":
+        return 128 + (result.signal or 0)
+    return 0 if result.status == "finished" else 1
+
+
+def _copy_parent(job: Job, run: RunFolder) -> None:
+    """Copies the run that is to be resumed, as it was before its end was recorded."""
+    if not job.resumes or run.path.exists():
+        return
+    temporary = run.path.with_name(f".{job.id}.copy")
+    shutil.rmtree(temporary, ignore_errors=True)
+    ignored = shutil.ignore_patterns("run.json", "report.html", "figures", "predictions", LOG_FILE, ".lock")
+    shutil.copytree(job.resumes, temporary, ignore=ignored)
+    temporary.rename(run.path)
+
+
+def _record_failure(run: RunFolder, error: str) -> None:
+    """Records a failed run that has no record of its own, as one that was refused before it had a folder."""
+    if run.metadata_path.exists() and run.status == "failed":
+        return
+    run.path.mkdir(exist_ok=True)
+    write_json(run.metadata_path, {"status": "failed", "error": error, "schema": METADATA_SCHEMA})
+
+
+@contextlib.contextmanager
+def _output_to(path: Path) -> Iterator[None]:
+    """Writes all that this process prints, the libraries in C included, to a file."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    os.dup2(file, 1)
+    os.dup2(file, 2)
+    os.close(file)
+    try:
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for number, copy in zip((1, 2), kept, strict=True):
+            os.dup2(copy, number)
+            os.close(copy)
+
+
+def _append(source: Path, target: Path) -> None:
+    with target.open("ab") as file:
+        file.write(source.read_bytes())
+    source.unlink()

@@ -1,0 +1,256 @@
+"""Rows of a study: one for each run, as they are kept in a CSV file and read from run folders."""
+
+import csv
+import dataclasses
+import json
+import math
+import types
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import StringIO
+from pathlib import Path
+from typing import Any, get_args, get_origin, get_type_hints
+
+import numpy as np
+
+from visionbench.errors import UserError
+from visionbench.evaluation.measures import confusion
+from visionbench.files import write_whole
+from visionbench.runs.folder import RunFolder
+from visionbench.studies.spec import MINIMIZED, SECONDS, Cell
+
+# Columns that differ between two trainings of one run, and therefore are the last ones.
+TIMES = ("seconds", "cpu_seconds")
+# Significant digits of metrics: more than float32 has.
+DIGITS = 9
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run of a study.
+
+    Attributes:
+        id: Digest of what determines the run, 16 hexadecimal digits.
+        protocols: Names of the protocols that share the run.
+        stage: Stage of the run; of several that share it, the first.
+        cell: Label of each axis.
+        seed: Seed.
+        fold: Fold that is held out; `None` without folds.
+        status: Ending: finished, diverged or failed.
+        metrics: Metrics of the result; shares are between 0 and 1.
+        counts: Number of samples of each split that is evaluated.
+        epochs: Number of epochs trained.
+        best_epoch: Epoch of the result, from 0.
+        curves: Value after each epoch, by metric.
+        losses: Loss of the last batches of the last epoch, by their number from the end; the last of 16 or fewer.
+        confusion: Confusion matrix of each split, one row per true class.
+        classes: Names of the classes.
+        weights_digest: Digest of the weights of the result.
+        data_digest: Digest of data, splits and normalization.
+        code: Digest of the code that makes numbers.
+        parameters: Number of parameters.
+        trainable: Number of parameters that are trained.
+        processor: Processor, or GPU.
+        threads: Number of threads.
+        precision: Precision.
+        versions: Versions of Python and of the packages.
+        findings: Words of the defects that the run allows and has.
+        error: Message of a failed run, on one line.
+        seconds: Seconds of training.
+        cpu_seconds: Processor seconds.
+    """
+
+    id: str
+    protocols: tuple[str, ...]
+    stage: str
+    cell: Cell
+    seed: int
+    fold: int | None
+    status: str
+    metrics: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    epochs: int = 0
+    best_epoch: int | None = None
+    curves: dict[str, list[float | None]] = field(default_factory=dict)
+    losses: list[float] = field(default_factory=list)
+    confusion: dict[str, list[list[int]]] = field(default_factory=dict)
+    classes: tuple[str, ...] = ()
+    weights_digest: str = ""
+    data_digest: str = ""
+    code: str = ""
+    parameters: int = 0
+    trainable: int = 0
+    processor: str = ""
+    threads: int = 1
+    precision: str = ""
+    versions: dict[str, str] = field(default_factory=dict)
+    findings: tuple[str, ...] = ()
+    error: str = ""
+    seconds: float = 0.0
+    cpu_seconds: float = 0.0
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run has a score."""
+        return self.status == "finished"
+
+    def value(self, measure: str, epoch: int | None = None) -> float | None:
+        """Gives a measured value; `None` where the run has none.
+
+        Args:
+            measure: Metric such as `val/acc`; after `max ` or `min `, its extreme over the epochs; after `step `, the
+                value of the last full batch; or `minimized` or `seconds`.
+            epoch: Number of epochs after which the value is taken, 0 before training; `None` for the result.
+        """
+        if not self.is_finished:
+            return None
+        if measure == SECONDS:
+            return self.seconds
+        if measure == MINIMIZED:
+            own = self.value("train/minimized", epoch)  # left out where the loss is all that is minimized
+            return own if own is not None else self.value("train/loss", epoch)
+        word, _, metric = measure.rpartition(" ")
+        if word in ("max", "min"):
+            values = [value for value in self.curves.get(metric, ()) if value is not None]
+            return (max(values) if word == "max" else min(values)) if values else None
+        if word == "step":
+            return self.losses[-2] if len(self.losses) > 1 else None  # the last batch may be a small one
+        if epoch is None:
+            return self.metrics.get(measure)
+        if epoch == 0:
+            return self.metrics.get(f"before/{measure.rpartition('/')[2]}")
+        curve = self.curves.get(measure, [])
+        return curve[epoch - 1] if epoch <= len(curve) else None
+
+
+FIELDS = tuple(field.name for field in dataclasses.fields(Row))
+
+
+def write_rows(path: Path, rows: Iterable[Row]) -> None:
+    """Writes rows as CSV; nested values as JSON.
+
+    Args:
+        path: File, which is replaced in one step.
+        rows: Rows, in the order that they are written in.
+    """
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(FIELDS)
+    for row in rows:
+        writer.writerow([_as_text(getattr(row, name)) for name in FIELDS])
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(path, text.getvalue().encode())
+
+
+def read_rows(path: Path) -> list[Row]:
+    """Reads rows; none where there is no file.
+
+    Args:
+        path: File that `write_rows` has written.
+
+    Raises:
+        UserError: The file is damaged.
+    """
+    if not path.exists():
+        return []
+    hints = get_type_hints(Row)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            csv.field_size_limit(2**27)
+            return [
+                Row(**{name: _from_text(value, hints[name]) for name, value in entry.items() if name in hints})
+                for entry in csv.DictReader(file)
+            ]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is damaged ({error}); restore it, or delete it to train its runs again.") from error
+
+
+def row_of(
+    folder: RunFolder, id: str, protocols: Sequence[str], stage: str, cell: Cell, seed: int, fold: int | None
+) -> Row:
+    """Reads what a run left in its folder.
+
+    Args:
+        folder: Run folder.
+        id: Id of the run.
+        protocols: Names of the protocols that share the run.
+        stage: Stage.
+        cell: Cell.
+        seed: Seed.
+        fold: Fold that is held out.
+
+    Raises:
+        UserError: A file of the run is damaged.
+    """
+    metadata, status = folder.metadata, folder.status
+    finished = status == "finished"
+    names = tuple(folder.input.get("class_names") or ())
+    rows = folder.rows if folder.metrics_path.exists() else []
+    measured = {name: _rounded(value) for name, value in (metadata.get("metrics") or {}).items()}
+    metrics = {name: value for name, value in measured.items() if value is not None}
+    curves = {
+        name: [_rounded(row.get(name)) for row in rows]
+        for name in dict.fromkeys(name for row in rows for name in row)
+        if "/" in name
+    }
+    matrices = {}
+    for split in ("val", "test", "train_eval"):
+        predictions = folder.predictions(split) if finished else None
+        if predictions is not None:
+            matrices[split] = confusion(predictions.labels, predictions.predicted, len(names)).tolist()
+    losses = folder.step_losses[-16:] if finished else np.zeros(0)
+    return Row(
+        id=id,
+        protocols=tuple(protocols),
+        stage=stage,
+        cell=dict(cell),
+        seed=seed,
+        fold=fold,
+        status=status,
+        metrics=metrics if finished else {},
+        counts=dict(metadata.get("counts") or {}),
+        epochs=int(metadata.get("epochs") or 0),
+        best_epoch=metadata.get("best_epoch"),
+        curves=curves,
+        losses=[float(f"{value:.{DIGITS}g}") for value in losses],
+        confusion=matrices,
+        classes=names,
+        weights_digest=metadata.get("weights_digest") or "",
+        data_digest=metadata.get("data_digest") or "",
+        code=metadata.get("code") or "",
+        parameters=int(metadata.get("parameters") or 0),
+        trainable=int(metadata.get("trainable") or 0),
+        processor=metadata.get("device") or "",
+        threads=int(metadata.get("threads") or 1),
+        precision=str(metadata.get("precision") or ""),
+        versions=dict(metadata.get("versions") or {}),
+        findings=tuple(folder.allowed_defects) if finished else (),
+        error=str(metadata.get("error") or (metadata.get("divergence") or {}).get("text") or ""),
+        seconds=float(metadata.get("seconds") or 0.0),
+        cpu_seconds=float(metadata.get("cpu_seconds") or 0.0),
+    )
+
+
+def _rounded(value: Any) -> float | None:
+    if value is None or not math.isfinite(value):
+        return None
+    return float(f"{value:.{DIGITS}g}")
+
+
+def _as_text(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Mapping | list | tuple):
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    return str(value)
+
+
+def _from_text(text: str, hint: Any) -> Any:
+    if get_origin(hint) is types.UnionType:
+        if text == "":
+            return None
+        hint = get_args(hint)[0]
+    origin = get_origin(hint) or hint
+    if origin is tuple:
+        return tuple(json.loads(text))
+    return json.loads(text) if origin in (dict, list) else origin(text)

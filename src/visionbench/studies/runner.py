@@ -1,0 +1,567 @@
+"""Training the runs of a study: forked processes, locks, and results that are never lost or made twice."""
+
+import json
+import os
+import selectors
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from dataclasses import replace as with_changes
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+from filelock import FileLock
+
+from visionbench.errors import RunFailed, UserError
+from visionbench.files import write_whole
+from visionbench.runs.folder import RunFolder
+from visionbench.runs.identity import package_digest
+from visionbench.studies.expand import Plan, PlannedRun, Source, plan, runs_folder
+from visionbench.studies.jobs import ELSEWHERE, Job
+from visionbench.studies.results import Row, read_rows, row_of, write_rows
+from visionbench.studies.spec import Study, load_study
+from visionbench.text import counted
+
+# Folder of the studies, and of the results that are kept in a repository.
+STUDIES = Path("lightning_logs/studies")
+SAVED = Path("docs/results")
+RESULTS_FILE = "results.csv"
+SAVED_FILE = "runs.csv"
+# Options of a run that may be given to a study, since they change no number.
+FREE_OPTIONS = ("data.source", "data.root", "data.offline", "data.memory_budget", "data.workers", "trainer.accelerator")
+# A run whose process is killed is started again this often: most often there was too little memory.
+KILLS = 3
+# A failed or diverged run is tried once more.
+ATTEMPTS = 2
+# Seconds that a run takes besides training.
+OVERHEAD = 1.0
+# Seconds between two looks at runs that another process trains.
+PATIENCE = 1.0
+
+
+@dataclass
+class Options:
+    """How a study is run.
+
+    Attributes:
+        studies: Folder of all studies.
+        words: Options of `fit` that change no number, such as `--data.source FOLDER`.
+        workers: Number of runs at once; `None` for one a GPU, or one a processor core.
+        save: Whether the rows are kept in `docs/results` too.
+        accept_code: Whether runs that were made by other code count.
+        budget: Seconds after which no further run is started; `None` for no limit.
+        epochs: Number of epochs of every run instead of the study's own, for a trial.
+        keep_checkpoints: Whether all checkpoints are kept.
+    """
+
+    studies: Path = STUDIES
+    words: list[str] = field(default_factory=list)
+    workers: int | None = None
+    save: bool = False
+    accept_code: bool = False
+    budget: float | None = None
+    epochs: int | None = None
+    keep_checkpoints: bool = False
+
+
+class Watcher(Protocol):
+    """Shows how a study comes on."""
+
+    def begin(self, runner: "Runner") -> None:
+        """Is called before the first run is started."""
+
+    def changed(self, runner: "Runner", run: PlannedRun, row: Row | None, text: str) -> None:
+        """Is called when a run is started or has ended."""
+
+    def end(self, runner: "Runner") -> None:
+        """Is called after the last run."""
+
+
+@dataclass
+class Store:
+    """What is known of the runs of one study: its folder and its rows.
+
+    Attributes:
+        study: Study.
+        folder: Folder of the study, with `runs/`.
+        rows: Rows by the ids of their runs.
+    """
+
+    study: Study
+    folder: Path
+    rows: dict[str, Row] = field(default_factory=dict)
+
+    def run(self, run_id: str) -> RunFolder:
+        """Run folder of a run, which may not exist."""
+        return RunFolder(self.folder / "runs" / run_id)
+
+    def read(self, planned: PlannedRun) -> Row | None:
+        """Reads the row of a run from its folder; `None` where it is not finished, failed or diverged."""
+        run = self.run(planned.id)
+        if not run.metadata_path.exists() or run.status == "interrupted":
+            return None
+        use = planned.first
+        return row_of(run, planned.id, planned.protocols, use.stage, use.cell, use.seed, use.fold)
+
+
+class Runner:
+    """Trains all runs of a study that are not finished.
+
+    Args:
+        study: Study.
+        options: How it is run.
+        watcher: Shows how it comes on; by default nothing is shown.
+
+    Raises:
+        UserError: The study contradicts itself, or an option is refused.
+    """
+
+    def __init__(self, study: Study, options: Options, watcher: Watcher | None = None) -> None:
+        self.study, self.options, self.watcher = study, options, watcher
+        _check_words(options.words)
+        self.stores: dict[str, Store] = {}
+        self.store = self._store(study)
+        self.plan: Plan = plan(study, {}, epochs=options.epochs)
+        self.notes: list[str] = []
+        self.started: dict[str, float] = {}
+        self.attempts: dict[str, int] = {}
+        self.kills: dict[str, int] = {}
+        self.elsewhere: dict[str, float] = {}
+        self.trimmed: set[str] = set()
+        self.trained = 0
+        self.begun = time.monotonic()
+        self.out_of_budget = False
+        self._needed_elsewhere = _needed_by_others(study)
+        self.gather()
+
+    # What is known
+
+    def gather(self) -> None:
+        """Reads the rows that are kept, and those of run folders, until no further run becomes known by them."""
+        saved = SAVED / self.study.id / SAVED_FILE
+        kept = {row.id: row for path in (saved, self.store.folder / RESULTS_FILE) for row in read_rows(path)}
+        for row in kept.values():
+            if row.is_finished:
+                self.store.rows.setdefault(row.id, row)
+        while True:
+            known = len(self.store.rows)
+            for run in self.every_run():
+                store = self.stores[run.study.id]
+                if run.id not in store.rows and (found := store.read(run)) is not None and found.is_finished:
+                    store.rows[run.id] = found
+            self.replan()
+            if len(self.store.rows) == known:
+                break
+        self._check_code()
+
+    def replan(self) -> None:
+        """Names the runs anew, since a result may have chosen a cell."""
+        self.plan = plan(self.study, self.store.rows, epochs=self.options.epochs)
+        for run in self.plan.foreign.values():
+            self._store(run.study)
+
+    def every_run(self) -> list[PlannedRun]:
+        """All runs that are known: first those of other studies that are needed."""
+        return [*self.plan.foreign.values(), *self.plan.runs.values()]
+
+    def row(self, run: PlannedRun) -> Row | None:
+        """The row of a run, if it has one."""
+        return self.stores[run.study.id].rows.get(run.id)
+
+    def rows(self) -> list[Row]:
+        """The rows of this study, in the order of the plan."""
+        return [self._placed(run) for run in self.plan.runs.values() if run.id in self.store.rows]
+
+    def missing(self) -> list[PlannedRun]:
+        """Runs to be trained: those without a row, and those whose checkpoint a later run needs and is not here."""
+        by_key = {(run.study.id, run.id): run for run in self.every_run()}
+        missing = {key: run for key, run in by_key.items() if run.study is self.study and self.row(run) is None}
+        pending = list(missing.values())
+        while pending:
+            for source in pending.pop().parents:
+                parent = by_key[source.study, source.run]
+                key = (source.study, source.run)
+                if key not in missing and self._needs_training(parent, source):
+                    missing[key] = parent
+                    pending.append(parent)
+        return [run for key, run in by_key.items() if key in missing]
+
+    def checkpoint(self, source: Source) -> Path:
+        """Path of a checkpoint that a later run starts from."""
+        return self.stores[source.study].run(source.run).checkpoints / f"{source.epoch}.ckpt"
+
+    def estimate(self, run: PlannedRun) -> float | None:
+        """Seconds that a run will take, from finished runs of its cell, or else of its stage; `None` without any."""
+        rows = self.stores[run.study.id].rows.values()
+        finished = [row for row in rows if row.is_finished and row.stage == run.first.stage]
+        alike = [row.seconds for row in finished if row.cell == run.first.cell] or [row.seconds for row in finished]
+        return sorted(alike)[len(alike) // 2] + OVERHEAD if alike else None
+
+    # Training
+
+    def run(self) -> bool:
+        """Trains what is missing.
+
+        Returns:
+            Whether every run of the study is finished.
+
+        Raises:
+            RunFailed: The process that starts the runs cannot be kept alive.
+            KeyboardInterrupt: Ctrl+C; the runs have written checkpoints by then.
+        """
+        if self.watcher is not None:
+            self.watcher.begin(self)
+        if self.missing():
+            try:
+                self._train()
+            finally:
+                self.write()
+        self.write()
+        if self.watcher is not None:
+            self.watcher.end(self)
+        return self.is_complete()
+
+    def is_complete(self) -> bool:
+        """Whether every run is finished, and none is waiting for others."""
+        finished = all((row := self.row(run)) is not None and row.is_finished for run in self.plan.runs.values())
+        return finished and not self.plan.waiting
+
+    def write(self) -> None:
+        """Writes the rows of the study, and of those that it needs."""
+        for store in self.stores.values():
+            if not store.rows or not store.folder.exists():
+                continue
+            with FileLock(store.folder / f".{RESULTS_FILE}.lock"):
+                mine = self.rows() if store is self.store else sorted(store.rows.values(), key=lambda row: row.id)
+                written = {row.id for row in mine}
+                # Another runner's rows stay, and rows of cells that a later version of the file does not have.
+                others = [row for row in read_rows(store.folder / RESULTS_FILE) if row.id not in written]
+                write_rows(store.folder / RESULTS_FILE, [*mine, *others])
+                if self.options.save and store is self.store:
+                    write_rows(SAVED / self.study.id / SAVED_FILE, mine)
+
+    def _train(self) -> None:
+        restarts = 0
+        while True:
+            with _server() as server:
+                workers = self.options.workers or server.gpus or _cores()
+                ended = self._serve(server, workers)
+            if ended:
+                return
+            restarts += 1
+            if restarts > KILLS:
+                raise RunFailed("The process that starts the runs was killed again and again; look at the memory.")
+
+    def _serve(self, server: "_ServerProcess", workers: int) -> bool:
+        """Gives runs to the server until none is left; whether the server lived that long."""
+        running: dict[str, tuple[PlannedRun, int | None]] = {}
+        self.started = {}
+        while True:
+            for run in self._ready(running):
+                if len(running) >= workers:
+                    break
+                if not self._affords(run):
+                    self.out_of_budget = True
+                    break
+                gpu = None
+                if server.gpus:
+                    gpu = next(i for i in range(workers) if i not in {g for _, g in running.values()}) % server.gpus
+                running[run.id] = (run, gpu)
+                self.started[run.id] = time.monotonic()
+                server.send(self._job(run, gpu))
+                self._tell(run, None, "started")
+            if not running and (self.out_of_budget or not self.elsewhere):
+                return True
+            answers = server.answers(PATIENCE if self.elsewhere else None)
+            if answers is None:
+                return False
+            for answer in answers:
+                run, _ = running.pop(answer["id"])
+                self.started.pop(run.id, None)
+                self._ended(run, int(answer["status"]))
+
+    def _ready(self, running: Mapping[str, Any]) -> list[PlannedRun]:
+        """Runs that can be started now, in their order."""
+        now = time.monotonic()
+        ready = []
+        missing = self.missing()
+        keys = {(run.study.id, run.id) for run in missing}
+        for run in missing:
+            row = self.row(run)
+            if run.id in running or (row is not None and not row.is_finished):
+                continue
+            if self.elsewhere.get(run.id, 0.0) > now:
+                continue
+            if any((source.study, source.run) in keys for source in run.parents):
+                continue
+            if not all(self._has_checkpoint(source) for source in run.parents):
+                continue
+            ready.append(run)
+        return ready
+
+    def _affords(self, run: PlannedRun) -> bool:
+        if self.options.budget is None:
+            return True
+        left = self.options.budget - (time.monotonic() - self.begun)
+        return left > (self.estimate(run) or 0.0)
+
+    def _job(self, run: PlannedRun, gpu: int | None) -> Job:
+        store = self.stores[run.study.id]
+        config = _with_paths(run.config, {word: str(self.checkpoint(s).resolve()) for word, s in run.sources.items()})
+        path = store.folder / "cells" / f"{run.id}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (store.folder / "runs").mkdir(exist_ok=True)
+        write_whole(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+        folder = store.run(run.id)
+        if self.attempts.get(run.id, 1) > 1 or (
+            folder.metadata_path.exists() and folder.status in ("failed", "diverged")
+        ):
+            _set_aside(folder, "attempt")
+        return Job(
+            id=run.id,
+            config=str(path),
+            folder=str(folder.path),
+            words=list(self.options.words),
+            import_path=str(run.study.path.parent.resolve()) if run.study.module.exists() else "",
+            resumes=str(self.checkpoint(run.continues).parent.parent) if run.continues is not None else "",
+            gpu=gpu,
+        )
+
+    def _ended(self, run: PlannedRun, status: int) -> None:
+        store = self.stores[run.study.id]
+        if status == ELSEWHERE:
+            self.elsewhere[run.id] = time.monotonic() + PATIENCE
+            return
+        self.elsewhere.pop(run.id, None)
+        row = store.read(run)
+        if row is None:
+            self.kills[run.id] = self.kills.get(run.id, 0) + 1
+            if self.kills[run.id] < KILLS:
+                self._tell(run, None, f"its process was killed (status {status}); it is resumed")
+                return
+            row = self._failed(run, f"its process was killed {KILLS} times (status {status}); is there enough memory?")
+        if not row.is_finished and self.attempts.get(run.id, 1) < ATTEMPTS:
+            self.attempts[run.id] = self.attempts.get(run.id, 1) + 1
+            self._tell(run, row, f"{row.status}, is tried once more: {row.error}")
+            return
+        before = store.rows.get(run.id)
+        if before is not None and before.is_finished and before.weights_digest != row.weights_digest:
+            self._note(
+                f"{run.id} was trained again for its checkpoint, and has other weights than those recorded "
+                f"({before.processor}, {row.processor})."
+            )
+        elif before is not None and before.is_finished:
+            self._note(f"{run.id} was trained again for its checkpoint, and has the recorded weights.")
+            row = before
+        store.rows[run.id] = row
+        self.trained += 1
+        if run.study is self.study and self.plan.waiting:
+            self.replan()
+        self._trim()
+        self.write()
+        self._tell(run, row, row.status)
+
+    def _failed(self, run: PlannedRun, error: str) -> Row:
+        use = run.first
+        return Row(run.id, run.protocols, use.stage, use.cell, use.seed, use.fold, "failed", error=error)
+
+    def _trim(self) -> None:
+        """Removes checkpoints that nothing needs any more; they are the bulk of a study."""
+        if self.options.keep_checkpoints:
+            return
+        wanted = {
+            (source.study, source.run)
+            for run in self.every_run()
+            if (row := self.row(run)) is None or not row.is_finished
+            for source in run.parents
+        }
+        single = {name for name, stage in self.study.stages.items() if len(stage.cells) <= 1 and stage.folds is None}
+        for run in self.plan.runs.values():
+            row = self.row(run)
+            if run.id in self.trimmed or row is None or not row.is_finished or (run.study.id, run.id) in wanted:
+                continue
+            self.trimmed.add(run.id)
+            if any(use.stage in single or _place(use) in self._needed_elsewhere for use in run.uses):
+                continue
+            shutil.rmtree(self.store.run(run.id).checkpoints, ignore_errors=True)
+
+    # Helpers
+
+    def _store(self, study: Study) -> Store:
+        if study.id not in self.stores:
+            self.stores[study.id] = Store(study, runs_folder(self.options.studies, study.id).parent)
+        return self.stores[study.id]
+
+    def _placed(self, run: PlannedRun) -> Row:
+        """The row of a run under today's names of its stage, its cell and its protocols."""
+        use, row = run.first, self.store.rows[run.id]
+        return with_changes(
+            row, protocols=run.protocols, stage=use.stage, cell=dict(use.cell), seed=use.seed, fold=use.fold
+        )
+
+    def _has_checkpoint(self, source: Source) -> bool:
+        row = self.stores[source.study].rows.get(source.run)
+        return row is not None and row.is_finished and self.checkpoint(source).exists()
+
+    def _needs_training(self, run: PlannedRun, source: Source) -> bool:
+        row = self.row(run)
+        if row is None:
+            return True
+        return row.is_finished and not self.checkpoint(source).exists()
+
+    def _check_code(self) -> None:
+        """Refuses rows that were made by other code, unless they are accepted."""
+        current = {}
+        other = []
+        for run in self.plan.runs.values():
+            row = self.row(run)
+            if row is None or not row.code:
+                continue
+            uses_module = f"{run.study.module.stem}." in json.dumps(run.config, default=str)
+            if uses_module not in current:
+                current[uses_module] = package_digest([run.study.module] if uses_module else [])
+            if row.code != current[uses_module]:
+                other.append(run)
+        if other and not self.options.accept_code:
+            raise UserError(
+                f"{counted(len(other), 'finished run')} of {self.study.id} {'was' if len(other) == 1 else 'were'} made "
+                "by other code than today's; give --accept_code to count them, which the report will say, or move "
+                f"{self.store.folder} and {SAVED / self.study.id} away to train them again."
+            )
+        if other:
+            self._note(f"The study counts {counted(len(other), 'run')} made by other code than today's.")
+
+    def _note(self, text: str) -> None:
+        if text not in self.notes:
+            self.notes.append(text)
+
+    def _tell(self, run: PlannedRun, row: Row | None, text: str) -> None:
+        if self.watcher is not None:
+            self.watcher.changed(self, run, row, text)
+
+    def time_left(self) -> float | None:
+        """Seconds that the missing runs will take on this machine; `None` where nothing tells."""
+        missing = [run for run in self.missing() if (row := self.row(run)) is None or row.is_finished]
+        known = [seconds for run in missing if (seconds := self.estimate(run)) is not None]
+        if missing and not known:
+            return None
+        total = sum(known) + (len(missing) - len(known)) * (sum(known) / len(known) if known else 0.0)
+        return total / (self.options.workers or _cores())
+
+
+def _check_words(words: Sequence[str]) -> None:
+    for word in words:
+        name = word.removeprefix("--").partition("=")[0]
+        if word.startswith("--") and name not in FREE_OPTIONS:
+            raise UserError(
+                f"--{name} cannot be given to a study, whose file says all that changes numbers; known: "
+                f"{', '.join(f'--{option}' for option in FREE_OPTIONS)}."
+            )
+
+
+def _place(use: Any) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+    return (use.protocol, use.stage, tuple(use.cell.items()))
+
+
+def _needed_by_others(study: Study) -> set[tuple[str, str, tuple[tuple[str, str], ...]]]:
+    """Places of this study whose checkpoints other studies in the folder start from."""
+    needed = set()
+    for path in sorted(study.path.parent.glob("*.yaml")):
+        if path.stem == study.id or "needs:" not in path.read_text(encoding="utf-8", errors="replace"):
+            continue
+        for need in load_study(path).needs.values():
+            if need.study == study.id:
+                needed.add((need.protocol, need.stage, tuple(need.cell.items())))
+    return needed
+
+
+def _with_paths(value: Any, paths: Mapping[str, str]) -> Any:
+    """Puts paths in the place of `$WORD`."""
+    if isinstance(value, Mapping):
+        return {key: _with_paths(entry, paths) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [_with_paths(entry, paths) for entry in value]
+    return paths[value[1:]] if isinstance(value, str) and value.startswith("$") else value
+
+
+def _set_aside(run: RunFolder, word: str) -> None:
+    """Renames the folder of an earlier attempt, so that its log and its traceback are kept."""
+    if not run.path.exists():
+        return
+    number = 1
+    while (target := run.path.with_name(f"{run.path.name}.{word}-{number}")).exists():
+        number += 1
+    run.path.rename(target)
+
+
+def _cores() -> int:
+    from visionbench.data.memory import processor_cores
+
+    return processor_cores()
+
+
+class _ServerProcess:
+    """The process that forks the runs, as its starter sees it."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+        self.buffer = b""
+        if process.stdin is None or process.stdout is None:
+            raise RuntimeError("The server has no pipes.")
+        self.input, self.output = process.stdin, process.stdout
+        self.selector = selectors.DefaultSelector()
+        self.selector.register(self.output, selectors.EVENT_READ)
+        ready = self.answers(None)
+        if ready is None:
+            raise RunFailed("The process that starts the runs ended before it was ready; its messages are above.")
+        self.gpus = int(ready[0]["gpus"])
+
+    def send(self, job: Job) -> None:
+        """Starts a run."""
+        try:
+            self.input.write(json.dumps(vars(job)).encode() + b"\n")
+            self.input.flush()
+        except BrokenPipeError:  # `answers` tells of it
+            return
+
+    def answers(self, timeout: float | None) -> list[dict[str, Any]] | None:
+        """Waits for answers; an empty list after the time is over, `None` where the server has ended."""
+        lines: list[bytes] = []
+        while not lines:
+            if not self.selector.select(timeout):
+                return []
+            content = os.read(self.output.fileno(), 2**16)
+            if not content:
+                return None
+            self.buffer += content
+            *lines, self.buffer = self.buffer.split(b"\n")
+        return [json.loads(line) for line in lines]
+
+
+@contextmanager
+def _server() -> Iterator[_ServerProcess]:
+    """Starts the process that forks the runs, and ends it: runs that are still trained write a checkpoint first."""
+    environment = dict(os.environ)
+    paths = [str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]
+    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "visionbench.studies.server"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        env=environment,
+        start_new_session=True,  # Ctrl+C is for the runner, which lets the runs write their checkpoints
+    )
+    try:
+        yield _ServerProcess(process)
+    finally:
+        if process.stdin is not None:
+            with suppress(BrokenPipeError):
+                process.stdin.close()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()
