@@ -1,0 +1,222 @@
+"""The runs that a study consists of."""
+
+import pytest
+
+from visionbench.errors import UserError
+from visionbench.studies.expand import plan, set_option
+from visionbench.studies.results import Row
+from visionbench.studies.spec import load_study
+
+TEXT = """\
+title: T
+source: S
+seeds: [0, 1]
+base:
+  data: Digits
+  model: {class_path: MLP, init_args: {widths: [8], optimizer: {class_path: SGD, init_args: {lr: 0.5, momentum: 0.9}}}}
+grid:
+  optimizer:
+    SGD: {}
+    Adam: {model.optimizer: {class_path: Adam, init_args: {lr: 0.001}}}
+  width: {8: {}, 16: {model.widths: [16]}}
+protocols:
+  reported: {set: {model: some_study.SoftmaxMLP}, defects: {double_softmax: twice}, chosen: {final: {width: 16}}}
+  corrected: {}
+stages:
+  all: {grid: [optimizer, width], result: last epoch}
+  more: {continue: all, set: {trainer.max_epochs: 20}}
+  final: {best_of: all, by: val/acc, set: {data.val_size: 0}, test: true}
+"""
+
+
+@pytest.fixture
+def study(tmp_path):
+    path = tmp_path / "some-study.yaml"
+    path.write_text(TEXT)
+    return load_study(path)
+
+
+def finished(run, acc, status="finished", counts=None):
+    use = run.first
+    return Row(
+        run.id, run.protocols, use.stage, use.cell, use.seed, use.fold, status, {"val/acc": acc}, counts or {"val": 100}
+    )
+
+
+def configs(plan_, protocol, stage):
+    return {(tuple(use.cell.values()), use.seed, use.fold): run.config for use, run in plan_.using(protocol, stage)}
+
+
+def test_a_mapping_replaces_class_and_arguments_and_a_name_the_class_alone(study):
+    cells = configs(plan(study, {}), "reported", "all")
+    adam = cells[("Adam", "16"), 1, None]
+    assert adam["model"]["class_path"] == "some_study.SoftmaxMLP"
+    assert adam["model"]["init_args"]["widths"] == [16]
+    assert adam["model"]["init_args"]["optimizer"] == {"class_path": "Adam", "init_args": {"lr": 0.001}}
+    assert cells[("SGD", "8"), 0, None]["model"]["init_args"]["optimizer"]["init_args"] == {"lr": 0.5, "momentum": 0.9}
+    assert adam["allow"] == ["double_softmax"]
+    assert adam["seed_everything"] == 1
+    assert adam["checkpoint"] == {"result": "last"}
+    assert adam["test_after_fit"] is False
+    assert study.base["data"] == "Digits"  # the study itself is not changed
+
+
+def test_options_are_set_by_the_names_of_the_command_line():
+    config = {"model": "MLP", "data": {"class_path": "Digits"}}
+    for name, value in (
+        ("model.optimizer.lr", 0.1),
+        ("data.batch_size", 32),
+        ("trainer.max_epochs", 2),
+        ("data.val_size", None),
+    ):
+        set_option(config, name, value)
+    assert config == {
+        "model": {"class_path": "MLP", "init_args": {"optimizer": {"init_args": {"lr": 0.1}}}},
+        "data": {"class_path": "Digits", "init_args": {"batch_size": 32, "val_size": None}},
+        "trainer": {"max_epochs": 2},
+    }
+
+
+def test_runs_go_seed_by_seed_over_all_cells(study):
+    runs = list(plan(study, {}).runs.values())
+    seeds = [run.first.seed for run in runs]
+    assert seeds == sorted(seeds)
+    first = [run.first.stage for run in runs if run.first.seed == 0]
+    assert first.index("more") > max(i for i, stage in enumerate(first) if stage == "all")
+
+
+def test_the_report_chooses_its_own_cell_and_corrected_the_best_one_of_its_results(study):
+    before = plan(study, {})
+    assert [(entry.protocol, entry.stage, entry.count) for entry in before.waiting] == [("corrected", "final", 2)]
+    assert {use.cell["width"] for use, _ in before.using("reported", "final")} == {"16"}
+    scores = {("SGD", "8"): 0.8, ("SGD", "16"): 0.7, ("Adam", "8"): 0.85, ("Adam", "16"): 0.6}
+    rows = {run.id: finished(run, scores[tuple(use.cell.values())]) for use, run in before.using("corrected", "all")}
+    after = plan(study, rows)
+    assert not after.waiting
+    assert [use.cell for use, _ in after.using("corrected", "final")] == [{"optimizer": "Adam", "width": "8"}] * 2
+    assert [(c.protocol, c.by) for c in after.choices] == [("reported", "the report"), ("corrected", "val/acc of all")]
+
+
+def test_a_cell_with_a_failed_run_is_never_chosen(study):
+    before = plan(study, {})
+    rows = {}
+    for use, run in before.using("corrected", "all"):
+        best = tuple(use.cell.values()) == ("Adam", "16")
+        failed = best and use.seed == 1
+        rows[run.id] = finished(run, 0.99 if best else 0.5 + 0.01 * len(rows), "failed" if failed else "finished")
+    chosen = [use.cell for use, _ in plan(study, rows).using("corrected", "final")]
+    assert chosen == [{"optimizer": "Adam", "width": "8"}] * 2
+    everything_failed = {run_id: finished(before.runs[run_id], 0.9, "diverged") for run_id in rows}
+    waiting = plan(study, everything_failed).waiting
+    assert [entry.reason for entry in waiting] == ["no cell of all has finished runs with val/acc alone"]
+
+
+def test_each_seed_may_choose_its_own_cell(study):
+    path = study.path
+    path.write_text(TEXT.replace("by: val/acc", "by: val/acc, over: each seed"))
+    study = load_study(path)
+    before = plan(study, {})
+    rows = {}
+    for use, run in before.using("corrected", "all"):
+        best = ("SGD", "8") if use.seed == 0 else ("Adam", "16")
+        rows[run.id] = finished(run, 0.9 if tuple(use.cell.values()) == best else 0.5)
+    chosen = {use.seed: tuple(use.cell.values()) for use, _ in plan(study, rows).using("corrected", "final")}
+    assert chosen == {0: ("SGD", "8"), 1: ("Adam", "16")}
+
+
+def test_protocols_that_differ_in_the_test_alone_share_their_trainings(tmp_path):
+    path = tmp_path / "other.yaml"
+    text = TEXT.replace("set: {model: some_study.SoftmaxMLP}, defects: {double_softmax: twice}, chosen", "chosen")
+    stages = "all: {grid: [width]}\n  same: {grid: [width], test: true}"
+    text = text.replace("all: {grid: [optimizer, width], result: last epoch}", stages)
+    path.write_text(text.replace("best_of: all", "best_of: same"))
+    planned = plan(load_study(path), {})
+    shared = [run for run in planned.runs.values() if run.first.stage == "all"]
+    assert len(shared) == 4
+    assert all(len(run.uses) == 4 and run.config["test_after_fit"] for run in shared)
+
+
+def test_a_resumed_stage_has_runs_of_its_own_with_the_settings_of_the_first(study):
+    planned = plan(study, {})
+    for use, run in planned.using("reported", "more"):
+        parent = planned.runs[run.continues.run]
+        assert (parent.first.cell, parent.first.seed, parent.first.stage) == (use.cell, use.seed, "all")
+        assert run.config["trainer"]["max_epochs"] == 20
+        assert run.config["model"] == parent.config["model"]
+
+
+def test_an_id_changes_with_what_changes_numbers_and_with_nothing_else(study):
+    ids = set(plan(study, {}).runs)
+
+    def changed(old, new):
+        study.path.write_text(TEXT.replace(old, new))
+        return set(plan(load_study(study.path), {}).runs)
+
+    assert changed("title: T", "title: Another") == ids
+    assert changed("test: true", "test: false") == ids
+    assert not changed("widths: [8],", "widths: [8], dropout: 0.1,") & ids
+    assert len(changed("lr: 0.001", "lr: 0.002") & ids) == 18  # of 34: those of SGD
+    assert not changed("data: Digits", "data: Digits\n  threads: 2") & ids
+    assert changed("data: Digits", "data: {class_path: Digits, init_args: {root: elsewhere}}") == ids
+
+
+def test_folds_are_pooled_by_their_numbers_of_samples(tmp_path):
+    path = tmp_path / "folds.yaml"
+    path.write_text(TEXT.replace("{grid: [optimizer, width], result: last epoch}", "{grid: [width], folds: 3}"))
+    study = load_study(path)
+    before = plan(study, {})
+    folds = [(use.fold, run.config["data"]["init_args"]) for use, run in before.using("corrected", "all")][:3]
+    assert [fold for fold, _ in folds] == [0, 1, 2]
+    assert folds[1][1] == {"folds": 3, "fold": 1, "fold_is": "val"}
+    rows = {}
+    for use, run in before.using("corrected", "all"):
+        # Of the means, 0.7 and 0.7; by samples, 0.8 and 0.6.
+        acc = {"8": (0.9, 0.9, 0.3), "16": (0.5, 0.6, 1.0)}[use.cell["width"]][use.fold]
+        rows[run.id] = finished(run, acc, counts={"val": (50, 50, 20)[use.fold]})
+    assert {use.cell["width"] for use, _ in plan(study, rows).using("corrected", "final")} == {"8"}
+
+
+def test_a_label_that_would_undo_the_defect_of_a_protocol_is_refused(study):
+    study.path.write_text(TEXT.replace("SGD: {}", "SGD: {model: {class_path: CNN}}"))
+    with pytest.raises(
+        UserError, match=r"SGD of optimizer replaces model, which is some_study\.SoftmaxMLP in protocol"
+    ):
+        plan(load_study(study.path), {})
+
+
+NEEDING = """\
+title: T
+source: S
+seeds: [0, 1]
+base: {data: Digits, model: {class_path: MLP, init_args: {start_from: $first}}}
+needs: {first: {study: some-study, protocol: corrected, stage: more, cell: {optimizer: SGD, width: 8}}}
+stages: {only: {}}
+"""
+
+
+def test_a_run_of_another_study_is_found_by_its_seed(study):
+    path = study.path.with_name("needing.yaml")
+    path.write_text(NEEDING)
+    planned = plan(load_study(path), {})
+    assert len(planned.foreign) == 4  # two that are needed, and the two that these resume
+    for run in planned.runs.values():
+        source = planned.foreign["some-study", run.sources["first"].run]
+        assert (source.first.stage, source.first.seed) == ("more", run.first.seed)
+    ids = set(planned.runs)
+    study.path.write_text(TEXT.replace("max_epochs: 20", "max_epochs: 21"))
+    assert not set(plan(load_study(path), {}).runs) & ids  # other starting weights make another run
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("width: 8}", "width: 9}", "some-study has no run of protocol corrected, stage more"),
+        ("$first", "$second", "$second stands for a run of another study, but needs has no second."),
+    ],
+)
+def test_a_run_of_another_study_that_is_not_there_is_refused(study, old, new, sentence):
+    path = study.path.with_name("needing.yaml")
+    path.write_text(NEEDING.replace(old, new))
+    with pytest.raises(UserError) as refusal:
+        plan(load_study(path), {})
+    assert sentence in str(refusal.value)
