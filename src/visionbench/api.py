@@ -190,7 +190,7 @@ class RunFigures:
         )
         drawing.draw(
             rows=session.rows,
-            best_epoch=ending.row["epoch"] if settings.has_objective else None,
+            best_epoch=ending.row["epoch"] if settings.chooses_epoch else None,
             before=run.untrained_metrics or None,
             losses=run.step_losses,
             batches=int(session.trainer.num_training_batches),

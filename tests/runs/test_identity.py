@@ -46,6 +46,7 @@ def config(top=None, trainer=None, model=None, data=None):
         {"top": {"threads": 4, "predictions": False, "figures": "all"}},
         {"top": {"metrics": ["f1"]}},
         {"top": {"allow": ["double_softmax"]}},
+        {"top": {"checkpoint": {"every_n_steps": 5, "result": "best"}}},
         {"trainer": {"devices": 2, "strategy": "ddp", "num_nodes": 1, "enable_checkpointing": True}},
         {"model": {"start_from": "/runs/cnn/version_0"}},
         {"model": {"weights": "/files/resnet18.pth"}},
@@ -62,6 +63,7 @@ def test_what_moves_no_number_is_not_in_the_identity(change):
     [
         {"top": {"seed_everything": 1}},
         {"top": {"metrics": ["f1"], "objective": {"metric": "val/f1", "mode": None}}},
+        {"top": {"checkpoint": {"every_n_steps": None, "result": "last"}}},
         {"trainer": {"max_epochs": 4}},
         {"trainer": {"precision": "bf16-mixed"}},
         {"trainer": {"enable_checkpointing": False}},

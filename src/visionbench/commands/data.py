@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import textwrap
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -13,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.console import Console
 
-from visionbench.classes import docstring_of
+from visionbench.classes import docstring_of, sheet_entry
 from visionbench.console import plain_console
 from visionbench.data import DATA_SETS
-from visionbench.data.store import SPLITS, Store, read_meta
+from visionbench.data.store import SPLITS, Store, default_root, read_meta
 from visionbench.errors import UserError, first_user_error
 from visionbench.text import counted
 
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 USAGE = """\
 usage: visionbench data COMMAND
 
-  list [--root DIR]              list the data sets and their prepared stores
+  list [--root DIR]              list the data sets, where their files are, and their prepared stores
   prepare NAME [options]         write the prepared store; fetch missing files
   verify NAME [options]          check every byte of the store, and search for duplicate images
   show NAME [options]            draw samples (of a table, the features by class), class counts and augmented images,
@@ -85,14 +84,18 @@ def data(args: Sequence[str]) -> int:
 
 
 def list_data_sets(root: Path) -> Iterator[str]:
-    """Lines about each data set and each of its prepared stores.
+    """Lines about each data set, where its files are, and each of its prepared stores.
 
     Args:
         root: Folder of prepared data sets.
     """
     for name, module in DATA_SETS.items():
-        first = docstring_of(f"visionbench.data.{module}.{name}").splitlines()[0]
-        yield f"{name:<14} {first}"
+        docstring = docstring_of(f"visionbench.data.{module}.{name}")
+        yield f"{name:<14} {docstring.splitlines()[0]}"
+        if files := sheet_entry(docstring, "Files"):
+            yield f"  files: {files}"
+            if "FOLDER" in files:
+                yield f"  prepare once: visionbench data prepare {name} --data.source FOLDER"
         for folder in sorted(path.parent for path in (root / name).glob("*/meta.json")):
             try:
                 meta = read_meta(folder)
@@ -215,7 +218,7 @@ def _data_module(command: str, args: list[str], console: Console) -> tuple[Visio
 
 def _root(args: list[str]) -> Path:
     if not args:
-        return Path(os.environ.get("VISIONBENCH_DATA") or "data")
+        return default_root()
     if len(args) == 2 and args[0] == "--root":
         return Path(args[1])
     raise UserError(f"data list takes --root DIR alone, found {' '.join(args)}; give only --root DIR.")

@@ -196,7 +196,7 @@ def _closing_lines(counts: PredictionCounts, output: str | None) -> Iterator[str
 
 def _provenance_lines(run: RunFolder, inputs: Sequence[str], data: VisionDataModule | None) -> Iterator[str]:
     """What the accuracy of these inputs is worth."""
-    yield f"chosen     {run.provenance}"
+    yield f"{'result' if run.choosing_metric is None else 'chosen':<9}  {run.provenance}"
     if marks := run.allowed_defects:
         yield f"allowed    {', '.join(marks)}: this accuracy is that of a run with this defect"
     if data is None:
@@ -206,7 +206,7 @@ def _provenance_lines(run: RunFolder, inputs: Sequence[str], data: VisionDataMod
             f"note: the run was trained on the {data.item}s of train, so that this accuracy (train_eval/acc) is no "
             f"estimate for other {data.item}s"
         )
-    if "val" in inputs:
+    if "val" in inputs and (run.choosing_metric or "").startswith("val/"):
         yield f"note: the epoch was chosen on the {data.item}s of val, so that the accuracy is slightly too high"
     if "test" in inputs and (opening := run.opening_in_words(data.item)) is not None:
         yield f"openings   {opening}"

@@ -48,7 +48,7 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 Command = Literal["fit", "check", "validate", "test"]
 
 DESCRIPTIONS: dict[Command, str] = {
-    "fit": "Train a model, then test its best epoch once.",
+    "fit": "Train a model, then test its result, by default the best epoch, once.",
     "check": "Ask the guards of a run's start, train one step and validate one batch; no run is written.",
 }
 
@@ -234,9 +234,7 @@ class _SettingsCLI(LightningCLI):
             default=None,
             help="Run folder itself, which must not exist yet; default: the next LOG_DIR/NAME/version_N.",
         )
-        parser.add_argument(
-            "--test_after_fit", type=bool, default=True, help="Whether fit ends by testing the best epoch."
-        )
+        parser.add_argument("--test_after_fit", type=bool, default=True, help="Whether fit ends by testing the result.")
         parser.add_argument("--allow", type=list[str], default=[], help=_allow_help())
         parser.add_class_arguments(Objective, "objective")
         parser.add_argument(

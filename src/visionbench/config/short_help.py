@@ -55,6 +55,7 @@ GROUPS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = (
         (
             ("--objective.metric", "NAME", "metric that chooses the epoch", "val/loss"),
             ("--objective.mode", "MODE", "min or max; by default that of the metric", ""),
+            ("--checkpoint.result", "EPOCH", "epoch that is the result: best, by the objective, or last", "best"),
             ("--early_stopping.patience", "INT", "epochs without improvement after which training ends", ""),
             ("--metrics", "[NAME,...]", "metrics besides loss and accuracy; docs/metrics.md", "[]"),
             ("--checkpoint.every_n_steps", "INT", "steps between checkpoints within an epoch", ""),

@@ -59,6 +59,12 @@ def save_predictions(folder: Path, predictions: Predictions, class_names: tuple[
     write_whole(folder / f"{predictions.stage}.csv", table.getvalue().encode("utf-8", "backslashreplace"))
 
 
+def remove_predictions(folder: Path, stage: str) -> None:
+    """Removes the files of `save_predictions`, where they exist."""
+    for name in (f"{stage}.csv", f"{stage}-probabilities.npy"):
+        (folder / name).unlink(missing_ok=True)
+
+
 def read_predictions(folder: Path, stage: str, class_names: tuple[str, ...]) -> Predictions | None:
     """Reads the files of `save_predictions`; `None` if they do not exist."""
     path = folder / f"{stage}.csv"

@@ -37,7 +37,7 @@ class TrainedRun:
 
     Attributes:
         folder: Run folder.
-        checkpoint: File of the weights: the best epoch's, or the last epoch's for a run without an objective.
+        checkpoint: File of the weights: the best epoch's, or the last epoch's where that is the result of the run.
         config: Content of config.yaml.
         model: Model with these weights, in evaluation mode.
         class_names: Names of the classes, in the order of the labels.
@@ -193,7 +193,7 @@ class TrainedRun:
 
 
 def open_run(folder: str | Path) -> TrainedRun:
-    """Opens a run with the weights of its best epoch.
+    """Opens a run with the weights of its result: its best epoch, or its last one.
 
     Args:
         folder: Run folder.

@@ -69,7 +69,7 @@ def read_weights(path: Path) -> tuple[Path, dict[str, Tensor]]:
     """Reads weights from a run or a file.
 
     Args:
-        path: Run folder, whose best checkpoint is read; or a file, which holds a checkpoint or a state_dict.
+        path: Run folder, whose result is read; or a file, which holds a checkpoint or a state_dict.
 
     Returns:
         The file that was read, and its weights by name.

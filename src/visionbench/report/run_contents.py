@@ -56,6 +56,7 @@ class ReportedRun:
         status: Ending of the run.
         divergence: What was not finite first, and where; `None` where all losses are numbers.
         provenance: How the weights of the result were chosen, such as: on val/loss, epoch 17 of 20.
+        choosing_metric: Metric that chose the epoch of the result; `None` where the last epoch is the result.
         allowed_defects: Names of the guards that have found something which the run allows.
         openings: How often the test samples were opened, in words; `None` where they never were.
         copies: How many test samples are also training samples, in words; `None` where it is not known.
@@ -74,6 +75,7 @@ class ReportedRun:
     status: Status
     divergence: str | None
     provenance: str
+    choosing_metric: str | None
     allowed_defects: list[str]
     openings: str | None
     copies: str | None
@@ -101,6 +103,11 @@ class ReportedRun:
     def finished(self) -> bool:
         """Whether the run has the status finished."""
         return self.status == "finished"
+
+    @property
+    def chosen_on_validation(self) -> bool:
+        """Whether the epoch of the result was chosen on the validation samples."""
+        return self.choosing_metric is not None and self.choosing_metric.startswith("val/")
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -149,6 +156,7 @@ def read_run(folder: Path) -> ReportedRun:
         status=files.status,
         divergence=files.divergence,
         provenance=files.provenance,
+        choosing_metric=files.choosing_metric,
         allowed_defects=files.allowed_defects,
         openings=files.opening_in_words(_item(files.input)),
         copies=files.copies_in_words(_item(files.input)),

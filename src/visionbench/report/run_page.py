@@ -24,6 +24,7 @@ MAX_CLASSES = 40
 
 # Figures by name (without the split): part of the page, heading and description.
 COURSE, SPLIT, NETWORK = "course", "split", "network"
+NO_EPOCH_CHOSEN = "Loss and accuracy after each epoch."  # instead of the description that names the dashed line
 FIGURES: dict[str, tuple[str, str, str]] = {
     "learning-curves": (
         COURSE,
@@ -128,10 +129,12 @@ def epoch_kept(run: ReportedRun) -> tuple[str, str]:
     """Epoch whose weights are the result, and the reason."""
     epoch, epochs = run.report.get("best_epoch"), run.report.get("epochs")
     number = f"{epoch + 1} of {epochs}" if epoch is not None else f"the last of {epochs}"
+    metric = run.choosing_metric
+    if metric is None:
+        validated = any(name.startswith("val/") for name in run.metrics)
+        reason = "as the run was told to; nothing was chosen" if validated else "since there was no validation"
+        return number, f"The last epoch, {reason}."
     objective = run.config.get("objective") or {}
-    metric = objective.get("metric") if isinstance(objective, dict) else None
-    if not any(name.startswith("val/") for name in run.metrics) or metric is None:
-        return number, "The last epoch, since there was no validation."
     mode = objective.get("mode") or {"val/loss": "min", "val/acc": "max"}.get(metric)
     best = {"min": "the lowest", "max": "the highest"}.get(str(mode), "the best")
     return number, f"The epoch with {best} {metric}."
@@ -180,7 +183,8 @@ def _values(run: ReportedRun) -> Iterator[tuple[str, str, str]]:
     if "val/acc" in metrics:
         count = run.count("val")
         samples = f"On {counted(count, run.item)}. " if count else ""
-        explanation = f"{samples}Slightly too optimistic, since the epoch was selected on validation."
+        optimistic = "Slightly too optimistic, since the epoch was selected on validation."
+        explanation = samples + (optimistic if run.chosen_on_validation else "No epoch was selected on validation.")
         yield "Validation accuracy", share_of(run, "val"), " ".join((explanation, *_allowed(run)))
     for name in additional_metrics(run):
         stage, _, metric = name.partition("/")
@@ -204,7 +208,7 @@ def _interval_in_words(run: ReportedRun) -> str:
 
 def _provenance(run: ReportedRun) -> Iterator[str]:
     """How the weights were chosen that were tested, how often the test was opened, and what the run allows."""
-    yield f"Chosen {run.provenance}."
+    yield f"{'The result is' if run.choosing_metric is None else 'Chosen'} {run.provenance}."
     if run.openings is not None:
         yield f"{run.openings[0].upper()}{run.openings[1:]}."
     if run.copies is not None:
@@ -319,6 +323,8 @@ def _placed(run: ReportedRun) -> dict[tuple[str, str], list[Html]]:
             part, heading, description = FIGURES[kind]
         elif picture.name in FIGURES and FIGURES[picture.name][0] != SPLIT:
             stage, (part, heading, description) = "", FIGURES[picture.name]
+            if picture.name == "learning-curves" and run.choosing_metric is None:
+                description = NO_EPOCH_CHOSEN
         else:
             stage, part, heading, description = "", "", picture.name.replace("-", " ").capitalize(), ""
         placed.setdefault((stage, part), []).append(page.figure(picture, heading, description))
@@ -328,18 +334,18 @@ def _placed(run: ReportedRun) -> dict[tuple[str, str], list[Html]]:
 def _course(run: ReportedRun, placed: Mapping[tuple[str, str], list[Html]]) -> Iterator[Html]:
     shown = list(placed.get(("", COURSE), ()))
     if run.rows and not any(picture.name == "learning-curves" for picture in run.pictures):
-        best = run.report.get("best_epoch") if "val/acc" in run.metrics else None
+        best = run.report.get("best_epoch") if run.choosing_metric is not None else None
         from visionbench.figures.curves import draw_learning_curves  # here, since matplotlib comes with it
 
         curves = picture_of(draw_learning_curves(run.rows, best, run.untrained))
         _, heading, description = FIGURES["learning-curves"]
-        shown.insert(0, page.figure(curves, heading, description if best is not None else "After each epoch."))
+        shown.insert(0, page.figure(curves, heading, description if best is not None else NO_EPOCH_CHOSEN))
     if shown:
         yield page.figures(shown)
 
 
 def _split(run: ReportedRun, stage: str, placed: Mapping[tuple[str, str], list[Html]]) -> Iterator[Html]:
-    if stage == "val":
+    if stage == "val" and run.chosen_on_validation:
         yield tag(
             "p", "The epoch was selected on these samples, so that the results on them are slightly too optimistic."
         )

@@ -18,6 +18,7 @@ from visionbench.errors import UserError
 from visionbench.evaluation.ledger import Ledger, Opening, SealedSamples, opening_in_words
 from visionbench.evaluation.predictions import Predictions, read_predictions
 from visionbench.files import write_json, write_whole
+from visionbench.runs.identity import result_of
 from visionbench.text import counted, one_line
 
 # Schema of input.json, and of run.json before it had a status.
@@ -268,11 +269,24 @@ class RunFolder:
         """Text that says how the weights of the run were chosen, such as: on val/loss, epoch 17 of 20.
 
         Raises:
-            UserError: run.json is damaged, or of a newer version of visionbench.
+            UserError: run.json is damaged, or of a newer version of visionbench, or this is not a run folder.
         """
         metadata = self.metadata
-        objective = metadata.get("objective") or {}
-        return provenance(objective.get("metric"), metadata.get("best_epoch"), metadata.get("epochs"))
+        return provenance(self.choosing_metric, metadata.get("best_epoch"), metadata.get("epochs"))
+
+    @property
+    def choosing_metric(self) -> str | None:
+        """Metric that chose the epoch of the result; `None` where the last epoch is the result.
+
+        Raises:
+            UserError: run.json is damaged, or of a newer version of visionbench, or this is not a run folder.
+        """
+        metadata = self.metadata
+        if "objective" in metadata:
+            metric: str | None = (metadata["objective"] or {}).get("metric")
+            return metric if metadata.get("result", "best") == "best" else None
+        config = self.config  # the run is not finished
+        return (config.get("objective") or {}).get("metric") if result_of(config) == "best" else None
 
     @property
     def allowed_defects(self) -> list[str]:
@@ -368,15 +382,19 @@ class RunFolder:
             ) from error
 
     def result_checkpoint(self) -> Path:
-        """The checkpoint that is the result of the run: the best one, or the last where there was no objective.
+        """The checkpoint that is the result of the run.
+
+        It is the best one, or the last where `checkpoint.result` is `last` or there was no objective.
 
         Raises:
             UserError: This is not a run folder, or there is no checkpoint.
         """
         self.require_run()
-        for name in ("best", "last"):
-            if (path := self.checkpoints / f"{name}.ckpt").is_file():
-                return path
+        best, last = (self.checkpoints / f"{name}.ckpt" for name in ("best", "last"))
+        if best.is_file() and result_of(self.config) == "best":
+            return best
+        if last.is_file():
+            return last
         raise UserError(
             f"{self.path} has no checkpoint yet, so there is nothing to evaluate; wait until its first epoch is "
             "finished."
@@ -539,13 +557,14 @@ def provenance(metric: str | None, best_epoch: int | None, epochs: int | None) -
 
     Args:
         metric: Metric that chose the epoch; `None` where the last epoch is the result.
-        best_epoch: Number of the epoch, from 0; `None` where it is not known.
+        best_epoch: Number of the epoch of the result, from 0; `None` where it is not known.
         epochs: Number of epochs.
     """
     if best_epoch is None or epochs is None:
         return "epoch not recorded"
-    place = f"epoch {best_epoch + 1} of {epochs}"
-    return f"{place}, the last one, by no metric" if metric is None else f"on {metric}, {place}"
+    if metric is None:
+        return f"the last epoch, {best_epoch + 1} of {epochs}; nothing was chosen"
+    return f"on {metric}, epoch {best_epoch + 1} of {epochs}"
 
 
 def divergence(rows: Sequence[Mapping[str, Any]]) -> str | None:

@@ -12,9 +12,12 @@ from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import comparable, flat, starting_paths
 from visionbench.text import counted
 
-# Settings whose effect lies in a checkpoint (learning rates, momenta, the best value so far): other values would be
-# accepted and have no effect.
-FIXED_BY_CHECKPOINT = ("model.init_args.optimizer.", "model.init_args.lr_scheduler.", "early_stopping.", "objective.")
+# Settings whose effect lies in a checkpoint (learning rates, momenta, the best value so far), or in predictions that
+# were kept (those of the best epoch, or of the last): other values would be accepted and have no effect.
+FIXED_BY_CHECKPOINT = (
+    *("model.init_args.optimizer.", "model.init_args.lr_scheduler.", "early_stopping.", "objective."),
+    "checkpoint.result",
+)
 
 
 @dataclass
@@ -119,8 +122,8 @@ def open_for_resume(folder: Path, current: Mapping[str, Any], allow_changes: boo
         )
     if fixed := [change for change in changes if change.startswith(FIXED_BY_CHECKPOINT)]:
         raise UserError(
-            f"{fixed[0]}, but a resumed run keeps its optimizer, scheduler, objective and early stopping; start a new "
-            "run, with --model.start_from if it should use the weights of this one."
+            f"{fixed[0]}, but a resumed run keeps its optimizer, scheduler, objective, early stopping and "
+            "checkpoint.result; start a new run, with --model.start_from if it should use the weights of this one."
         )
     if before["machine"] != current["machine"]:
         was, now = before["machine"]["threads"], current["machine"]["threads"]
@@ -215,8 +218,7 @@ def _started_as(state: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _config(entry: Mapping[str, Any]) -> dict[str, Any]:
-    config: dict[str, Any] = entry["identity"]["config"]
-    return config
+    return {"checkpoint.result": "best", **entry["identity"]["config"]}  # the identity leaves out the default
 
 
 def _start_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

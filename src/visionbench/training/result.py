@@ -13,7 +13,8 @@ class RunResult:
     Attributes:
         folder: Run folder; `None` for a trial that wrote nothing.
         status: Ending of the run: finished, diverged, interrupted or failed.
-        metrics: Metrics of the result by name, such as `val/acc`, or those of the best epoch so far.
+        metrics: Metrics of the result by name, such as `val/acc`; of an unfinished run, those of the epoch that would
+            be the result so far.
         counts: Samples that the metrics of each stage are computed from.
         best_epoch: Epoch of the metrics, from 0; `None` where no epoch is finished.
         weights_digest: The sha256 of the result's weights; empty where there is no result.

@@ -379,8 +379,12 @@ class Session:
             callbacks.append(outputs)
         if settings.predictions:
             after = self._after_validation if self.figures is not None and settings.figures == "all" else None
-            self.predictions = KeptPredictions(run.predictions_folder, self.data, outputs, self.checkpoints, after)
+            self.predictions = KeptPredictions(
+                run.predictions_folder, self.data, outputs, self.checkpoints, not settings.chooses_epoch, after
+            )
             callbacks.append(self.predictions)
+            if self.checkpoints is not None:
+                self.checkpoints.before.append(self.predictions.write_last)
         if self.figures is not None:
             callbacks.append(self.throughput)
             if settings.figures == "all":
@@ -525,7 +529,7 @@ class Session:
         if self.run_folder is None:  # fast_dev_run: nothing was kept, so nothing can be tested
             self.say("fast_dev_run: one batch of each kind ran through; nothing was written.")
             return RunResult(None, "finished")
-        self._ask("end", EndContext(self.rows, settings.objective.metric if settings.has_objective else None))
+        self._ask("end", EndContext(self.rows, settings.objective.metric if settings.chooses_epoch else None))
         checkpoint = RunFolder(self.run_folder).result_checkpoint() if self.checkpoints is not None else None
         content = torch.load(checkpoint, map_location="cpu", weights_only=True) if checkpoint is not None else None
         # The metrics of the epoch that was kept; without checkpoints the weights are those of the last.
@@ -701,6 +705,7 @@ class Session:
             "objective": {"metric": settings.objective.metric, "mode": settings.objective.mode}
             if settings.has_objective
             else None,
+            "result": "best" if self._chose(result.status) else "last",
             "epochs": result.epochs,
             "best_epoch": result.best_epoch,
             "seconds": round(result.seconds, 3),
@@ -719,6 +724,12 @@ class Session:
         if divergence is not None:
             content |= {"divergence": {"text": str(divergence), **dataclasses.asdict(divergence)}}
         run.write_metadata(content)
+
+    def _chose(self, status: Status) -> bool:
+        """Whether the objective chose the epoch, or would have; not where no epoch had a value of it."""
+        if status != "finished" or self.checkpoints is None:
+            return self.settings.chooses_epoch
+        return self.settings.chooses_epoch and self.checkpoints.best_epoch is not None
 
     def _interrupted(self, status: int) -> RunResult:
         result = self._unfinished("interrupted", status - 128)
@@ -739,7 +750,8 @@ class Session:
 
     def _unfinished(self, status: Status, signal: int | None = None) -> RunResult:
         """What is known of a run that did not come to its end: the metrics of its best epoch so far, or of its last."""
-        best = self.checkpoints.best_epoch if self.checkpoints is not None else None
+        chooses = self.settings.chooses_epoch
+        best = self.checkpoints.best_epoch if self.checkpoints is not None and chooses else None
         rows = [row for row in self.rows if best is None or row["epoch"] == best]
         row = rows[-1] if rows else {}
         return RunResult(

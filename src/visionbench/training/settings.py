@@ -33,20 +33,25 @@ class EarlyStopping:
 
 @dataclass
 class Checkpointing:
-    """Checkpoints besides those after each epoch.
+    """Checkpoints besides those after each epoch, and which epoch's weights are the result.
 
     Args:
         every_n_steps: Optimizer steps between two checkpoints within an epoch; by default there are none.
+        result: Epoch whose weights are the result of the run, and are tested: `best`, the one that the objective
+            chooses; or `last`, the last one, although a validation is watched. Without a validation it is the last one.
     """
 
     every_n_steps: int | None = None
+    result: Literal["best", "last"] = "best"
 
     def __post_init__(self) -> None:
-        """Refuses a number below 1.
+        """Refuses a number below 1, and an unknown epoch.
 
         Raises:
-            UserError: `every_n_steps` is below 1.
+            UserError: `every_n_steps` is below 1, or `result` is neither `best` nor `last`.
         """
+        if self.result not in ("best", "last"):
+            raise UserError(f"checkpoint.result is {self.result}, expected best or last.")
         if self.every_n_steps is not None and self.every_n_steps < 1:
             raise UserError(f"checkpoint.every_n_steps is {self.every_n_steps}, expected 1 or more, or null.")
 
@@ -61,12 +66,12 @@ class Settings:
         config: Complete configuration in plain types, as `config.yaml` holds it.
         trainer: Arguments of the Trainer; callbacks, loggers and plugins are objects.
         command: Words of the command that describes the run, for `run.json`.
-        has_objective: Whether an epoch is chosen by the objective; otherwise the last one is the result.
+        has_objective: Whether the objective is measured; otherwise no epoch can be chosen, and the last is the result.
         objective: Metric that chooses the epoch, and its mode.
         metrics: Names of the metrics to compute at the end of each validation and test, besides loss and accuracy; a
             metric that is the objective is among them.
         early_stopping: When training ends early.
-        checkpoint: Checkpoints within an epoch.
+        checkpoint: Checkpoints within an epoch, and which epoch is the result.
         name: Name of the folder in `log_dir` that holds the run folder.
         log_dir: Folder that holds all run folders.
         run_dir: Run folder itself, instead of the next free one under `log_dir` and `name`.
@@ -111,3 +116,9 @@ class Settings:
     threads: int = 0
     precision_reason: str = "as asked for"
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def chooses_epoch(self) -> bool:
+        """Whether the result is the epoch that the objective chooses; otherwise it is the last one."""
+        has_checkpoints = self.trainer.get("enable_checkpointing") is not False
+        return self.has_objective and has_checkpoints and self.checkpoint.result == "best"

@@ -49,7 +49,8 @@ def opening_lines(
     yield f"training   {training_plan(model)}; max_epochs {trainer.max_epochs}, batch_size {data.batch_size}"
     yield f"device     {device_name(trainer)}, precision {trainer.precision} ({settings.precision_reason})"
     if settings.has_objective:
-        yield f"objective  {model.objective.mode} {model.objective.metric}"
+        aside = "" if settings.chooses_epoch else ", which chooses nothing: the last epoch is the result"
+        yield f"objective  {model.objective.mode} {model.objective.metric}{aside}"
     else:
         yield "objective  none, since there is no validation; the last epoch is the result"
     if run_folder is not None:
@@ -95,7 +96,7 @@ def provenance_lines(run: RunFolder, tested: str | None) -> Iterator[str]:
         run: Run folder.
         tested: Word for one test sample; `None` where the metrics are not those of a test.
     """
-    yield f"chosen      {run.provenance}"
+    yield f"{'result' if run.choosing_metric is None else 'chosen':<10}  {run.provenance}"
     if marks := run.allowed_defects:
         yield f"allowed     {', '.join(marks)}: these numbers are those of a run with this defect"
     if tested is not None and (opening := run.opening_in_words(tested)) is not None:

@@ -59,7 +59,7 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
         self.every_n_steps = every_n_steps
         self.described = described if described is not None else {}
         self.resumed = resumed
-        self.before = before
+        self.before = list(before)
         self.resumptions: list[dict[str, Any]] = list(resumed["resumptions"]) if resumed is not None else []
         self.best: float | None = resumed["best"] if resumed is not None else None
         self.best_epoch: int | None = resumed["best_epoch"] if resumed is not None else None
