@@ -89,6 +89,11 @@ COMMANDS = (
         [("list|prepare|verify|show", "list, prepare, check or draw data sets")],
         "visionbench.commands.data",
     ),
+    Command(
+        "study",
+        [("list|new|run|report|verify", "run a published table again, and say whether it holds")],
+        "visionbench.commands.study:study",
+    ),
 )
 
 NOTES = """\

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -33,6 +33,8 @@ class Job:
         import_path: Folder that holds the study's own module; empty where it has none.
         resumes: Path of the run folder whose copy is trained on; empty for a run from the beginning.
         gpu: Number of the GPU to use; `None` to leave the choice to the run.
+        labels: What TensorBoard shows beside the run's measures: axes by label, seed, protocol.
+        measures: Judged measures, which TensorBoard shows.
     """
 
     id: str
@@ -42,6 +44,8 @@ class Job:
     import_path: str = ""
     resumes: str = ""
     gpu: int | None = None
+    labels: dict[str, str] = field(default_factory=dict)
+    measures: list[str] = field(default_factory=list)
 
     @property
     def log(self) -> Path:
@@ -119,6 +123,8 @@ def _fit(job: Job, run: RunFolder) -> int:
         result = train(settings, lambda line: print(line, flush=True))
     if result.status == "interrupted":
         return 128 + (result.signal or 0)
+    if result.status == "finished":
+        _show_in_tensorboard(job, result.metrics)
     return 0 if result.status == "finished" else 1
 
 
@@ -128,9 +134,24 @@ def _copy_parent(job: Job, run: RunFolder) -> None:
         return
     temporary = run.path.with_name(f".{job.id}.copy")
     shutil.rmtree(temporary, ignore_errors=True)
-    ignored = shutil.ignore_patterns("run.json", "report.html", "figures", "predictions", LOG_FILE, ".lock")
+    ignored = shutil.ignore_patterns(
+        "run.json", "report.html", "figures", "predictions", LOG_FILE, ".lock", "events.out.*"
+    )
     shutil.copytree(job.resumes, temporary, ignore=ignored)
     temporary.rename(run.path)
+
+
+def _show_in_tensorboard(job: Job, metrics: Mapping[str, float]) -> None:
+    """Writes the run's row of TensorBoard's table of hyperparameters."""
+    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard.summary import hparams
+
+    measured = {name: metrics[name] for name in job.measures if name in metrics}
+    with SummaryWriter(log_dir=job.folder) as writer:
+        for part in hparams(job.labels, measured):  # type: ignore[no-untyped-call]
+            writer.file_writer.add_summary(part)
+        for name, value in measured.items():
+            writer.add_scalar(name, value)
 
 
 def _record_failure(run: RunFolder, error: str) -> None:

@@ -330,6 +330,8 @@ class Runner:
             import_path=str(run.study.path.parent.resolve()) if run.study.module.exists() else "",
             resumes=str(self.checkpoint(run.continues).parent.parent) if run.continues is not None else "",
             gpu=gpu,
+            labels={**run.first.cell, "seed": str(run.first.seed), "protocol": "+".join(run.protocols)},
+            measures=list(dict.fromkeys(name for use in run.uses for name in run.study.judged.get(use.stage, ()))),
         )
 
     def _ended(self, run: PlannedRun, status: int) -> None:
@@ -451,7 +453,11 @@ class Runner:
         if missing and not known:
             return None
         total = sum(known) + (len(missing) - len(known)) * (sum(known) / len(known) if known else 0.0)
-        return total / (self.options.workers or _cores())
+        return total / self.workers()
+
+    def workers(self) -> int:
+        """Number of runs at once, as far as the options and the processor tell."""
+        return self.options.workers or _cores()
 
 
 def _check_words(words: Sequence[str]) -> None:

@@ -40,6 +40,7 @@ def main() -> int:
 def _warm_up() -> None:
     """Trains once, so that what is imported and looked up on the way is there for all children."""
     import torch
+    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
     from visionbench import data, models  # noqa: F401
     from visionbench.api import fit

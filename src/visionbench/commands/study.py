@@ -1,0 +1,300 @@
+"""`visionbench study`: runs a published table again, and says whether it holds."""
+
+import csv
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from visionbench.arguments import PlainParser
+from visionbench.console import plain_console
+from visionbench.errors import UserError
+
+if TYPE_CHECKING:
+    from visionbench.studies.runner import Runner
+    from visionbench.studies.tables import Measured
+
+USAGE = """\
+usage: visionbench study COMMAND
+
+  list                           list the studies in configs/studies, and how far they are
+  new NAME                       write configs/studies/NAME.yaml, an example that runs on Digits, to be changed
+  run STUDY [options]            train all runs that are missing; the same command resumes an interrupted study
+  report STUDY [options]         write the page with verdicts, tables and figures
+  verify STUDY                   compare the verdicts with those that were saved; trains nothing
+
+STUDY is a study file, or the name of one in configs/studies. `visionbench study run --help` lists the options."""
+
+UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+VERDICTS_FILE = "verdicts.csv"
+# Exit status of `verify` where runs are missing.
+INCOMPLETE = 3
+
+
+def study(args: Sequence[str]) -> int:
+    """Runs one of the commands.
+
+    Args:
+        args: Name of the command, then its arguments.
+
+    Returns:
+        The exit status: 0; 1 for `run` with failed runs and `verify` with a verdict that got worse; 3 for `verify`
+        with missing runs.
+
+    Raises:
+        UserError: There is no such command or study, or the study file is refused.
+    """
+    if not args or args[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0 if args else 2
+    commands: dict[str, Callable[[Sequence[str]], int]] = {
+        "list": _list,
+        "new": _new,
+        "run": _run,
+        "report": _report,
+        "verify": _verify,
+    }
+    if args[0] not in commands:
+        raise UserError(f"There is no command study {args[0]}; the commands are {', '.join(commands)}.")
+    return commands[args[0]](args[1:])
+
+
+def _parser(command: str, description: str) -> PlainParser:
+    parser = PlainParser(prog=f"visionbench study {command}", description=description, allow_abbrev=False)
+    parser.add_argument("study", metavar="STUDY", help="Study file, or the name of one in configs/studies.")
+    parser.add_argument(
+        "--studies", default="lightning_logs/studies", metavar="DIR", help="Folder that holds the runs of all studies."
+    )
+    return parser
+
+
+def _run(args: Sequence[str]) -> int:
+    from visionbench.interrupts import ended_by_sigterm
+    from visionbench.studies.runner import Options, Runner
+    from visionbench.studies.screen import Lines, Screen
+    from visionbench.studies.spec import load_study
+
+    words, args = _free_options(args)
+    parser = _parser(
+        "run",
+        "Trains all runs of a study that are missing, each in a process of its own with one thread. Options of fit "
+        "that change no number may be given too, such as --data.source FOLDER.",
+    )
+    parser.add_argument("--dry_run", action="store_true", help="Whether to list the runs with their times only.")
+    parser.add_argument(
+        "--budget",
+        metavar="TIME",
+        help="Time after which no further run is started, such as 2h or 30min; runs go seed by seed over all cells.",
+    )
+    parser.add_argument(
+        "--workers", type=int, metavar="N", help="Number of runs at once; by default one a GPU, or one a core."
+    )
+    parser.add_argument(
+        "--save", action="store_true", help="Whether rows and verdicts are kept in docs/results/STUDY too."
+    )
+    parser.add_argument(
+        "--accept_code", action="store_true", help="Whether runs that were made by other code than today's count."
+    )
+    parser.add_argument(
+        "--keep_checkpoints",
+        action="store_true",
+        help="Whether all checkpoints are kept; by default those that a later run or a figure needs.",
+    )
+    options = parser.parse_args(args)
+    if options.workers is not None and options.workers < 1:
+        raise UserError(f"workers is {options.workers}, expected 1 or more.")
+    loaded = load_study(options.study)
+    console = plain_console()
+    runner = Runner(
+        loaded,
+        Options(
+            studies=Path(options.studies),
+            words=words,
+            workers=options.workers,
+            save=options.save,
+            accept_code=options.accept_code,
+            budget=seconds_of(options.budget) if options.budget is not None else None,
+            keep_checkpoints=options.keep_checkpoints,
+        ),
+        Screen(console) if console.is_terminal else Lines(console),
+    )
+    if options.dry_run:
+        from visionbench.studies.estimate import dry_run
+
+        for line in dry_run(runner):
+            console.print(line)
+        return 0
+    try:
+        with ended_by_sigterm():
+            complete = runner.run()
+    except KeyboardInterrupt:
+        console.print("Interrupted; the same command resumes the study where it stopped.")
+        return 130
+    if options.save:
+        _save_verdicts(runner)
+    for line in _verdict_lines(runner):
+        console.print(line)
+    failed = any((row := runner.row(run)) is not None and not row.is_finished for run in runner.every_run())
+    return 1 if failed or not (complete or runner.out_of_budget) else 0
+
+
+def _report(args: Sequence[str]) -> int:
+    from visionbench.studies.report import write_report
+    from visionbench.studies.runner import Options, Runner
+    from visionbench.studies.spec import load_study
+
+    parser = _parser("report", "Writes the page of a study: verdicts, tables and figures.")
+    parser.add_argument("--accept_code", action="store_true", help="Whether runs made by other code count.")
+    parser.add_argument(
+        "--formats",
+        default="html,csv",
+        metavar="LIST",
+        help="Files to write: html, csv, markdown and latex, separated by commas.",
+    )
+    options = parser.parse_args(args)
+    runner = Runner(load_study(options.study), Options(studies=Path(options.studies), accept_code=options.accept_code))
+    formats = tuple(word.strip() for word in options.formats.split(",") if word.strip())
+    runner.store.folder.mkdir(parents=True, exist_ok=True)
+    paths = write_report(
+        runner.study, runner.plan, runner.store.rows, runner.store.folder, notes=runner.notes, formats=formats
+    )
+    console = plain_console()
+    for line in (*_verdict_lines(runner), *(f"report      {path}" for path in paths)):
+        console.print(line)
+    return 0
+
+
+def _verify(args: Sequence[str]) -> int:
+    from visionbench.studies.runner import SAVED, Options, Runner
+    from visionbench.studies.spec import load_study
+    from visionbench.studies.verdicts import worse
+
+    parser = _parser("verify", "Compares the verdicts with those in docs/results/STUDY; trains nothing.")
+    options = parser.parse_args(args)
+    runner = Runner(load_study(options.study), Options(studies=Path(options.studies), accept_code=True))
+    saved = SAVED / runner.study.id / VERDICTS_FILE
+    before = {}
+    if saved.exists():
+        with saved.open(encoding="utf-8", newline="") as file:
+            before = {row["value"]: row["verdict"] for row in csv.DictReader(file)}
+    console = plain_console()
+    worsened = False
+    for entry in _judged(runner):
+        kind = entry.verdict.kind if entry.verdict is not None else "incomplete"
+        old = before.get(_name(entry))
+        change = ""
+        if old is not None and old != kind:
+            got_worse = worse(old, kind)
+            worsened |= got_worse
+            change = f" ({'worse' if got_worse else 'not worse'} than the saved {old})"
+        console.print(f"{kind}{change}: {_name(entry)}: {entry.verdict.sentence if entry.verdict else ''}")
+    if worsened:
+        return 1
+    return 0 if runner.is_complete() else INCOMPLETE
+
+
+def _list(args: Sequence[str]) -> int:
+    from visionbench.studies.runner import Options, Runner
+    from visionbench.studies.spec import load_study
+
+    parser = PlainParser(prog="visionbench study list", description="Lists the studies in configs/studies.")
+    parser.add_argument("--studies", default="lightning_logs/studies", metavar="DIR", help="Folder of all studies.")
+    options = parser.parse_args(args)
+    console = plain_console()
+    paths = sorted(Path("configs/studies").glob("*.yaml"))
+    if not paths:
+        console.print("There is no study in configs/studies; visionbench study new NAME writes an example.")
+    for path in paths:
+        runner = Runner(load_study(path), Options(studies=Path(options.studies), accept_code=True))
+        planned = len(runner.plan.runs) + sum(entry.count for entry in runner.plan.waiting)
+        finished = sum(row.is_finished for row in runner.rows())
+        console.print(f"{path.stem:<28} {finished:>4}/{planned:<4} runs  {runner.study.title}")
+        if finished:
+            console.print(f"{'':<39}{_summary(runner)}")
+    return 0
+
+
+def _new(args: Sequence[str]) -> int:
+    from visionbench.studies.example import EXAMPLE
+
+    parser = PlainParser(prog="visionbench study new", description="Writes an example of a study file.")
+    parser.add_argument("name", metavar="NAME", help="Name of the study: small letters, digits and hyphens.")
+    options = parser.parse_args(args)
+    if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", options.name):
+        raise UserError(f"The name is {options.name}, expected small letters, digits and hyphens, such as my-study.")
+    path = Path("configs/studies") / f"{options.name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("x", encoding="utf-8") as file:
+            file.write(EXAMPLE.replace("NAME", options.name))
+    except FileExistsError:
+        raise UserError(f"{path} is there already; give another name.") from None
+    console = plain_console()
+    console.print(f"wrote {path}; try it as it is with: visionbench study run {options.name}")
+    return 0
+
+
+def seconds_of(text: str) -> float:
+    """Seconds of a time such as 90s, 30min or 2h.
+
+    Args:
+        text: Number and unit.
+
+    Raises:
+        UserError: It is none.
+    """
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|m|h|d)", text.strip())
+    if match is None:
+        raise UserError(f"budget is {text}, expected a number and a unit, such as 90s, 30min or 2h.")
+    return float(match[1]) * UNITS[match[2]]
+
+
+def _free_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Separates options of `fit` from those of the study."""
+    free: list[str] = []
+    rest: list[str] = []
+    words = iter(args)
+    for word in words:
+        if word.startswith("--") and "." in word.partition("=")[0]:
+            free.append(word)
+            if "=" not in word:
+                free += [value for value in [next(words, None)] if value is not None]
+        else:
+            rest.append(word)
+    return free, rest
+
+
+def _judged(runner: "Runner") -> list["Measured"]:
+    from visionbench.studies.tables import measure_study
+
+    return [entry for entry in measure_study(runner.plan, runner.store.rows) if entry.judged]
+
+
+def _name(entry: "Measured") -> str:
+    return f"{entry.stage} / {entry.label} / {entry.measure}"
+
+
+def _summary(runner: "Runner") -> str:
+    from visionbench.studies.verdicts import summary_sentence
+
+    return summary_sentence([entry.verdict for entry in _judged(runner) if entry.verdict is not None])
+
+
+def _verdict_lines(runner: "Runner") -> list[str]:
+    lines = [f"{_name(entry)}: {entry.verdict.sentence}" for entry in _judged(runner) if entry.verdict is not None]
+    return [*lines, _summary(runner)]
+
+
+def _save_verdicts(runner: "Runner") -> None:
+    from io import StringIO
+
+    from visionbench.files import write_whole
+    from visionbench.studies.runner import SAVED
+
+    text = StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(("value", "verdict", "sentence"))
+    for entry in _judged(runner):
+        if entry.verdict is not None:
+            writer.writerow((_name(entry), entry.verdict.kind, entry.verdict.sentence))
+    write_whole(SAVED / runner.study.id / VERDICTS_FILE, text.getvalue().encode())

@@ -1,0 +1,55 @@
+"""The study file that `visionbench study new` writes."""
+
+EXAMPLE = """\
+# visionbench study run configs/studies/NAME.yaml
+# A study repeats a published table. Change this example line by line; it runs as it is, in half a minute.
+
+title: Width and dropout of a small MLP on scikit-learn's digits
+source: Course, lab, date and question of the report that is repeated
+seeds: [0, 1, 2, 3, 4] # each cell is trained once for each seed
+choices: # what the report does not say, and what you chose
+  - "Learning rate 0.001, the library's default."
+
+base: # a run file, as for visionbench fit --config; visionbench fit --help names the options
+  data: {class_path: Digits, init_args: {batch_size: 64}}
+  model:
+    class_path: MLP
+    init_args: {widths: [32], optimizer: {class_path: Adam, init_args: {lr: 0.001}}}
+  trainer: {max_epochs: 5, precision: 32-true}
+
+grid: # axes of the table; each label says which options it sets, by their names on the command line
+  width:
+    32: {model.widths: [32]}
+    64: {model.widths: [64]}
+  dropout:
+    without: {}
+    with: {model.dropout: 0.5}
+
+protocols: # what the report did, its mistakes included, and what it should have done
+  reported:
+    # defects:
+    #   double_softmax: softmax under the cross-entropy; the word is also what fit calls it, and allows it here
+    # set: {model: NAME_with_underscores.MyModel} # a class in a Python file beside this one
+  corrected:
+    set: {trainer.max_epochs: 8}
+
+stages: # in their order
+  candidates: {grid: [width, dropout], test: false} # every cell of the grid; nothing is tested
+  final: {best_of: candidates, by: val/acc, test: true} # the best cell, trained again and tested once
+
+published: # as they are printed, accuracies in percent: 85.0 stands for 84.95 to 85.05
+  protocol: reported
+  candidates:
+    - [width, dropout, val/acc]
+    - [32, without, 89.6]
+    - [32, with, 78.5]
+    - [64, without, 91.0]
+    - [64, with, 88]
+  final:
+    - [test/acc]
+    - [88.6]
+
+judged: [val/acc, test/acc] # measures that get a verdict; the others are shown
+tolerance: 5.0 # points within which one more run has to lie, so that a value can count as reproduced
+figures: {candidates: [learning-curves, main-effects], final: [learning-curves, test-confusion]}
+"""

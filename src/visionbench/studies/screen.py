@@ -1,0 +1,180 @@
+"""How a study comes on: one live table on a terminal, or a line for each run."""
+
+import time
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from visionbench.studies.expand import PlannedRun
+from visionbench.studies.results import Row
+from visionbench.studies.spec import is_share
+from visionbench.studies.tables import CellRuns, cells_of, measures_of
+from visionbench.text import counted, duration
+
+if TYPE_CHECKING:
+    from visionbench.studies.runner import Runner
+
+# Rows of the live table; those of cells that are being trained come first.
+MAX_ROWS = 24
+
+
+def place_in_words(run: PlannedRun) -> str:
+    """Text that names a run: its stage, its protocols, its cell, its seed and its fold."""
+    use = run.first
+    parts = [use.stage, "+".join(run.protocols), ", ".join(use.cell.values()), f"seed {use.seed}"]
+    if use.fold is not None:
+        parts.append(f"fold {use.fold}")
+    return " · ".join(part for part in parts if part)
+
+
+class Lines:
+    """Prints a line for each run that has ended.
+
+    Args:
+        console: Where to print.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+
+    def begin(self, runner: "Runner") -> None:
+        """Says how much there is to do."""
+        self.console.print(opening(runner))
+
+    def changed(self, runner: "Runner", run: PlannedRun, row: Row | None, text: str) -> None:
+        """Says how a run has ended."""
+        if text == "started":
+            return
+        value = result_in_words(run, row)
+        self.console.print(f"{progress(runner)} {run.id} {place_in_words(run)}: {text}{f', {value}' if value else ''}")
+
+    def end(self, runner: "Runner") -> None:
+        """Prints what is to be known of the runs."""
+        print_end(self.console, runner)
+
+
+class Screen:
+    """A table of the cells that is filled while runs end, with the time that is left.
+
+    Args:
+        console: Terminal.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self.console = console
+        self.live: Live | None = None
+        self.runner: Runner | None = None
+        self.last = ""
+
+    def begin(self, runner: "Runner") -> None:
+        """Starts the table."""
+        self.runner = runner
+        self.console.print(opening(runner))
+        if runner.missing():
+            self.live = Live(get_renderable=self._table, console=self.console, refresh_per_second=2)
+            self.live.start()
+
+    def changed(self, runner: "Runner", run: PlannedRun, row: Row | None, text: str) -> None:
+        """Notes how a run has ended; failures are printed above the table."""
+        self.last = f"{place_in_words(run)}: {text}"
+        if text not in ("started", "finished"):
+            self.console.print(f"{run.id} {self.last}")
+
+    def end(self, runner: "Runner") -> None:
+        """Ends the table."""
+        if self.live is not None:
+            self.live.stop()
+            self.live = None
+        print_end(self.console, runner)
+
+    def _table(self) -> RenderableType:
+        runner = self.runner
+        if runner is None:
+            return Text("")
+        table = Table(title=runner.study.title, title_justify="left", expand=False)
+        for name in ("stage", "protocol", "cell", "runs"):
+            table.add_column(name)
+        table.add_column("mean of finished seeds", justify="right")
+        entries = []
+        training = set(runner.started)
+        for stage in runner.study.stages.values():
+            for protocol in stage.protocols:
+                used = {
+                    tuple(u.cell.items()) for u, run in runner.plan.using(protocol, stage.name) if run.id in training
+                }
+                for cell in cells_of(runner.plan, runner.store.rows, protocol, stage):
+                    entries.append((tuple(cell.cell.items()) not in used, cell, measures_of(runner.study, stage)[0]))
+        hidden = max(0, len(entries) - MAX_ROWS)
+        shown = sorted(entries, key=lambda entry: entry[0])[:MAX_ROWS] if hidden else entries
+        for idle, cell, measure in shown:
+            table.add_row(*_cell_line(cell, measure), style="" if idle else "bold")
+        lines: list[RenderableType] = [table]
+        if hidden:
+            lines.append(Text(f"and {counted(hidden, 'more cell')}"))
+        left = runner.time_left()
+        ago = duration(time.monotonic() - runner.begun)
+        rest = f"about {duration(left)} left" if left is not None else "time left not known yet"
+        lines.append(Text(f"{progress(runner)} {ago} so far, {rest} · {len(training)} at once · {self.last}"))
+        return Group(*lines)
+
+
+def opening(runner: "Runner") -> str:
+    """The first line: what is to be trained."""
+    missing, planned = len(runner.missing()), len(runner.plan.runs)
+    waiting = sum(entry.count for entry in runner.plan.waiting)
+    known = runner.time_left()
+    time_left = f", about {duration(known)}" if missing and known is not None else ""
+    later = f", and {counted(waiting, 'run')} whose cell is chosen by then" if waiting else ""
+    return (
+        f"{runner.study.id}: {counted(planned, 'run')} planned, {missing} to train{later}{time_left}; one thread each"
+    )
+
+
+def progress(runner: "Runner") -> str:
+    """Number of finished runs among those planned."""
+    planned = len(runner.plan.runs) + sum(entry.count for entry in runner.plan.waiting)
+    finished = sum(row.is_finished for run in runner.plan.runs.values() if (row := runner.row(run)) is not None)
+    return f"[{finished}/{planned}]"
+
+
+def result_in_words(run: PlannedRun, row: Row | None) -> str:
+    """The first judged measures of a finished run as text."""
+    if row is None or not row.is_finished:
+        return ""
+    names = [name for name in ("test/acc", "val/acc", "train/acc") if name in row.metrics][:1]
+    return ", ".join([*(f"{name} {100 * row.metrics[name]:.2f} %" for name in names), duration(row.seconds)])
+
+
+def print_end(console: Console, runner: "Runner") -> None:
+    """Prints notes, failed runs and runs that are still waiting."""
+    for note in runner.notes:
+        console.print(f"note: {note}")
+    for run in runner.every_run():
+        row = runner.row(run)
+        if row is not None and not row.is_finished:
+            folder = runner.stores[run.study.id].run(run.id)
+            console.print(f"{row.status}: {place_in_words(run)}: {row.error} ({folder}/log.txt)")
+    for entry in runner.plan.waiting:
+        console.print(f"waiting: {counted(entry.count, 'run')} of {entry.stage}, {entry.protocol}: {entry.reason}")
+    if runner.out_of_budget:
+        console.print("The budget is used up; the same command goes on where this one stopped.")
+    console.print(
+        f"{progress(runner)} runs finished, {runner.trained} of them now, in "
+        f"{duration(time.monotonic() - runner.begun)}; {runner.store.folder}"
+    )
+
+
+def _cell_line(cell: CellRuns, measure: str) -> list[str]:
+    planned = sum(cell.planned.values())
+    finished = sum(row.is_finished for row in cell.rows)
+    failed = sum(not row.is_finished for row in cell.rows)
+    values = list(cell.values(measure).values())
+    text = ""
+    if values:
+        mean = sum(values) / len(values)
+        text = f"{measure} {mean:.2f} %" if is_share(measure) else f"{measure} {mean:.4f}"
+    runs = f"{finished}/{planned}" + (f", {failed} failed" if failed else "")
+    return [cell.stage, cell.protocol, ", ".join(cell.cell.values()), runs, text]

@@ -1,0 +1,216 @@
+"""What was measured beside what was published: one entry for each cell, measure and protocol, with its verdict."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+
+from visionbench.studies.expand import Plan, Use, pooled
+from visionbench.studies.results import Row
+from visionbench.studies.spec import NOT_GIVEN, SECONDS, Cell, PublishedRow, Stage, Study, is_share
+from visionbench.studies.statistics import Spread, pooled_spread
+from visionbench.studies.verdicts import Verdict, judge
+
+POINTS = 100.0
+
+
+@dataclass(frozen=True)
+class Measured:
+    """A measure of a cell over all seeds.
+
+    Attributes:
+        protocol: Protocol.
+        stage: Stage.
+        cell: Cell; empty where each seed chose its own.
+        epoch: Number of epochs after which the value is taken, 0 before training; `None` for the result.
+        measure: Measure.
+        values: Value by seed: points for shares, the unit of the measure for others. Folds are pooled.
+        rows: Rows that the values come from.
+        asked: Number of seeds that the study asks for.
+        unfinished: Number of runs that failed or diverged.
+        items: Number of samples that a value is measured on, over all folds; `None` where it is not known.
+        published: Printed value of this cell, as text, whatever its protocol; `None` without one.
+        compared: Whether the published value is of this protocol.
+        judged: Whether the study asks for a verdict.
+        spread: Spread of the values of one more run; `None` where nothing tells.
+        verdict: Verdict; `None` for a value that is shown only.
+    """
+
+    protocol: str
+    stage: str
+    cell: Cell
+    epoch: int | None
+    measure: str
+    values: dict[int, float]
+    rows: tuple[Row, ...]
+    asked: int
+    unfinished: int = 0
+    items: int | None = None
+    published: str | None = None
+    compared: bool = False
+    judged: bool = False
+    spread: Spread | None = None
+    verdict: Verdict | None = None
+
+    @property
+    def mean(self) -> float | None:
+        """Mean over the seeds; `None` without values."""
+        return sum(self.values.values()) / len(self.values) if self.values else None
+
+    @property
+    def label(self) -> str:
+        """Text that names the cell, and the epoch where there is one."""
+        words = [", ".join(self.cell.values()) or self.stage]
+        return " ".join([*words, *([f"epoch {self.epoch}"] if self.epoch is not None else [])])
+
+
+@dataclass
+class CellRuns:
+    """The runs of one cell in one stage and protocol.
+
+    Attributes:
+        protocol: Protocol.
+        stage: Stage.
+        cell: Cell; empty where each seed chose its own.
+        seeds: Rows of the folds by seed, as far as they are there.
+        planned: Number of planned runs by seed.
+    """
+
+    protocol: str
+    stage: str
+    cell: Cell
+    seeds: dict[int, list[Row]] = field(default_factory=dict)
+    planned: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def rows(self) -> list[Row]:
+        """All rows."""
+        return [row for rows in self.seeds.values() for row in rows]
+
+    def values(self, measure: str, epoch: int | None = None) -> dict[int, float]:
+        """Gives the value of each seed whose folds are all finished: points for shares."""
+        values = {}
+        for seed, rows in self.seeds.items():
+            if len(rows) < self.planned[seed] or not all(row.is_finished for row in rows):
+                continue
+            if (value := pooled(rows, measure, epoch)) is not None:
+                values[seed] = value * POINTS if is_share(measure) else value
+        return values
+
+
+def cells_of(plan: Plan, rows: Mapping[str, Row], protocol: str, stage: Stage) -> list[CellRuns]:
+    """Gives the cells of a stage in a protocol with their rows.
+
+    Args:
+        plan: Plan of the study.
+        rows: Rows by the ids of their runs.
+        protocol: Protocol.
+        stage: Stage.
+    """
+    cells: dict[tuple[tuple[str, str], ...], CellRuns] = {}
+    for use, run in plan.using(protocol, stage.name):
+        cell = {} if stage.best_of is not None and stage.over == "each seed" else _cell(use)
+        runs = cells.setdefault(tuple(cell.items()), CellRuns(protocol, stage.name, cell))
+        runs.planned[use.seed] = runs.planned.get(use.seed, 0) + 1
+        if run.id in rows:
+            runs.seeds.setdefault(use.seed, []).append(rows[run.id])
+    return list(cells.values())
+
+
+def measure_study(plan: Plan, rows: Mapping[str, Row]) -> list[Measured]:
+    """Gives everything that the study measured, in the order of stages, protocols, cells and columns.
+
+    Args:
+        plan: Plan of the study.
+        rows: Rows by the ids of their runs.
+    """
+    study, measured = plan.study, []
+    for stage in study.stages.values():
+        for protocol in stage.protocols:
+            cells = cells_of(plan, rows, protocol, stage)
+            for measure, epoch in _columns(study, stage):
+                found = [
+                    entry for cell in cells if (entry := _measured(study, stage, cell, measure, epoch)) is not None
+                ]
+                measured += list(_with_verdicts(study, found))
+    return measured
+
+
+def measures_of(study: Study, stage: Stage) -> list[str]:
+    """Measures that are shown of a stage: those that are published, or else those that it has anyway."""
+    columns = [name for row in study.published.get(stage.name, ())[:1] for name in row.values]
+    if stage.test and "test/acc" not in columns:
+        columns.append("test/acc")
+    if not columns:
+        columns = [stage.by] if not stage.test else ["test/acc"]
+    return columns
+
+
+def _columns(study: Study, stage: Stage) -> Iterator[tuple[str, int | None]]:
+    epochs = list(dict.fromkeys(row.epoch for row in study.published.get(stage.name, ()))) or [None]
+    for epoch in epochs:
+        for measure in measures_of(study, stage):
+            if epoch is None or measure.partition("/")[0] != "test":  # a test is of the result alone
+                yield measure, epoch
+    if epochs != [None] and stage.test:
+        yield "test/acc", None
+
+
+def _measured(study: Study, stage: Stage, cell: CellRuns, measure: str, epoch: int | None) -> Measured | None:
+    published = _published(study.published.get(stage.name, ()), cell.cell, measure, epoch)
+    values = cell.values(measure, epoch)
+    if not values and published is None:
+        return None
+    compared = published is not None and cell.protocol == study.published_protocol
+    split = measure.rpartition(" ")[2].partition("/")[0]
+    first = next(iter(cell.seeds.values()), [])
+    items = sum(row.counts.get(split, 0) for row in first) or None
+    return Measured(
+        protocol=cell.protocol,
+        stage=stage.name,
+        cell=cell.cell,
+        epoch=epoch,
+        measure=measure,
+        values=values,
+        rows=tuple(cell.rows),
+        asked=len(stage.seeds),
+        unfinished=sum(not row.is_finished for row in cell.rows),
+        items=items if is_share(measure) else None,
+        published=published,
+        compared=compared,
+        judged=compared and measure in study.judged.get(stage.name, ()) and epoch != 0,
+    )
+
+
+def _published(rows: Sequence[PublishedRow], cell: Cell, measure: str, epoch: int | None) -> str | None:
+    for row in rows:
+        fits = all(cell.get(axis) == label for axis, label in row.cell.items())
+        if fits and row.epoch == epoch and row.values.get(measure, NOT_GIVEN) != NOT_GIVEN:
+            return row.values[measure]
+    return None
+
+
+def _with_verdicts(study: Study, entries: Sequence[Measured]) -> Iterator[Measured]:
+    """Judges one column of a stage in a protocol, over whose cells the spread is pooled."""
+    groups = {place: list(entry.values.values()) for place, entry in enumerate(entries) if entry.values}
+    spreads = pooled_spread(groups) if groups else {}
+    for place, entry in enumerate(entries):
+        spread = spreads.get(place)
+        verdict = None
+        if entry.judged and entry.published is not None:
+            protocol = study.protocols[entry.protocol]
+            defect = protocol.changes.get(entry.measure)
+            verdict = judge(
+                entry.published,
+                list(entry.values.values()),
+                spread,
+                study.tolerance_of(entry.measure),
+                asked_seeds=entry.asked,
+                items=entry.items,
+                unit="points" if is_share(entry.measure) else ("s" if entry.measure == SECONDS else ""),
+                defect=defect,
+                defect_sentence=protocol.defects.get(defect) if defect is not None else None,
+            )
+        yield replace(entry, spread=spread, verdict=verdict)
+
+
+def _cell(use: Use) -> Cell:
+    return dict(use.cell)

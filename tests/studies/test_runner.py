@@ -1,0 +1,279 @@
+"""Running a study: every run once, none lost, whatever is killed."""
+
+import csv
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from visionbench.studies.results import TIMES, read_rows
+from visionbench.studies.spec import load_study
+
+pytestmark = pytest.mark.slow
+
+TEXT = """\
+title: Two widths
+source: A course
+seeds: [0, 1, 2]
+base:
+  data: Digits
+  model: {class_path: MLP, init_args: {widths: [8]}}
+  trainer: {max_epochs: 2}
+grid:
+  width: {8: {model.widths: [8]}, 16: {model.widths: [16]}}
+protocols: {reported: {set: {model.dropout: 0.1}}, corrected: {}}
+stages:
+  candidates: {grid: [width]}
+  more: {continue: candidates, set: {trainer.max_epochs: 4}, result: last epoch}
+  final: {best_of: candidates, by: val/acc, test: true, set: {data.batch_size: 32}}
+published:
+  candidates: [[width, val/acc], [8, 72.5], [16, 80.0]]
+  final: [[test/acc], [80]]
+judged: [val/acc, test/acc]
+tolerance: 10
+"""
+RUNS = 2 * 2 * 3 * 2 + 2 * 3  # protocols, widths, seeds, two stages; the final ones
+# What is imported for each command, so that a process does not end while Python starts.
+COMMAND = [sys.executable, "-m", "visionbench", "study"]
+
+
+def write_study(folder: Path, text: str = TEXT, name: str = "two-widths") -> Path:
+    path = folder / "configs/studies" / f"{name}.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def study(folder: Path, *words: str, check: bool = True) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*COMMAND, *words], cwd=folder, capture_output=True, text=True, check=False)
+    if check:
+        assert done.returncode == 0, done.stdout + done.stderr
+    return done
+
+
+def table(folder: Path, name: str = "two-widths") -> list[dict[str, str]]:
+    """The results without what differs between two trainings: times."""
+    with (folder / f"lightning_logs/studies/{name}/results.csv").open(newline="") as file:
+        return [{key: value for key, value in row.items() if key not in TIMES} for row in csv.DictReader(file)]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("undisturbed")
+    write_study(folder)
+    (folder / "printed.txt").write_text(study(folder, "run", "two-widths", "--save").stdout)
+    return folder
+
+
+def test_every_run_is_trained_once_and_has_its_verdict(undisturbed):
+    printed = (undisturbed / "printed.txt").read_text()
+    assert f"[{RUNS}/{RUNS}] runs finished, {RUNS} of them now" in printed
+    assert len(table(undisturbed)) == RUNS
+    assert {row["status"] for row in table(undisturbed)} == {"finished"}
+    assert len(re.findall(r"(?m)^candidates / .*: (reproduced|not reproduced|inconclusive)", printed)) == 2
+    verified = study(undisturbed, "verify", "two-widths")
+    assert len(verified.stdout.splitlines()) == 3
+    again = study(undisturbed, "run", "two-widths").stdout
+    assert "0 to train" in again
+    assert "0 of them now" in again
+
+
+def test_a_forked_run_is_the_run_of_the_command_line(undisturbed, tmp_path):
+    row = read_rows(undisturbed / "lightning_logs/studies/two-widths/results.csv")[0]
+    config = undisturbed / f"lightning_logs/studies/two-widths/cells/{row.id}.yaml"
+    line = [sys.executable, "-m", "visionbench", "fit", "--config", str(config), "--run_dir", str(tmp_path / "run")]
+    subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
+    from visionbench.runs.folder import RunFolder
+
+    assert RunFolder(tmp_path / "run").metadata["weights_digest"] == row.weights_digest
+
+
+def test_a_resumed_stage_equals_a_run_that_was_never_stopped(undisturbed, tmp_path):
+    rows = read_rows(undisturbed / "lightning_logs/studies/two-widths/results.csv")
+    row = next(row for row in rows if row.stage == "more")
+    config = undisturbed / f"lightning_logs/studies/two-widths/cells/{row.id}.yaml"
+    line = [sys.executable, "-m", "visionbench", "fit", "--config", str(config), "--run_dir", str(tmp_path / "run")]
+    subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
+    from visionbench.runs.folder import RunFolder
+
+    assert row.epochs == 4
+    assert RunFolder(tmp_path / "run").metadata["weights_digest"] == row.weights_digest
+
+
+def test_checkpoints_are_kept_only_where_something_needs_them(undisturbed):
+    folder = undisturbed / "lightning_logs/studies/two-widths"
+    kept = {path.parent.name for path in folder.glob("runs/*/checkpoints")}
+    final = {row.id for row in read_rows(folder / "results.csv") if row.stage == "final"}
+    assert final <= kept
+    assert not kept & {row.id for row in read_rows(folder / "results.csv") if row.stage == "candidates"}
+    assert all((path / "log.txt").read_text() for path in (folder / "runs").iterdir() if path.is_dir())
+
+
+def test_killed_runners_and_workers_change_nothing(undisturbed, tmp_path):
+    write_study(tmp_path)
+    draw = random.Random(0)
+    kills = 0
+    for _ in range(6):
+        runner = subprocess.Popen([*COMMAND, "run", "two-widths"], cwd=tmp_path, stdout=subprocess.DEVNULL)
+        time.sleep(12 + 4 * draw.random())
+        victims = [runner.pid] if draw.random() < 0.5 else _workers(runner.pid) or [runner.pid]
+        for victim in victims:
+            os.kill(victim, signal.SIGKILL)
+            kills += 1
+        if runner.pid not in victims:
+            time.sleep(2 * draw.random())
+        runner.kill()
+        runner.wait()
+    before = (
+        {
+            row["id"]: (tmp_path / f"lightning_logs/studies/two-widths/runs/{row['id']}/run.json").stat().st_mtime_ns
+            for row in table(tmp_path)
+        }
+        if (tmp_path / "lightning_logs/studies/two-widths/results.csv").exists()
+        else {}
+    )
+    study(tmp_path, "run", "two-widths")
+    assert kills >= 6
+    assert table(tmp_path) == table(undisturbed)
+    for run_id, time_ns in before.items():
+        path = tmp_path / f"lightning_logs/studies/two-widths/runs/{run_id}/run.json"
+        assert path.stat().st_mtime_ns == time_ns  # a finished run is not trained again
+
+
+def _workers(runner: int) -> list[int]:
+    """The processes that train for a runner: the children of its only child."""
+    children = lambda pid: [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]  # noqa: E731
+    return [worker for server in children(runner) for worker in children(server)]
+
+
+def test_two_runners_share_the_work(undisturbed, tmp_path):
+    write_study(tmp_path)
+    line = [*COMMAND, "run", "two-widths", "--workers", "1"]
+    runners = [subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    printed = [runner.communicate()[0] for runner in runners]
+    assert [runner.returncode for runner in runners] == [0, 0]
+    assert table(tmp_path) == table(undisturbed)
+    logs = [path.read_text() for path in tmp_path.glob("lightning_logs/studies/two-widths/runs/*/log.txt")]
+    assert len(logs) == RUNS
+    assert all(log.count("Epoch 1") <= 1 and log.count("test accuracy") <= 1 for log in logs)
+    trained = [int(re.search(r"runs finished, (\d+) of them now", text)[1]) for text in printed]
+    assert sum(trained) >= RUNS
+
+
+def test_a_fresh_clone_trains_only_what_is_missing(undisturbed, tmp_path):
+    write_study(tmp_path)
+    shutil.copytree(undisturbed / "docs", tmp_path / "docs")
+    assert "0 to train" in study(tmp_path, "run", "two-widths").stdout
+    path = tmp_path / "docs/results/two-widths/runs.csv"
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    # Of a resumed stage, one row is lost: its first part has no checkpoint here, and is trained again.
+    lost = next(row for row in rows if row["stage"] == "more")
+    shutil.rmtree(tmp_path / "lightning_logs")
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, rows[0].keys(), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(row for row in rows if row is not lost)
+    printed = study(tmp_path, "run", "two-widths").stdout
+    assert "2 to train" in printed
+    assert "was trained again for its checkpoint, and has the recorded weights" in printed
+    assert table(tmp_path) == table(undisturbed)
+
+
+def test_failed_and_diverged_runs_have_no_score_and_do_not_win(tmp_path):
+    text = TEXT.replace("16: {model.widths: [16]}", "16: {model: failing.FailsLate}")
+    text = text.replace("width: {8:", "width: {1e9: {model.optimizer: {class_path: SGD, init_args: {lr: 1.0e+9}}}, 8:")
+    text = text.replace("set: {model.dropout: 0.1}", "").replace("[16, 80.0]", "[16, 99.0]")
+    path = write_study(tmp_path, text, "failing")
+    path.with_suffix(".py").write_text(
+        "from visionbench.models import MLP\n\n\nclass FailsLate(MLP):\n"
+        "    def on_train_epoch_end(self):\n        super().on_train_epoch_end()\n"
+        "        raise ZeroDivisionError('of the user')\n"
+    )
+    done = study(tmp_path, "run", "failing", check=False)
+    assert done.returncode == 1
+    rows = read_rows(tmp_path / "lightning_logs/studies/failing/results.csv")
+    by_width = {
+        label: [row for row in rows if row.cell.get("width") == label and row.stage == "candidates"]
+        for label in ("8", "16", "1e9")
+    }
+    assert {row.status for row in by_width["16"]} == {"failed"}
+    assert {row.status for row in by_width["1e9"]} == {"diverged"}
+    assert all(not row.metrics and "of the user" in row.error for row in by_width["16"])
+    assert {row.cell["width"] for row in rows if row.stage == "final"} == {"8"}
+    folder = tmp_path / "lightning_logs/studies/failing/runs"
+    failed = by_width["16"][0].id
+    assert "Traceback" in (folder / failed / "log.txt").read_text()
+    assert (folder / f"{failed}.attempt-1").is_dir()  # it was tried twice
+    assert "ZeroDivisionError: of the user" in done.stdout
+    assert re.search(r"candidates / 16 / val/acc: incomplete", done.stdout)
+
+
+def test_ctrl_c_lets_runs_write_their_checkpoints(tmp_path):
+    write_study(
+        tmp_path, TEXT.replace("max_epochs: 2}", "max_epochs: 4000}").replace("max_epochs: 4}", "max_epochs: 4001}")
+    )
+    runner = subprocess.Popen([*COMMAND, "run", "two-widths"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    runs = tmp_path / "lightning_logs/studies/two-widths/runs"
+    for _ in range(600):
+        if len(list(runs.glob("*/checkpoints/last.ckpt"))) == 2:
+            break
+        time.sleep(0.1)
+    runner.send_signal(signal.SIGINT)
+    assert "the same command resumes the study" in runner.communicate()[0]
+    assert runner.returncode == 130
+    assert [path for path in runs.glob("*/run.json") if '"interrupted"' in path.read_text()]
+
+
+def test_a_budget_leaves_a_balanced_table(undisturbed, tmp_path):
+    write_study(tmp_path)
+    shutil.copytree(undisturbed / "lightning_logs", tmp_path / "lightning_logs")
+    folder = tmp_path / "lightning_logs/studies/two-widths"
+    rows = read_rows(folder / "results.csv")
+    (folder / "results.csv").unlink()
+    for row in rows:
+        if row.seed > 0:
+            shutil.rmtree(folder / "runs" / row.id)
+    printed = study(tmp_path, "run", "two-widths", "--budget", "1s").stdout
+    assert "The budget is used up" in printed
+    assert "incomplete" in printed
+
+
+def test_other_code_is_refused_unless_it_is_accepted(undisturbed, tmp_path):
+    write_study(tmp_path)
+    shutil.copytree(undisturbed / "docs", tmp_path / "docs")
+    path = tmp_path / "docs/results/two-widths/runs.csv"
+    code = read_rows(path)[0].code
+    path.write_text(path.read_text().replace(code, "0" * 64))
+    done = study(tmp_path, "run", "two-widths", check=False)
+    assert done.returncode == 2
+    assert "were made by other code than today's; give --accept_code" in done.stderr
+    assert "counts 30 runs made by other code" in study(tmp_path, "run", "two-widths", "--accept_code").stdout
+
+
+def test_options_that_change_numbers_are_refused(tmp_path):
+    write_study(tmp_path)
+    done = study(tmp_path, "run", "two-widths", "--model.dropout", "0.3", check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--model.dropout cannot be given to a study, whose file says all that changes numbers" in done.stderr
+
+
+def test_the_example_runs_as_it_is(tmp_path):
+    assert "wrote configs/studies/my-study.yaml" in study(tmp_path, "new", "my-study").stdout
+    assert load_study(tmp_path / "configs/studies/my-study.yaml").title
+    listed = study(tmp_path, "run", "my-study", "--dry_run").stdout
+    assert "30 runs to train, 0 finished" in listed
+    assert "5 runs  final · corrected" in listed
+    printed = study(tmp_path, "run", "my-study").stdout
+    assert "5 of 5 judged values are reproduced" in printed
+    assert "my-study" in study(tmp_path, "list").stdout
+    taken = study(tmp_path, "new", "my-study", check=False)
+    assert taken.returncode == 2
+    assert "is there already; give another name." in taken.stderr
