@@ -80,6 +80,11 @@ class PlannedRun:
         return [*([self.continues] if self.continues is not None else []), *self.sources.values()]
 
     @property
+    def evaluations(self) -> set[str]:
+        """Names of the evaluations of the run besides that of the validation samples."""
+        return {*self.config.get("evaluate", ()), *(["test"] if self.config["test_after_fit"] else [])}
+
+    @property
     def first(self) -> Use:
         """The first place that the run is for."""
         return self.uses[0]
@@ -376,7 +381,7 @@ class _Planner:
                 set_option(config, "data.fold_is", "val")
         sources = {word: self._source(word, need, use.seed) for word, need in self._needed(config)}
         parents = [continues, *sources.values()] if continues is not None else list(sources.values())
-        run_id = _run_id(config, parents)
+        run_id = _run_id(config, parents, anew=stage.best_of is not None)
         run = self.runs.get(run_id)
         if run is None:
             place = self.study.stages[use.stage].seeds.index(use.seed)
@@ -457,8 +462,14 @@ def _key(use: Use) -> tuple[Any, ...]:
     return (use.protocol, use.stage, tuple(use.cell.items()), use.seed, use.fold)
 
 
-def _run_id(config: Mapping[str, Any], parents: Sequence[Source | None]) -> str:
-    """Digest of what determines a run and can be known without its data: settings, threads and the runs before it."""
+def _run_id(config: Mapping[str, Any], parents: Sequence[Source], anew: bool) -> str:
+    """Digest of what determines a run and can be known without its data: settings, threads and the runs before it.
+
+    Args:
+        config: Run file.
+        parents: Runs before it.
+        anew: Whether the run is trained again after its cell was chosen, though another run may be the same.
+    """
     kept = {key: value for key, value in config.items() if key not in ("evaluate", "evaluate_every")}
     for part in ("data", "model"):
         if isinstance(kept.get(part), str):
@@ -468,7 +479,8 @@ def _run_id(config: Mapping[str, Any], parents: Sequence[Source | None]) -> str:
         "threads": config["threads"],
         # The data are other ones then: the official test samples are the validation split.
         "watches_test": "test_as_validation" in config["allow"],
-        "parents": [[parent.study, parent.run, parent.epoch] for parent in parents if parent is not None],
+        "parents": [[parent.study, parent.run, parent.epoch] for parent in parents],
+        "anew": anew,
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:ID_DIGITS]
 

@@ -55,6 +55,7 @@ class Row:
         precision: Precision.
         versions: Versions of Python and of the packages.
         findings: Words of the defects that the run allows and has.
+        evaluations: Names of the evaluations that were asked for, besides that of the validation samples.
         error: Message of a failed run, on one line.
         seconds: Seconds of training.
         cpu_seconds: Processor seconds.
@@ -85,6 +86,7 @@ class Row:
     precision: str = ""
     versions: dict[str, str] = field(default_factory=dict)
     findings: tuple[str, ...] = ()
+    evaluations: tuple[str, ...] = ()
     error: str = ""
     seconds: float = 0.0
     cpu_seconds: float = 0.0
@@ -225,10 +227,16 @@ def row_of(
         precision=str(metadata.get("precision") or ""),
         versions=dict(metadata.get("versions") or {}),
         findings=tuple(folder.allowed_defects) if finished else (),
+        evaluations=_evaluations(folder.config) if finished else (),
         error=str(metadata.get("error") or (metadata.get("divergence") or {}).get("text") or ""),
         seconds=float(metadata.get("seconds") or 0.0),
         cpu_seconds=float(metadata.get("cpu_seconds") or 0.0),
     )
+
+
+def _evaluations(config: Mapping[str, Any]) -> tuple[str, ...]:
+    tested = ["test"] if config.get("test_after_fit") else []
+    return (*tested, *(config.get("evaluate") or ()))
 
 
 def _rounded(value: Any) -> float | None:

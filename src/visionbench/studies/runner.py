@@ -170,8 +170,9 @@ class Runner:
         return [*self.plan.foreign.values(), *self.plan.runs.values()]
 
     def row(self, run: PlannedRun) -> Row | None:
-        """The row of a run, if it has one."""
-        return self.stores[run.study.id].rows.get(run.id)
+        """The row of a run, if it has one with all evaluations that the study asks for."""
+        row = self.stores[run.study.id].rows.get(run.id)
+        return row if row is None or not row.is_finished or run.evaluations <= set(row.evaluations) else None
 
     def rows(self) -> list[Row]:
         """The rows of this study, in the order of the plan."""
@@ -318,10 +319,11 @@ class Runner:
         (store.folder / "runs").mkdir(exist_ok=True)
         write_whole(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
         folder = store.run(run.id)
-        if self.attempts.get(run.id, 1) > 1 or (
-            folder.metadata_path.exists() and folder.status in ("failed", "diverged")
-        ):
+        earlier = store.read(run)
+        if earlier is not None and not earlier.is_finished:
             _set_aside(folder, "attempt")
+        elif earlier is not None and (not run.evaluations <= set(earlier.evaluations) or self.row(run) is not None):
+            _set_aside(folder, "replaced")  # an evaluation is missing, or the checkpoints
         return Job(
             id=run.id,
             config=str(path),
