@@ -124,6 +124,29 @@ def write_table(folder: Path, counts: Mapping[str, int], seed: int = 0) -> Path:
     return folder
 
 
+def write_heart(folder: Path, counts: Mapping[str, int], seed: int = 0) -> Path:
+    """Writes `folder/NAME.csv` with the columns of the heart failure table, all rows different; returns `folder`.
+
+    Each file has every category. Every fourth Cholesterol, and the first RestingBP, is 0.
+    """
+    random = np.random.RandomState(seed)
+    folder.mkdir(parents=True, exist_ok=True)
+    names = "Age Sex ChestPainType RestingBP Cholesterol FastingBS RestingECG MaxHR ExerciseAngina Oldpeak ST_Slope"
+    for name, count in counts.items():
+        lines = [",".join([*names.split(), "HeartDisease"])]
+        for number in range(count):
+            sick = number % 2
+            cells = [
+                *(random.randint(30, 78), "MF"[number // 2 % 2], ("ASY", "ATA", "NAP", "TA")[number % 4]),
+                *(random.randint(90, 200) if number else 0, random.randint(100, 600) if number % 4 else 0),
+                *(sick, ("LVH", "Normal", "ST")[number % 3], random.randint(70, 200), "NY"[sick]),
+                *(f"{random.rand() * 4:.4f}", ("Down", "Flat", "Up")[number % 3]),
+            ]
+            lines.append(",".join(map(str, [*cells, sick])))
+        (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
+    return folder
+
+
 class Tiny(VisionDataModule):
     """Noise: 33 training and 12 test images; a test may change `arrays` before they are prepared."""
 

@@ -166,6 +166,7 @@ class Bar(VisionDataModule):
     - Split: 60 to train on, 20 to test.
     - Source: a random generator.
     - License: none.
+    - Files: none are needed.
     """
 
     title: ClassVar[str] = "Bars"

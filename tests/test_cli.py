@@ -30,7 +30,7 @@ MISTAKES = {
     ),
     "unknown data set": (
         "fit --model MLP --data Digit",
-        "data.class_path: there is no class Digit; known: CIFAR10, Digits, FashionMNIST",
+        "data.class_path: there is no class Digit; known: BoneBreak, CIFAR10, Digits, FashionMNIST",
         "did you mean Digits?",
     ),
     "unknown module": ("fit --model nosuch.Net --data Digits", "model.class_path: there is no module nosuch; known: "),

@@ -20,6 +20,7 @@ DATA_SETS = [
     for name in data.__all__
     if issubclass(kind := getattr(data, name), data.VisionDataModule) and not inspect.isabstract(kind)
 ]
+TABLES = [name for name in DATA_SETS if issubclass(getattr(data, name), data.Table)]
 
 
 def stem(value):
@@ -42,7 +43,7 @@ def test_a_run_file_goes_with_every_data_set(printed, file, name):
     given = {} if isinstance(data, str) else data["init_args"]
     replaced = bool(given) and data["class_path"] != name
     # What does not change a shoe's class may change a digit's; a table has no pixels.
-    gone = {"augment", "statistics"} if name == "Table" else {"augment"}
+    gone = {"augment", "statistics"} if name in TABLES else {"augment"}
     kept = {option: value for option, value in given.items() if not (replaced and option in gone)}
     if replaced:
         # The size of a batch belongs to the recipe and ImageNet's statistics to the weights, so they are kept, and

@@ -30,8 +30,10 @@ def test_list_names_every_data_set_and_what_is_prepared(cli, root):
     shown = cli(f"data list --root {root}")
     assert shown.status == 0
     assert [line.split()[0] for line in shown.out.splitlines() if not line.startswith(" ")] == [
-        *("CIFAR10", "MNIST", "Digits", "FashionMNIST", "ImageFolder", "Table")
+        *("CIFAR10", "MNIST", "Digits", "FashionMNIST", "BoneBreak", "GreekLetters", "HeartFailure"),
+        *("ImageFolder", "Table"),
     ]
+    assert "  files: none are needed; scikit-learn includes the images.\n" in shown.out
     assert f"{Digits(root=str(root)).store_folder()}: 1,437 train, 360 test of 28 x 28 x 1" in shown.out
 
 

@@ -19,7 +19,7 @@ ANSWERS = {
     "missing config": ("fit --config missing.yaml", 2, "config: there is no file missing.yaml; "),
     "unknown command": ("fitt", 2, "There is no command fitt; did you mean fit?"),
     "unknown model": ("fit --data Digits --model=MPL", 2, "model.class_path: there is no class MPL; known: CNN, "),
-    "unknown data set": ("fit --model MLP --data Digit", 2, "known: CIFAR10, Digits, FashionMNIST, ImageFolder, MNIST"),
+    "unknown data set": ("fit --model MLP --data Digit", 2, "known: BoneBreak, CIFAR10, Digits, FashionMNIST, "),
     "unknown model in a file": ("fit --config unknown.yaml", 2, "there is no class CNM; known: "),
 }
 

@@ -4,6 +4,7 @@ import ast
 import contextlib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -51,6 +52,17 @@ def docstring_of(class_path: str) -> str:
         class_path: Import path of the class, with the module that defines it.
     """
     return ast.get_docstring(_definition(class_path)) or ""
+
+
+def sheet_entry(docstring: str, name: str) -> str:
+    """An entry of the data sheet in a docstring, such as `- Files: ...`, on one line; empty if there is none.
+
+    Args:
+        docstring: Docstring of a data set.
+        name: Name of the entry, such as Files.
+    """
+    entry = re.search(rf"^ *- {name}: (.*?)(?=^ *- |^ *$|\Z)", docstring, flags=re.MULTILINE | re.DOTALL)
+    return " ".join(entry[1].split()) if entry is not None else ""
 
 
 def defaults_of(class_path: str) -> dict[str, Any]:

@@ -12,13 +12,17 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import functional
 
 import visionbench.data
-from tests.fakes import Tiny, write_cifar10, write_idx, write_images, write_table
+from tests.fakes import Tiny, write_cifar10, write_heart, write_idx, write_images, write_table
+from visionbench.classes import sheet_entry
 from visionbench.data import (
     CIFAR10,
     MNIST,
     Arrays,
+    BoneBreak,
     Digits,
     FashionMNIST,
+    GreekLetters,
+    HeartFailure,
     HorizontalFlip,
     ImageFolder,
     MixUp,
@@ -43,6 +47,14 @@ DATASETS = {
     FashionMNIST: lambda folder, patch: patch.setattr(fashion_mnist, "ORIGIN", write_idx(folder)) or {},
     MNIST: lambda folder, patch: patch.setattr(mnist, "ORIGIN", write_idx(folder)) or {},
     CIFAR10: lambda folder, patch: patch.setattr(cifar10, "ORIGIN", write_cifar10(folder)) or {},
+    BoneBreak: lambda folder, patch: {
+        "source": str(write_images(folder, {f"{s}/{c}": n for s, n in [("train", 30), ("test", 4)] for c in "abc"})),
+        "size": 8,
+    },
+    GreekLetters: lambda folder, patch: {
+        "source": str(write_images(folder, dict.fromkeys(("alpha", "beta", "gamma"), 34), (30, 29)))
+    },
+    HeartFailure: lambda folder, patch: {"source": str(write_heart(folder, {"train": 90, "test": 12}))},
     ImageFolder: lambda folder, patch: {
         "source": str(write_images(folder, {f"{s}/{c}": n for s, n in [("train", 30), ("test", 4)] for c in "abc"})),
         "size": 8,
@@ -133,6 +145,8 @@ def test_classes_and_shape_are_known_before_anything_is_prepared(make, tmp_path)
 def test_the_docstring_is_a_data_sheet(kind):
     for word in (f"{kind.item.capitalize()}s", "Classes", "Split", "Source", "License"):
         assert f"{word}: " in kind.__doc__
+    # What `data list` shows of it.
+    assert sheet_entry(kind.__doc__, "Files") or not kind.from_command_line
 
 
 def test_the_store_says_where_the_data_are_from(ready, kind):

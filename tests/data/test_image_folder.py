@@ -361,7 +361,7 @@ def test_offline_a_changed_source_is_refused_and_the_store_stays(source, tmp_pat
 def test_only_a_process_that_prepares_looks_at_the_files(source, folder, monkeypatch):
     folder(source).prepare_data()
     monkeypatch.setattr(image_folder, "list_files", lambda *args: pytest.fail("looked"))
-    monkeypatch.setattr(image_folder.VisionDataModule.setup.__globals__["rank_zero_only"], "rank", 1)
+    monkeypatch.setattr(image_folder.FromSource.setup.__globals__["rank_zero_only"], "rank", 1)
     data = folder(source)
     data.setup()
     assert data.sizes()["test"] == 4

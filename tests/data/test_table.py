@@ -620,3 +620,15 @@ def test_more_columns_and_classes_than_fit_are_left_out_of_the_picture(cli, tmp_
     drawn = cli("data show Table --data.source wide.csv --data.target kind --data.root root")
     assert (drawn.status, drawn.err) == (0, "")
     assert image_size(tmp_path / "Table.png") == (1200, 600)
+
+
+def test_all_rows_can_be_split_anew(tmp_path, table):
+    source = write_table(tmp_path / "parts", {"train": 30, "val": 6, "test": 9})
+    data = table(source=str(source), pool=True, test_size=15, val_size=0)
+    data.setup()
+    assert data.sizes() == {"train": 30, "val": 0, "test": 15}
+    parts = table(source=str(source))
+    parts.setup()
+    together = np.concatenate([parts.store.arrays[f"{split}-images"] for split in ("train", "val", "test")])
+    np.testing.assert_array_equal(data.store.arrays["train-images"], together)
+    assert data.store.folder != parts.store.folder

@@ -19,9 +19,12 @@ if TYPE_CHECKING:
     from visionbench.data.augment import RandomRotation as RandomRotation
     from visionbench.data.augment import VerticalFlip as VerticalFlip
     from visionbench.data.base import VisionDataModule as VisionDataModule
+    from visionbench.data.bone_break import BoneBreak as BoneBreak
     from visionbench.data.cifar10 import CIFAR10 as CIFAR10
     from visionbench.data.digits import Digits as Digits
     from visionbench.data.fashion_mnist import FashionMNIST as FashionMNIST
+    from visionbench.data.greek_letters import GreekLetters as GreekLetters
+    from visionbench.data.heart_failure import HeartFailure as HeartFailure
     from visionbench.data.image_folder import ImageFolder as ImageFolder
     from visionbench.data.mnist import MNIST as MNIST
     from visionbench.data.table import Table as Table
@@ -33,6 +36,9 @@ DATA_SETS = {
     "MNIST": "mnist",
     "Digits": "digits",
     "FashionMNIST": "fashion_mnist",
+    "BoneBreak": "bone_break",
+    "GreekLetters": "greek_letters",
+    "HeartFailure": "heart_failure",
     "ImageFolder": "image_folder",
     "Table": "table",
 }

@@ -29,6 +29,7 @@ from visionbench.data.store import (
     SPLITS,
     Store,
     StoreWriter,
+    default_root,
     digests_of_rows,
     open_or_write,
     sample_digests,
@@ -200,7 +201,7 @@ class VisionDataModule(LightningDataModule, ABC):
             raise UserError(f"data.memory_budget is {memory_budget}, expected a number of GiB of 0 or more.")
         if workers is not None and workers < 0:
             raise UserError(f"data.workers is {workers}, expected a number of threads of 0 or more.")
-        self.root = Path(root if root is not None else os.environ.get("VISIONBENCH_DATA") or "data").expanduser()
+        self.root = Path(root).expanduser() if root is not None else default_root()
         self.batch_size = batch_size
         self.val_size = val_size
         self.test_size = test_size

@@ -45,6 +45,7 @@ class CIFAR10(VisionDataModule):
     - Split: official, 50,000 for training and 10,000 for test; validation is cut from the 50,000.
     - Source: Krizhevsky, "Learning Multiple Layers of Features from Tiny Images", 2009. License: none is stated; its
       page asks for that report to be cited.
+    - Files: fetched from a mirror.
 
     Args:
         source: Folder with `cifar-10-python.tar.gz`, used instead of a download; read only.

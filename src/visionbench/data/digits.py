@@ -18,6 +18,7 @@ class Digits(VisionDataModule):
     - Split: none is official; a fixed, stratified choice of 360 images is the test set, and 1,437 images remain.
     - Source: UCI's "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak, 1998), its test part, written by
       13 people. License: CC BY 4.0.
+    - Files: none are needed; scikit-learn includes the images.
     """
 
     title = "Digits"

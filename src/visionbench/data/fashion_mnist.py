@@ -41,6 +41,7 @@ class FashionMNIST(VisionDataModule):
     - Split: official, 60,000 for training and 10,000 for test; validation is cut from the 60,000.
     - Source: Xiao, Rasul and Vollgraf, "Fashion-MNIST: a Novel Image Dataset for Benchmarking Machine Learning
       Algorithms", 2017. License: MIT.
+    - Files: found on this system, fetched from a mirror, or taken from a package of Debian or Ubuntu.
 
     Args:
         source: Folder with the four original files, used instead of a download; read only.

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import numpy as np
 import PIL
@@ -22,9 +22,9 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from visionbench.data.base import VisionDataModule
+from visionbench.data.from_source import FromSource
 from visionbench.data.memory import processor_cores
-from visionbench.data.store import SPLITS, Store, StoreWriter, find_store, read_meta
+from visionbench.data.store import SPLITS, Store, StoreWriter, read_meta
 from visionbench.decoding import Decoded, Recipe, decode_files, start_process
 from visionbench.errors import UserError
 from visionbench.text import counted
@@ -110,7 +110,7 @@ class FileFilter:
         return True
 
 
-class ImageFolder(VisionDataModule):
+class ImageFolder(FromSource):
     """Your own images, with one folder per class, in one of three layouts.
 
     The layouts are `source/train/CLASS/*`, optionally with `val` (or `valid`, `validation`) and `test` beside `train`;
@@ -126,6 +126,7 @@ class ImageFolder(VisionDataModule):
     - Split: that of the folders; without a folder for a split, or with a size, folds or `pool`, cut by `split_seed`.
     - Source: `source`, which is only read; links that lead out of it are not followed. It is prepared again when the
       name, size or time of a file has changed. License: that of your images.
+    - Files: your own, in the folder `source`.
 
     Files that cannot be used (damaged, empty, not an image, too large, or a duplicate) are named in the store's
     `meta.json`.
@@ -148,6 +149,10 @@ class ImageFolder(VisionDataModule):
     """
 
     title = "ImageFolder"
+    # What brings the images of one folder to their form says nothing about those of another.
+    specific_arguments: ClassVar[frozenset[str]] = FromSource.specific_arguments | {
+        *("size", "channels", "resize", "scale", "invert", "max_skipped", "duplicates", "pool")
+    }
 
     def __init__(
         self,
@@ -177,15 +182,18 @@ class ImageFolder(VisionDataModule):
         if not max_skipped >= 0 or (isinstance(max_skipped, float) and max_skipped >= 1):
             raise UserError(f"data.max_skipped is {max_skipped}, expected a count of files, or a fraction below 1.")
         self.recipe = Recipe((sides[0], sides[1]), channels, resize, scale, invert)
-        self.source = Path(source).expanduser()
-        self.title = _shown(_resolved(self.source).name)
+        if not self.named:
+            self.title = _shown(_resolved(Path(source).expanduser()).name)
         super().__init__(**kwargs)
-        self.as_written = source
         self.max_skipped = max_skipped
         self.duplicates = duplicates
         self.pool = pool
         self._listing: Listing | None = None
-        self._folders = find_classes(self.source) if _folder_problem(self.source) is None else None
+        fingerprint = self.set_source(source)
+        is_read = self.prepared is None and self.source_problem() is None
+        self._folders = find_classes(self.source) if is_read else None
+        if fingerprint is not None and self._folders is not None:
+            self.check_unchanged(fingerprint, self._list(self._folders).fingerprint)
         self._class_names = tuple(self._folders["train"]) if self._folders is not None else self._stored_class_names()
 
     @property
@@ -205,19 +213,16 @@ class ImageFolder(VisionDataModule):
         source = str(_resolved(self.source))
         return {"source": source, **vars(self.recipe), "duplicates": self.duplicates, "pool": self.pool}
 
-    def store_folder(self) -> Path:
-        """Folder of the prepared store; if the source no longer exists, that of a source of the same spelling."""
-        folder = super().store_folder()
-        if folder.exists() or _folder_problem(self.source) is None:
-            return folder
-        return find_store(folder.parent, self.settings(), self.as_written) or folder
+    def source_problem(self) -> str | None:
+        """Reason why the source is not a readable folder; `None` if it is one."""
+        return _folder_problem(self.source)
 
     def _stored_class_names(self) -> tuple[str, ...]:
         folder = self.store_folder()
         if folder.exists():
             return tuple(read_meta(folder).get("class_names", ()))
         raise UserError(
-            f"data.source {_shown(self.as_written)} {_folder_problem(self.source)}, and {self.root} has no store that "
+            f"data.source {_shown(self.as_written)} {self.source_problem()}, and {self.root} has no store that "
             "was prepared from it with these settings; give the folder that holds the images."
         )
 
@@ -278,7 +283,7 @@ class ImageFolder(VisionDataModule):
     def write_store(self, writer: StoreWriter, downloads: Path) -> dict[str, Any]:  # noqa: D102
         start = time.monotonic()
         if self._folders is None:
-            raise UserError(f"There is no folder {_shown(self.as_written)} to prepare; give an existing folder.")
+            raise UserError(f"There is no folder {_shown(str(self.source))} to prepare; give an existing folder.")
         listing = self._list(self._folders)
         total = sum(map(len, listing.files.values()))
         height, width = self.recipe.size

@@ -38,6 +38,7 @@ class MNIST(VisionDataModule):
     - Split: official, 60,000 for training and 10,000 for test, by different writers; validation is cut from the 60,000.
     - Source: LeCun, Bottou, Bengio and Haffner, "Gradient-Based Learning Applied to Document Recognition", 1998.
       License: CC BY-SA 3.0.
+    - Files: fetched from a mirror.
 
     Args:
         source: Folder with the four original files, used instead of a download; read only.

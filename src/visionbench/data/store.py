@@ -48,6 +48,11 @@ class Store:
     arrays: Mapping[str, np.ndarray]
 
 
+def default_root() -> Path:
+    """Folder of prepared data sets where none is given."""
+    return Path(os.environ.get("VISIONBENCH_DATA") or "data").expanduser()
+
+
 def store_key(settings: Mapping[str, Any]) -> str:
     """Folder name of the store for these settings; other settings give another name."""
     text = json.dumps({"schema": SCHEMA, **settings}, sort_keys=True)
@@ -81,6 +86,62 @@ def find_store(parent: Path, settings: Mapping[str, Any], source: str) -> Path |
             f"({', '.join(map(str, matches))}); give the absolute path of the source."
         )
     return matches[0] if matches else None
+
+
+@dataclass(frozen=True)
+class RememberedSource:
+    """A source that a data set was prepared from.
+
+    Attributes:
+        source: Path of the source, which may no longer exist.
+        folder: Store with the settings that were asked for; `None` if there are only stores with other settings.
+        differences: Names of the settings in which the store that was prepared last differs; empty with a `folder`.
+        fingerprint: Fingerprint of the source when it was prepared.
+        others: Sources of stores that were prepared from other files, or from files that have changed since.
+    """
+
+    source: Path
+    folder: Path | None
+    differences: list[str]
+    fingerprint: Mapping[str, Any]
+    others: list[Path]
+
+
+def remembered_source(parent: Path, settings: Mapping[str, Any]) -> RememberedSource | None:
+    """Finds what a data set was last prepared from, with these settings or else with others.
+
+    Args:
+        parent: Folder that holds all stores of the data set.
+        settings: Settings that identify the store; the source in them is not compared.
+
+    Returns:
+        The source; `None` if there is no store of this class.
+
+    Raises:
+        UserError: The `meta.json` of a store cannot be read.
+    """
+    wanted = {name: value for name, value in json.loads(json.dumps(settings)).items() if name != "source"}
+    stores = []
+    for path in parent.glob("[!.]*/meta.json"):
+        meta = read_meta(path.parent)
+        of_store = dict(meta.get("settings", {}))
+        source = of_store.pop("source", None)
+        if isinstance(source, str) and all(of_store.get(name) == wanted.get(name) for name in ("dataset", "code")):
+            differences = [n for n in sorted(of_store | wanted) if of_store.get(n) != wanted.get(n)]
+            stores.append((path.stat().st_mtime_ns, path.parent, Path(source), differences, meta))
+    if not stores:
+        return None
+    stores.sort(key=lambda entry: (not entry[3], entry[0], entry[1]), reverse=True)
+    _, folder, source, differences, meta = stores[0]
+    others: dict[Path, None] = {}
+    for _, _, other, its_differences, its_meta in stores[1:]:
+        # With equal settings the samples can be compared, so that a folder that was only moved is no other source.
+        key = "arrays" if its_differences == differences else "fingerprint"
+        if its_meta.get(key) != meta.get(key):
+            others[other] = None
+    return RememberedSource(
+        source, None if differences else folder, differences, meta.get("fingerprint", {}), [*others]
+    )
 
 
 def digests_file(name: str) -> str:

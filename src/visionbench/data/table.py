@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from visionbench.data.augment import Augmentation
-from visionbench.data.base import Residency, VisionDataModule
+from visionbench.data.base import Residency
 from visionbench.data.columns import (
     Column,
     CsvFile,
@@ -26,9 +26,10 @@ from visionbench.data.columns import (
     infer_schema,
     read_rows,
 )
+from visionbench.data.from_source import FromSource
 from visionbench.data.image_folder import SPLIT_NAMES
 from visionbench.data.loader import EpochOrder, ResidentLoader, RowLoader
-from visionbench.data.store import SPLITS, Store, StoreWriter, find_store, read_meta
+from visionbench.data.store import SPLITS, Store, StoreWriter, read_meta
 from visionbench.errors import UserError
 from visionbench.text import shown
 
@@ -37,7 +38,7 @@ SUFFIXES = (".csv", ".tsv")
 CellValue = int | float | str
 
 
-class Table(VisionDataModule):
+class Table(FromSource):
     """Your own table: CSV files of numbers and categories, one column of which is the class.
 
     `source` is a folder with `train.csv` and optionally `val.csv` (or `valid`, `validation`) and `test.csv`, or one
@@ -54,6 +55,7 @@ class Table(VisionDataModule):
     - Split: that of the files; without a file for a split, or with a size for it, cut by `split_seed`.
     - Source: `source`, which is only read; it is prepared again when the name, size or time of a file has changed.
       License: that of your table.
+    - Files: your own, in the folder `source`, or the file `source`.
 
     Args:
         source: Folder or file that holds the table. If it no longer exists, the store prepared from a source of the
@@ -68,12 +70,14 @@ class Table(VisionDataModule):
         scaling: Scaling of numbers: standard, to mean 0 and deviation 1; or none.
         unseen: Treatment of a category that the training file does not contain: error; or zeros, the encoding of a
             category that the training split does not contain.
+        pool: Whether the rows of `train`, `val` and `test` are combined and split again; the columns are still those of
+            the training file.
     """
 
     title = "Table"
     item = "row"
-    specific_arguments: ClassVar[frozenset[str]] = VisionDataModule.specific_arguments | {
-        *("target", "numeric", "categorical", "ignore", "missing", "encoding", "scaling", "unseen")
+    specific_arguments: ClassVar[frozenset[str]] = FromSource.specific_arguments | {
+        *("target", "numeric", "categorical", "ignore", "missing", "encoding", "scaling", "unseen", "pool")
     }
 
     def __init__(
@@ -87,6 +91,7 @@ class Table(VisionDataModule):
         encoding: Literal["one_hot", "label"] = "one_hot",
         scaling: Literal["standard", "none"] = "standard",
         unseen: Literal["error", "zeros"] = "error",
+        pool: bool = False,
         **kwargs: Any,
     ) -> None:
         for name, value, known in (
@@ -96,8 +101,9 @@ class Table(VisionDataModule):
         ):
             if value not in known:
                 raise UserError(f"data.{name} is {value}, expected {' or '.join(known)}.")
-        self.source = Path(source).expanduser()
-        self.title = shown(self.source.resolve().stem if self.source.is_file() else self.source.resolve().name)
+        if not self.named:
+            path = Path(source).expanduser()
+            self.title = shown(path.resolve().stem if path.is_file() else path.resolve().name)
         # Arguments for pixels, and for images that do not fit in memory, are not arguments of a table.
         super().__init__(
             augment=None,
@@ -108,7 +114,6 @@ class Table(VisionDataModule):
             workers=None,
             **kwargs,
         )
-        self.as_written = source
         self.encoding = encoding
         self.scaling = scaling
         markers = {name: values if isinstance(values, list) else [values] for name, values in (missing or {}).items()}
@@ -120,8 +125,12 @@ class Table(VisionDataModule):
             missing={name: [str(value) for value in values] for name, values in markers.items()},
             unseen=unseen,
         )
-        self.files = find_files(self.source) if self.source.exists() else None
+        self.pool = pool
+        fingerprint = self.set_source(source)
+        is_read = self.prepared is None and self.source_problem() is None
+        self.files = find_files(self.source) if is_read else None
         self.fingerprint = _fingerprint(self.files) if self.files is not None else None
+        self.check_unchanged(fingerprint, self.fingerprint)
         self.schema = self._find_schema()
         self.features: list[Feature] = []
         """Features of each column; filled by `setup`."""
@@ -152,14 +161,8 @@ class Table(VisionDataModule):
         return f"{self.input_shape[0]} features"
 
     def prepare_settings(self) -> dict[str, Any]:  # noqa: D102
-        return {"source": str(self.source.resolve()), **asdict(self.options)}
-
-    def store_folder(self) -> Path:
-        """Folder of the prepared store; if the source no longer exists, that of a source of the same spelling."""
-        folder = super().store_folder()
-        if folder.exists() or self.source.exists():
-            return folder
-        return find_store(folder.parent, self.settings(), self.as_written) or folder
+        # Stores that were written before there was `pool` keep their key.
+        return {"source": str(self.source.resolve()), **asdict(self.options), **({"pool": True} if self.pool else {})}
 
     def _find_schema(self) -> Schema:
         """Schema in the prepared store if the source has not changed; otherwise inferred from the training file."""
@@ -179,6 +182,15 @@ class Table(VisionDataModule):
     def _csv_file(self, path: Path) -> CsvFile:
         return CsvFile(path, allow_unnamed="" in self.options.ignore)
 
+    def _read(self, path: Path) -> CsvFile:
+        """Opens a file to read its rows; prints the columns that are not read."""
+        file = self._csv_file(path)
+        used = {self.options.target, *self.options.ignore, *(column.name for column in self.schema.columns)}
+        if unread := [name for name in file.names if name not in used]:
+            train = shown(self.files["train"].name) if self.files is not None else "train"
+            print(f"  columns of {path.name} that {train} does not have, not read: {', '.join(map(shown, unread))}")
+        return file
+
     def is_stale(self, meta: Mapping[str, Any]) -> bool:  # noqa: D102
         if self.fingerprint in (None, meta.get("fingerprint")):
             return False
@@ -192,7 +204,7 @@ class Table(VisionDataModule):
     def write_store(self, writer: StoreWriter, downloads: Path) -> dict[str, Any]:  # noqa: D102
         start = time.monotonic()
         if self.files is None:
-            raise UserError(f"There is no table {shown(self.as_written)} to prepare; give an existing file or folder.")
+            raise UserError(f"There is no table {shown(str(self.source))} to prepare; give an existing file or folder.")
         source = shown(str(self.source))
         if self.store_folder().exists():
             print(f"{source} has changed since it was prepared")
@@ -200,22 +212,25 @@ class Table(VisionDataModule):
         columns = self.schema.columns
         missing: dict[str, Counter[str]] = {}
         rows = 0
-        for split, path in self.files.items():
-            file = self._csv_file(path)
-            used = {self.options.target, *self.options.ignore, *(column.name for column in columns)}
-            if unread := [name for name in file.names if name not in used]:
-                print(f"  columns of {path.name} that {train} does not have, not read: {', '.join(map(shown, unread))}")
+        parts = {"train": [*self.files.values()]} if self.pool else {split: [p] for split, p in self.files.items()}
+        for split, paths in parts.items():
             labels, missing[split] = [], Counter()
             with writer.stream_array(f"{split}-images", (len(columns),), np.float64) as append:
-                for values, chunk_labels, missing_cells in read_rows(file, self.schema, self.options, train):
-                    append(values)
-                    labels.append(chunk_labels)
-                    missing[split].update(missing_cells)
+                for path in paths:
+                    count = 0
+                    for values, chunk_labels, missing_cells in read_rows(
+                        self._read(path), self.schema, self.options, train
+                    ):
+                        append(values)
+                        labels.append(chunk_labels)
+                        missing[split].update(missing_cells)
+                        count += len(chunk_labels)
+                    if not count:
+                        raise UserError(
+                            f"{shown(str(path))} has a line of column names but no rows; add rows, or remove the file."
+                        )
+                    rows += count
             writer.save(f"{split}-labels", np.concatenate(labels))
-            count = sum(map(len, labels))
-            if not count:
-                raise UserError(f"{file.name} has a line of column names but no rows; add rows, or remove the file.")
-            rows += count
         print(f"prepared {rows:,} rows of {source} in {time.monotonic() - start:.1f} s")
         for line in _column_lines(columns, sum(missing.values(), Counter())):
             print(f"  {line}")
@@ -223,7 +238,7 @@ class Table(VisionDataModule):
             "source": f"the {'folder' if self.source.is_dir() else 'file'} {self.source.resolve()}",
             "source_as_written": self.as_written,
             "licence": "that of the table",
-            "split": f"files: {', '.join(path.name for path in self.files.values())}",
+            "split": f"files{', combined' * self.pool}: {', '.join(path.name for path in self.files.values())}",
             "fingerprint": self.fingerprint,
             "columns": [asdict(column) for column in columns],
             "missing": missing,
