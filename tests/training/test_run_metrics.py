@@ -230,3 +230,45 @@ def test_two_processes_compute_the_metrics_of_the_whole_split(tmp_path, digits_r
     assert alone.returncode == 0, alone.stderr
     for name in (*NAMES, "process_metric.Wrong"):
         assert f"test {name}  {metrics[f'test/{name}']:.4f}" in alone.stdout
+
+
+# The minimized loss
+
+
+@pytest.mark.parametrize("batches", ["", "--data.batch_size 50"])  # the last batch is smaller than the others
+def test_the_minimized_loss_of_an_epoch_is_the_mean_over_its_samples(cli, tmp_path, batches):
+    assert cli(f"{SMALL} --model.l1 0.001 --trainer.max_epochs 2 {batches}").status == 0
+    run, size = tmp_path / RUN, 50 if batches else 64
+    counts = np.array([min(size, 1293 - start) for start in range(0, 1293, size)])
+    of_batches = RunFolder(run).step_losses.astype(float).reshape(2, len(counts))
+    lines = rows(run)
+    for row, losses in zip(lines, of_batches, strict=True):
+        assert float(row["train/minimized"]) == pytest.approx((losses * counts).sum() / 1293, rel=1e-6)
+        assert float(row["train/minimized"]) > float(row["train/loss"]) + 0.1
+    best = lines[report(run)["best_epoch"]]
+    assert report(run)["metrics"]["train/minimized"] == float(best["train/minimized"])
+
+
+def test_without_a_penalty_there_is_no_second_loss(cli, tmp_path):
+    assert cli(f"{SMALL} --trainer.max_epochs 1").status == 0
+    assert "train/minimized" not in rows(tmp_path / RUN)[0]
+    sentence = cli(f"{SMALL} --objective.metric train/minimized").refusal()
+    assert "objective.metric is train/minimized, which is logged by nothing" in sentence
+
+
+def test_the_minimized_loss_may_be_the_objective(cli, tmp_path):
+    line = f"{SMALL} --model.l1 0.001 --trainer.max_epochs 2 --data.val_size 0 --objective.metric train/minimized"
+    assert cli(line).status == 0
+    assert report(tmp_path / RUN)["objective"] == {"metric": "train/minimized", "mode": "min"}
+
+
+def test_a_run_killed_within_an_epoch_has_the_same_minimized_loss(cli, tmp_path):
+    line = f"{SMALL} --model.l1 0.001 --trainer.max_epochs 2 --checkpoint.every_n_steps 1"
+    assert cli(line).status == 0
+    whole = tmp_path / "whole"
+    (tmp_path / RUN).rename(whole)
+    assert stop(cli, line, "step", 30)
+    next_second()
+    first_event_file()
+    assert cli(f"fit --resume {RUN}").status == 0
+    assert differences(whole, tmp_path / RUN) == []

@@ -344,6 +344,8 @@ class _SettingsCLI(LightningCLI):
             remember_source(kind)
         scheduler = model.init_args.get("lr_scheduler")
         logs = self.kinds[0].metrics if issubclass(self.kinds[0], Classifier) else Classifier.metrics
+        if model.init_args.get("l1"):
+            logs = {**logs, "train/minimized": "min"}
         on_plateau = scheduler is not None and issubclass(class_of(scheduler), ReduceLROnPlateau)
         self.modes = {**logs, **self._additional_metrics(logs)}
         context = ConfigContext(given, self.modes, on_plateau)

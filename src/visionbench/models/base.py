@@ -46,10 +46,12 @@ class Totals:
     def __init__(self, device: torch.device) -> None:
         # In double precision a sum of 60,000 losses keeps all digits of each loss; MPS has no double precision.
         self.loss = torch.zeros((), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
+        self.minimized = torch.zeros_like(self.loss)
         self.correct = torch.zeros((), dtype=torch.int64, device=device)
         self.count = 0
+        self.minimized_count = 0  # of samples whose minimized loss is known to differ from the loss
 
-    def add(self, loss: Tensor, predicted: Tensor, labels: Tensor) -> None:
+    def add(self, loss: Tensor, predicted: Tensor, labels: Tensor, minimized: Tensor | None = None) -> None:
         """Adds a batch to the sums.
 
         Args:
@@ -57,22 +59,30 @@ class Totals:
             predicted: Predicted classes, shape (B,).
             labels: True classes, shape (B,), or shares of all classes, shape (B, num_classes); the class with the
                 largest share then counts as the true one.
+            minimized: What the optimizer minimizes for the batch, where that is not the loss.
         """
         if labels.ndim == 2:
             labels = labels.argmax(dim=1)
         self.loss += loss.detach() * len(labels)
         self.correct += (predicted == labels).sum()
         self.count += len(labels)
+        if minimized is not None:
+            self.minimized += minimized.detach() * len(labels)
+            self.minimized_count += len(labels)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, as plain types for a checkpoint."""
-        return {"loss": self.loss, "correct": self.correct, "count": self.count}
+        sums = {"loss": self.loss, "correct": self.correct, "count": self.count}
+        return sums | {"minimized": self.minimized, "minimized_count": self.minimized_count}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restores sums that `state_dict` returned."""
         self.loss.copy_(state["loss"])
         self.correct.copy_(state["correct"])
         self.count = state["count"]
+        if "minimized" in state:  # checkpoints of earlier versions have none
+            self.minimized.copy_(state["minimized"])
+            self.minimized_count = state["minimized_count"]
 
 
 class Classifier(LightningModule, ABC):
@@ -95,7 +105,7 @@ class Classifier(LightningModule, ABC):
         label_smoothing: Share of the target probability that is spread over all classes, for the training loss with
             cross_entropy; validation and test losses are not smoothed, so that they can be compared.
         l1: Factor of the L1 penalty, the sum of the absolute trained weights without biases and batch norms; the
-            penalty is minimized with the loss, but is not part of train/loss.
+            penalty is minimized with the loss, but is not part of train/loss; train/minimized is their sum.
         start_from: Run folder, whose result training starts from, or file of weights. All names and shapes must fit
             this model, except that the last layer is reinitialized where its number of outputs differs.
         freeze: Names of the parts of the network to freeze, such as blocks.0 or head; the parameters of a frozen part
@@ -307,10 +317,23 @@ class Classifier(LightningModule, ABC):
         images, labels = batch
         outputs = self(images)
         loss = self.loss(outputs, labels)
-        self.train_totals.add(loss, self.predict(outputs.detach()), labels)
-        if self.l1 > 0:
-            return loss + self.l1 * sum(p.abs().sum() for p in self.parameters() if p.ndim > 1 and p.requires_grad)
-        return loss
+        penalty = self.penalty()
+        minimized = loss if penalty is None else loss + penalty
+        self.train_totals.add(loss, self.predict(outputs.detach()), labels, minimized if penalty is not None else None)
+        return minimized
+
+    def penalty(self) -> Tensor | None:
+        """Computes what is minimized besides the loss: the L1 penalty, if there is one.
+
+        A subclass with another penalty extends this, and lists `train/minimized` in `metrics`.
+
+        Returns:
+            The penalty, shape (); `None` for none.
+        """
+        if self.l1 == 0:
+            return None
+        penalty: Tensor = self.l1 * sum(p.abs().sum() for p in self.parameters() if p.ndim > 1 and p.requires_grad)
+        return penalty
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Records the learning rate of this step, so that the logged rate is one that was used, not the next one."""
@@ -377,6 +400,8 @@ class Classifier(LightningModule, ABC):
         self.evaluated[stage] = count
         for name, value in (("loss", loss), ("acc", correct)):
             self.log(f"{stage}/{name}", torch.tensor(value / count, dtype=torch.float64))
+        if totals.count and totals.minimized_count == totals.count:
+            self.log(f"{stage}/minimized", torch.tensor(float(total(totals.minimized)) / count, dtype=torch.float64))
 
     def configure_optimizers(self) -> Any:
         """Builds the optimizer of the parameters that are not frozen, and its scheduler.
