@@ -94,6 +94,11 @@ def test_printed_values_and_labels_are_kept_as_they_are_written(tmp_path):
             "{grid: [width], result: last}",
             "stages.all.result is 'last', which is not known there; expected one of: best, last epoch.",
         ),
+        (
+            "{grid: [width]}",
+            "{grid: [width]}\n  more: {continue: all, result: last epoch}",
+            "it continues all, whose result is best; give both the same.",
+        ),
         ('tolerance: {val/acc: 2, "": 0.5}', "tolerance: 0", "tolerance is not above 0."),
         ("model: {class_path: MLP", "modell: {class_path: MLP", "base has no model"),
         ("title: T", "title: [T", "is not YAML"),

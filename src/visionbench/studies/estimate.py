@@ -83,7 +83,8 @@ def _probe(runner: Runner, run: PlannedRun) -> float:
 
     config = yaml.safe_load(yaml.safe_dump(run.config))
     config["model"].get("init_args", {}).pop("start_from", None)
-    config |= {"predictions": False, "test_after_fit": False, "evaluate": []}
+    config |= {"predictions": False, "test_after_fit": False}
+    config.pop("evaluate", None)
     epochs = config["trainer"].get("max_epochs", 10)
     config["trainer"] |= {"max_epochs": 1, "limit_train_batches": PROBE_STEPS, "limit_val_batches": 1}
     if run.study.module.exists():

@@ -345,6 +345,11 @@ class _Reader:
                     raise _Mistake(
                         f"{where} has {key}, but continues {entry['continue']}, whose {key} it has; remove it."
                     )
+            if parent is not None and (entry.get("result", "best") != "best") != parent.last_epoch:
+                raise _Mistake(
+                    f"{where}.result is {entry.get('result', 'best')}, but it continues {parent.name}, whose result is "
+                    f"{'last epoch' if parent.last_epoch else 'best'}; give both the same."
+                )
             names = tuple(_sequence(entry.get("protocols") or list(protocols), f"{where}.protocols"))
             for protocol in names:
                 if protocol not in protocols:
