@@ -148,6 +148,7 @@ class Runner:
         for row in kept.values():
             if row.is_finished:
                 self.store.rows.setdefault(row.id, row)
+        self.replan()
         while True:
             known = len(self.store.rows)
             for run in self.every_run():
