@@ -11,7 +11,7 @@ from typing import Any
 from visionbench.errors import UserError
 from visionbench.runs.identity import comparable, flat
 from visionbench.studies.results import Row
-from visionbench.studies.spec import Cell, Need, Protocol, Stage, Study, is_share, load_study
+from visionbench.studies.spec import GUARD_WORDS, Cell, Need, Protocol, Stage, Study, is_share, load_study
 
 # Arguments of a run file whose value is a class with arguments, or its name alone.
 CLASSES = ("model", "data", "model.optimizer", "model.lr_scheduler")
@@ -368,7 +368,8 @@ class _Planner:
         config.setdefault("threads", 1)
         config.setdefault("figures", "none")
         config["test_after_fit"] = stage.test
-        config["allow"] = sorted({*(config.get("allow") or ()), *protocol.defects})
+        # A defect that no guard knows, such as one of the report's text, stands in the study alone.
+        config["allow"] = sorted({*(config.get("allow") or ()), *(protocol.defects.keys() & GUARD_WORDS)})
         if stage.evaluate:
             config["evaluate"], config["evaluate_every"] = list(stage.evaluate), stage.every
         if stage.last_epoch:

@@ -22,6 +22,14 @@ STAGE_KEYS = {
 }
 NEED_KEYS = {"study", "protocol", "stage", "cell", "epoch"}
 EVALUATIONS = ("train_eval", "before", "augmented_val")
+# Defects that `allow` of fit knows. The package of guards imports torch, which a study file does not need.
+GUARD_WORDS = frozenset(
+    {
+        *("augmented_validation", "broadcast_loss", "double_softmax", "foreign_parameters", "frozen_in_train_mode"),
+        *("missing_log", "non_finite_loss", "one_column_argmax", "regression_loss", "single_sample_batch_norm"),
+        *("test_as_validation", "train_as_test", "unscaled_inputs"),
+    }
+)
 # Words of columns that are no metric.
 EPOCH, SECONDS, MINIMIZED = "epoch", "seconds", "minimized"
 # A published value that is not legible, or not given.
@@ -56,7 +64,8 @@ class Protocol:
 
     Attributes:
         name: Name, such as `reported` or `corrected`.
-        defects: Sentence of each defect that the protocol repeats, by the word that `allow` of `fit` knows it by.
+        defects: Sentence of each defect that the protocol repeats, by its word; runs allow the words that `allow` of
+            `fit` knows.
         changes: Word of the defect that makes a measure another thing, by measure.
         set: Options for all stages.
         chosen: Cell that the report chose, by stage.
