@@ -10,7 +10,8 @@ PACKAGE = Path(visionbench.__file__).parent
 
 # From top to bottom: each package or module may import those below it. `visionbench` is the package's own __init__.py.
 ORDER = (
-    *("__main__", "cli", "commands", "studies", "visionbench", "api", "report", "figures", "inference"),
+    *("__main__", "cli", "commands", "studies", "visionbench", "estimator", "api"),
+    *("report", "figures", "inference"),
     *("arguments", "config", "progress", "training", "guards", "models", "data", "runs", "evaluation"),
     *("processes", "random_state", "interrupts", "console", "files", "text", "classes", "decoding", "errors"),
 )

@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from visionbench.api import fit, load_data, open_run
     from visionbench.data.arrays import Arrays
+    from visionbench.estimator import VisionClassifier
 
-__all__ = ["Arrays", "__version__", "fit", "load_data", "open_run"]
+__all__ = ["Arrays", "VisionClassifier", "__version__", "fit", "load_data", "open_run"]
 
 # Imported when they are asked for: with them come torch and Lightning, for which `visionbench compare` need not wait.
 _MODULES = {
     "Arrays": "visionbench.data.arrays",
+    "VisionClassifier": "visionbench.estimator",
     "fit": "visionbench.api",
     "load_data": "visionbench.api",
     "open_run": "visionbench.api",

@@ -47,6 +47,9 @@ def quiet_libraries() -> Iterator[None]:
             # Training notes the names of these for run.json.
             warnings.filterwarnings("ignore", message=".*does not have a deterministic implementation.*")
             warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint.*")
+            # Names of jsonargparse that LightningCLI uses and version 5 drops.
+            for message in ("By default only one JsonargparseDeprecationWarning", ".+ was deprecated in v4"):
+                warnings.filterwarnings("ignore", message=rf"\s*{message}")
             yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):

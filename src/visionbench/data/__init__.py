@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from visionbench.data.heart_failure import HeartFailure as HeartFailure
     from visionbench.data.image_folder import ImageFolder as ImageFolder
     from visionbench.data.mnist import MNIST as MNIST
+    from visionbench.data.rows import Rows as Rows
     from visionbench.data.table import Table as Table
 
 # Modules of the data sets that the command line knows by name. A module is imported when its class is asked for, since
@@ -46,7 +47,7 @@ _AUGMENTATIONS = (
     *("Augmentation", "ColorJitter", "CutMix", "HorizontalFlip", "MixUp", "Mixing", "RandomAffine", "RandomCrop"),
     *("RandomErasing", "RandomResizedCrop", "RandomRotation", "VerticalFlip"),
 )
-_OTHERS = {"Arrays": "arrays", "VisionDataModule": "base"} | dict.fromkeys(_AUGMENTATIONS, "augment")
+_OTHERS = {"Arrays": "arrays", "Rows": "rows", "VisionDataModule": "base"} | dict.fromkeys(_AUGMENTATIONS, "augment")
 _MODULES = DATA_SETS | _OTHERS
 
 __all__ = [*_MODULES]

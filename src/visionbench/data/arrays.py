@@ -1,4 +1,4 @@
-"""Images and labels that a notebook already holds."""
+"""Images and labels that a notebook already holds; `rows.py` has rows of features likewise."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,7 +14,87 @@ from visionbench.errors import UserError
 CHANNELS = (1, 3)
 
 
-class Arrays(VisionDataModule):
+class InMemory(VisionDataModule):
+    """A data set whose samples and labels are arrays in memory; no store is written.
+
+    A subclass fills `_arrays`, and `_class_names` by `_named_classes`, before it calls the `__init__` of this class.
+    """
+
+    from_command_line: ClassVar[bool] = False
+    _arrays: dict[str, np.ndarray]
+    _class_names: tuple[str, ...]
+
+    def __init__(self, **kwargs: Any) -> None:
+        self._store: Store | None = None
+        # The samples are in memory already, so that nothing is read ahead or through a memory map.
+        super().__init__(memory_budget=None, workers=None, **kwargs)
+
+    def _named_classes(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
+        kind, labels = type(self).__name__, self._arrays["train-labels"]
+        if class_names is not None:
+            if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
+                raise UserError(f"The class_names of {kind} are not a list of strings; pass one string per class.")
+            names = tuple(class_names)
+            if len(set(names)) < len(names):
+                raise UserError(f"The class_names of {kind} contain a name twice; give every class a name of its own.")
+        else:
+            names = tuple(map(str, range(int(labels.max()) + 1)))
+            if missing := sorted(set(range(len(names))) - set(labels.tolist())):
+                raise UserError(
+                    f"The labels of {kind} go up to {len(names) - 1}, but no {self.item} has the label {missing[0]}; "
+                    "number the classes from 0 without gaps, or pass class_names."
+                )
+        if len(names) < 2:
+            raise UserError(f"{kind} has {len(names)} class{'es' * (len(names) != 1)}, expected 2 or more.")
+        for name in ("train", "test"):
+            values = self._arrays.get(f"{name}-labels", labels)
+            if values.min() < 0 or values.max() >= len(names):
+                raise UserError(
+                    f"The {'test_' * (name == 'test')}labels of {kind} go from {values.min()} to {values.max()}, "
+                    f"expected 0 to {len(names) - 1} for {len(names)} classes."
+                )
+        return names
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Names of the classes, in the order of the labels."""
+        return self._class_names
+
+    def prepare_settings(self) -> dict[str, Any]:  # noqa: D102
+        return {"arrays": self.open_store().meta["arrays"]}
+
+    def open_store(self, check_source: bool = True) -> Store:
+        """The arrays in the form of a store; it is only in memory, its folder does not exist.
+
+        Args:
+            check_source: Without effect, since arrays in memory have no source.
+        """
+        if self._store is None:
+            entries = {
+                name: {
+                    "shape": list(array.shape),
+                    "dtype": str(array.dtype),
+                    "sha256": hashlib.sha256(array.data).hexdigest(),
+                }
+                for name, array in self._arrays.items()
+            }
+            meta = {
+                "dataset": type(self).__name__,
+                "class_names": list(self.class_names),
+                "source": "arrays in memory",
+                "licence": f"that of the {self.item}s",
+                "split": "test: passed" if "test-images" in self._arrays else "none",
+                "arrays": entries,
+            }
+            self._store = Store(self.root / type(self).__name__, meta, self._arrays)
+        return self._store
+
+    def residency(self, device: torch.device, processes: int = 1) -> Residency:
+        """The samples are always held on the device."""
+        return Residency(True, 0, "")
+
+
+class Arrays(InMemory):
     """Images and labels from Python: NumPy arrays or tensors that are already in memory.
 
     Only Python can create this data set; the command line and YAML files cannot hold arrays. The arrays are copied, so
@@ -36,7 +116,6 @@ class Arrays(VisionDataModule):
     """
 
     title = "Arrays"
-    from_command_line: ClassVar[bool] = False
     specific_arguments: ClassVar[frozenset[str]] = VisionDataModule.specific_arguments | {
         *("images", "labels", "test_images", "test_labels", "class_names")
     }
@@ -61,10 +140,10 @@ class Arrays(VisionDataModule):
             present, absent = ("images", "labels") if test_labels is None else ("labels", "images")
             raise UserError(f"Arrays has test_{present} but no test_{absent}; pass both, or neither.")
         self._arrays = {"train-images": _as_images(images, "images")}
-        self._arrays["train-labels"] = _as_labels(labels, "labels", len(self._arrays["train-images"]))
+        self._arrays["train-labels"] = as_labels(labels, "labels", len(self._arrays["train-images"]))
         if test_images is not None:
             self._arrays["test-images"] = _as_images(test_images, "test_images")
-            self._arrays["test-labels"] = _as_labels(test_labels, "test_labels", len(self._arrays["test-images"]))
+            self._arrays["test-labels"] = as_labels(test_labels, "test_labels", len(self._arrays["test-images"]))
             shape, test_shape = (self._arrays[f"{split}-images"].shape[1:] for split in ("train", "test"))
             if shape != test_shape:
                 raise UserError(
@@ -72,79 +151,13 @@ class Arrays(VisionDataModule):
                     f"{shape}; make them equal."
                 )
         self._class_names = self._named_classes(class_names)
-        self._store: Store | None = None
-        # The images are in memory already, so that nothing is read ahead or through a memory map.
-        super().__init__(memory_budget=None, workers=None, **kwargs)
-
-    def _named_classes(self, class_names: Sequence[str] | None) -> tuple[str, ...]:
-        labels = self._arrays["train-labels"]
-        if class_names is not None:
-            if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names):
-                raise UserError("The class_names of Arrays are not a list of strings; pass one string per class.")
-            names = tuple(class_names)
-            if len(set(names)) < len(names):
-                raise UserError("The class_names of Arrays contain a name twice; give every class a name of its own.")
-        else:
-            names = tuple(map(str, range(int(labels.max()) + 1)))
-            if missing := sorted(set(range(len(names))) - set(labels.tolist())):
-                raise UserError(
-                    f"The labels of Arrays go up to {len(names) - 1}, but no image has the label {missing[0]}; number "
-                    "the classes from 0 without gaps, or pass class_names."
-                )
-        if len(names) < 2:
-            raise UserError(f"Arrays has {len(names)} class{'es' * (len(names) != 1)}, expected 2 or more.")
-        for name in ("train", "test"):
-            values = self._arrays.get(f"{name}-labels", labels)
-            if values.min() < 0 or values.max() >= len(names):
-                raise UserError(
-                    f"The {'test_' * (name == 'test')}labels of Arrays go from {values.min()} to {values.max()}, "
-                    f"expected 0 to {len(names) - 1} for {len(names)} classes."
-                )
-        return names
-
-    @property
-    def class_names(self) -> tuple[str, ...]:
-        """Names of the classes, in the order of the labels."""
-        return self._class_names
+        super().__init__(**kwargs)
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
         """Channels, height and width of an image."""
         _, height, width, channels = self._arrays["train-images"].shape
         return (channels, height, width)
-
-    def prepare_settings(self) -> dict[str, Any]:  # noqa: D102
-        return {"arrays": self.open_store().meta["arrays"]}
-
-    def open_store(self, check_source: bool = True) -> Store:
-        """The arrays in the form of a store; it is only in memory, its folder does not exist.
-
-        Args:
-            check_source: Without effect, since arrays in memory have no source.
-        """
-        if self._store is None:
-            entries = {
-                name: {
-                    "shape": list(array.shape),
-                    "dtype": str(array.dtype),
-                    "sha256": hashlib.sha256(array.data).hexdigest(),
-                }
-                for name, array in self._arrays.items()
-            }
-            meta = {
-                "dataset": type(self).__name__,
-                "class_names": list(self.class_names),
-                "source": "arrays in memory",
-                "licence": "that of the images",
-                "split": "test: passed" if "test-images" in self._arrays else "none",
-                "arrays": entries,
-            }
-            self._store = Store(self.root / type(self).__name__, meta, self._arrays)
-        return self._store
-
-    def residency(self, device: torch.device, processes: int = 1) -> Residency:
-        """The images are always held on the device."""
-        return Residency(True, 0, "")
 
 
 def _is_array(value: Any) -> bool:
@@ -186,21 +199,32 @@ def _as_images(images: Any, name: str) -> np.ndarray:
     return _copy(images, np.uint8)
 
 
-def _as_labels(labels: Any, name: str, count: int) -> np.ndarray:
-    """A copy of the labels, shape (N,), int64, that cannot be written to."""
+def as_labels(labels: Any, name: str, count: int, kind: str = "Arrays", item: str = "image") -> np.ndarray:
+    """A copy of the labels, shape (N,), int64, that cannot be written to.
+
+    Args:
+        labels: Labels as the caller passes them.
+        name: Name of the argument, for messages.
+        count: Number of samples, N.
+        kind: Class of the data set, for messages.
+        item: Word for one sample, for messages.
+
+    Raises:
+        UserError: They are not N integers.
+    """
     if isinstance(labels, list | tuple):
         labels = np.array(labels)
     if not _is_array(labels):
         raise UserError(
-            f"The {name} of Arrays are {type(labels).__name__}, expected a list, a NumPy array or a tensor of integers."
+            f"The {name} of {kind} are {type(labels).__name__}, expected a list, a NumPy array or a tensor of integers."
         )
-    kind, shape = _dtype(labels), tuple(labels.shape)
-    if not kind.startswith(("int", "uint")):
+    dtype, shape = _dtype(labels), tuple(labels.shape)
+    if not dtype.startswith(("int", "uint")):
         raise UserError(
-            f"The {name} of Arrays are {kind}, expected integers from 0 to K-1 for K classes, one per image."
+            f"The {name} of {kind} are {dtype}, expected integers from 0 to K-1 for K classes, one per {item}."
         )
     if shape != (count,):
-        raise UserError(f"The {name} of Arrays have the shape {shape}, expected ({count},), one label per image.")
+        raise UserError(f"The {name} of {kind} have the shape {shape}, expected ({count},), one label per {item}.")
     return _copy(labels, np.int64)
 
 
