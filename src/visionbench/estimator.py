@@ -35,7 +35,10 @@ from visionbench.runs.folder import RunFolder
 from visionbench.training.result import RunResult
 
 # Options of `visionbench.fit` without a dot in their names that an estimator takes besides its parameters.
-UNDOTTED = frozenset({"allow", "metrics", "name", "predictions", "figures", "figure_layers", "figure_channels"})
+UNDOTTED = frozenset(
+    {"allow", "evaluate", "evaluate_every", "metrics", "name", "predictions"}
+    | {"figures", "figure_layers", "figure_channels"}
+)
 # Options that are parameters under another name, with that name.
 PARAMETERS = {
     "trainer.max_epochs": "max_epochs",

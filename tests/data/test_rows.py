@@ -3,8 +3,11 @@ import pytest
 import torch
 
 import visionbench
-from visionbench.data.rows import Rows, standardized
+from tests.fakes import write_table
+from visionbench.data import Rows, Table
+from visionbench.data.rows import standardized
 from visionbench.errors import UserError
+from visionbench.models import MLP
 
 ROWS = np.random.RandomState(0).normal(5, 3, (90, 4))
 LABELS = np.arange(90) % 3
@@ -58,6 +61,23 @@ def test_a_model_for_rows_is_trained_and_tested(tmp_path):
     result = visionbench.fit("MLP", Rows(rows, LABELS, batch_size=8), max_epochs=5, run_dir=tmp_path / "run")
     assert result.counts == {"train": 65, "val": 7, "test": 18}
     assert result.metrics["test/acc"] > 0.8
+
+
+class Peeking(MLP):
+    """Looks at the test rows in training."""
+
+    from_command_line = False  # other tests list the models there are
+
+    def on_train_epoch_start(self):
+        super().on_train_epoch_start()
+        self.trainer.datamodule.test_dataloader()
+
+
+def test_the_test_rows_are_sealed_in_training(tmp_path):
+    table = Table(str(write_table(tmp_path / "table", {"train": 90, "test": 12})), "kind", root=str(tmp_path))
+    for data in (Rows(ROWS, LABELS), table):
+        with pytest.raises(UserError, match=rf"The test rows of {data.title} were asked for during training"):
+            visionbench.fit(Peeking, data, max_epochs=1, run_dir=tmp_path / f"run-{data.title}")
 
 
 @pytest.mark.parametrize(

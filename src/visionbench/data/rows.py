@@ -1,4 +1,4 @@
-"""Rows of features and labels that a notebook already holds."""
+"""Rows of features: what all data sets of rows share, and those that a notebook already holds."""
 
 from collections.abc import Sequence
 from typing import Any, ClassVar, Literal
@@ -8,13 +8,61 @@ import torch
 
 from visionbench.data.arrays import InMemory, as_labels
 from visionbench.data.augment import Augmentation
-from visionbench.data.base import VisionDataModule
+from visionbench.data.base import Residency, VisionDataModule
 from visionbench.data.loader import EpochOrder, ResidentLoader, RowLoader
 from visionbench.data.store import Store
 from visionbench.errors import UserError
 
 
-class Rows(InMemory):
+class EncodedRows(VisionDataModule):
+    """A data set of rows, which are encoded as features once and held on the device.
+
+    A subclass fills `encoded` in `fit_statistics`.
+    """
+
+    item: ClassVar[str] = "row"
+    encoded: dict[str, np.ndarray]
+    """Encoded rows of each split, shape (N, F), float32; filled by `setup`."""
+
+    @property
+    def shape_in_words(self) -> str:  # noqa: D102
+        return f"{self.input_shape[0]} features"
+
+    def residency(self, device: torch.device, processes: int = 1) -> Residency:
+        """The encoded rows are always held on the device."""
+        return Residency(True, 0, "")
+
+    def _loader(
+        self, stage: str, order: EpochOrder | None = None, augmentations: Sequence[Augmentation] = ()
+    ) -> ResidentLoader:
+        if stage == "test":
+            self.check_sealed()
+        store, _, _ = self._ready()
+        device, shard = torch.device("cpu"), (0, 1)
+        if self.trainer is not None:
+            device = self.trainer.strategy.root_device
+            shard = (self.trainer.global_rank, self.trainer.world_size)
+        split = self.splits[stage]
+        return RowLoader(
+            torch.tensor(self.encoded[stage], device=device),
+            torch.tensor(store.arrays[f"{split.part}-labels"][split.index], device=device),
+            batch_size=self.batch_size,
+            order=order,
+            shard=shard,
+            batch_norm=self.trains_batch_norm and stage == "train",
+        )
+
+    def _some_samples(self, places: np.ndarray) -> ResidentLoader:
+        store, _, _ = self._ready()
+        split, rows = self.splits["train"], places.round().astype(np.int64)
+        return RowLoader(
+            torch.tensor(self.encoded["train"][rows]),
+            torch.tensor(store.arrays[f"{split.part}-labels"][split.index[rows]]),
+            batch_size=len(rows),
+        )
+
+
+class Rows(EncodedRows, InMemory):
     """Rows of numbers and labels from Python: what other libraries call a feature matrix.
 
     Only Python can create this data set. The array is copied, so that later changes of it do not reach a run. No store
@@ -34,7 +82,6 @@ class Rows(InMemory):
     """
 
     title = "Rows"
-    item = "row"
     specific_arguments: ClassVar[frozenset[str]] = VisionDataModule.specific_arguments | {
         *("rows", "labels", "class_names", "scaling")
     }
@@ -55,8 +102,7 @@ class Rows(InMemory):
         self._class_names = self._named_classes(class_names)
         # Arguments for pixels are not arguments of rows.
         super().__init__(augment=None, statistics="train", mean=None, std=None, **kwargs)
-        self.encoded: dict[str, np.ndarray] = {}
-        """Standardized rows of each split, shape (N, F), float32; filled by `setup`."""
+        self.encoded = {}
 
     @property
     def input_shape(self) -> tuple[int, ...]:
@@ -66,10 +112,6 @@ class Rows(InMemory):
     @property
     def stored_shape(self) -> tuple[int, ...]:  # noqa: D102
         return self.input_shape
-
-    @property
-    def shape_in_words(self) -> str:  # noqa: D102
-        return f"{self.input_shape[0]} features"
 
     def fit_statistics(self, store: Store) -> None:
         """Fits mean and deviation of each feature on the training split and standardizes all splits."""
@@ -83,33 +125,6 @@ class Rows(InMemory):
             std[training.min(axis=0) == training.max(axis=0)] = 0.0
         self.mean, self.std = mean.tolist(), std.tolist()
         self.encoded = {stage: standardized(rows[split.index], mean, std) for stage, split in self.splits.items()}
-
-    def _loader(
-        self, stage: str, order: EpochOrder | None = None, augmentations: Sequence[Augmentation] = ()
-    ) -> ResidentLoader:
-        if stage == "test":
-            self.check_sealed()
-        device, shard = torch.device("cpu"), (0, 1)
-        if self.trainer is not None:
-            device = self.trainer.strategy.root_device
-            shard = (self.trainer.global_rank, self.trainer.world_size)
-        return RowLoader(
-            torch.tensor(self.encoded[stage], device=device),
-            torch.tensor(self._labels(stage), device=device),
-            batch_size=self.batch_size,
-            order=order,
-            shard=shard,
-            batch_norm=self.trains_batch_norm and stage == "train",
-        )
-
-    def _some_samples(self, places: np.ndarray) -> ResidentLoader:
-        chosen = places.round().astype(np.int64)
-        rows, labels = self.encoded["train"][chosen], self._labels("train")[chosen]
-        return RowLoader(torch.tensor(rows), torch.tensor(labels), batch_size=len(rows))
-
-    def _labels(self, stage: str) -> np.ndarray:
-        labels: np.ndarray = self._arrays["train-labels"][self.splits[stage].index]
-        return labels
 
 
 def standardized(rows: np.ndarray, mean: np.ndarray, std: np.ndarray) -> np.ndarray:

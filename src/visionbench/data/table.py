@@ -10,10 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import torch
 
-from visionbench.data.augment import Augmentation
-from visionbench.data.base import Residency
 from visionbench.data.columns import (
     Column,
     CsvFile,
@@ -28,7 +25,7 @@ from visionbench.data.columns import (
 )
 from visionbench.data.from_source import FromSource
 from visionbench.data.image_folder import SPLIT_NAMES
-from visionbench.data.loader import EpochOrder, ResidentLoader, RowLoader
+from visionbench.data.rows import EncodedRows
 from visionbench.data.store import SPLITS, Store, StoreWriter, read_meta
 from visionbench.errors import UserError
 from visionbench.text import shown
@@ -38,7 +35,7 @@ SUFFIXES = (".csv", ".tsv")
 CellValue = int | float | str
 
 
-class Table(FromSource):
+class Table(EncodedRows, FromSource):
     """Your own table: CSV files of numbers and categories, one column of which is the class.
 
     `source` is a folder with `train.csv` and optionally `val.csv` (or `valid`, `validation`) and `test.csv`, or one
@@ -75,7 +72,6 @@ class Table(FromSource):
     """
 
     title = "Table"
-    item = "row"
     specific_arguments: ClassVar[frozenset[str]] = FromSource.specific_arguments | {
         *("target", "numeric", "categorical", "ignore", "missing", "encoding", "scaling", "unseen", "pool")
     }
@@ -134,8 +130,7 @@ class Table(FromSource):
         self.schema = self._find_schema()
         self.features: list[Feature] = []
         """Features of each column; filled by `setup`."""
-        self.encoded: dict[str, np.ndarray] = {}
-        """Encoded rows of each split, shape (N, F), float32; filled by `setup`."""
+        self.encoded = {}
 
     @property
     def class_names(self) -> tuple[str, ...]:
@@ -155,10 +150,6 @@ class Table(FromSource):
     @property
     def stored_shape(self) -> tuple[int, ...]:  # noqa: D102
         return (len(self.schema.columns),)
-
-    @property
-    def shape_in_words(self) -> str:  # noqa: D102
-        return f"{self.input_shape[0]} features"
 
     def prepare_settings(self) -> dict[str, Any]:  # noqa: D102
         # Stores that were written before there was `pool` keep their key.
@@ -282,37 +273,6 @@ class Table(FromSource):
         for stage in sorted(self.encoded):
             digest.update(f"{stage} {self.encoded[stage].shape};".encode() + self.encoded[stage].tobytes())
         return digest.hexdigest()
-
-    def residency(self, device: torch.device, processes: int = 1) -> Residency:
-        """Residency of a table: its encoded rows are always held on the device."""
-        return Residency(True, 0, "")
-
-    def _loader(
-        self, stage: str, order: EpochOrder | None = None, augmentations: Sequence[Augmentation] = ()
-    ) -> ResidentLoader:
-        store, _, _ = self._ready()
-        device, shard = torch.device("cpu"), (0, 1)
-        if self.trainer is not None:
-            device = self.trainer.strategy.root_device
-            shard = (self.trainer.global_rank, self.trainer.world_size)
-        split = self.splits[stage]
-        return RowLoader(
-            torch.tensor(self.encoded[stage], device=device),
-            torch.tensor(store.arrays[f"{split.part}-labels"][split.index], device=device),
-            batch_size=self.batch_size,
-            order=order,
-            shard=shard,
-            batch_norm=self.trains_batch_norm and stage == "train",
-        )
-
-    def _some_samples(self, places: np.ndarray) -> ResidentLoader:
-        store, _, _ = self._ready()
-        split, rows = self.splits["train"], places.round().astype(np.int64)
-        return RowLoader(
-            torch.tensor(self.encoded["train"][rows]),
-            torch.tensor(store.arrays[f"{split.part}-labels"][split.index[rows]]),
-            batch_size=len(rows),
-        )
 
 
 def find_files(source: Path) -> dict[str, Path]:
