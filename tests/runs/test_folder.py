@@ -31,9 +31,10 @@ def test_neither_torch_nor_lightning_is_imported():
     assert result.stdout == "[]\n"
 
 
-@pytest.mark.parametrize("names", [("before/val/loss", "before/val/acc"), ("val/loss", "val/acc")])
+@pytest.mark.parametrize(
+    "names", [("before/loss", "before/acc"), ("before/val/loss", "before/val/acc"), ("val/loss", "val/acc")]
+)
 def test_metrics_before_training_are_read_with_and_without_their_prefix(run, names):
-    run.untrained_path.parent.mkdir()
     run.untrained_path.write_text(json.dumps(dict(zip(names, (2.3, 0.1), strict=True))))
     assert run.untrained_metrics == {"val/loss": 2.3, "val/acc": 0.1}
 

@@ -31,7 +31,7 @@ from visionbench.runs.folder import CONFIG_FILE, today_config
 from visionbench.runs.identity import remember_source
 from visionbench.text import one_line
 from visionbench.training.device import default_precision
-from visionbench.training.settings import Checkpointing, EarlyStopping, Settings
+from visionbench.training.settings import Checkpointing, EarlyStopping, EvaluationName, Settings
 
 # More threads than any machine has cores end the process without a word.
 MAX_THREADS = 1024
@@ -245,6 +245,20 @@ class _SettingsCLI(LightningCLI):
             "balanced_accuracy, macro_f1, per_class_f1, cohen_kappa, auc, log_loss, calibration_error, or the import "
             "path of a torchmetrics.Metric. A metric that is the objective is added.",
         )
+        parser.add_argument(
+            "--evaluate",
+            type=list[EvaluationName],
+            default=[],
+            help="Names of further evaluations, which choose nothing: train_eval (training samples in evaluation mode, "
+            "not augmented), before (the untrained model on the validation samples), augmented_val (validation samples "
+            "augmented as training samples are, but not mixed).",
+        )
+        parser.add_argument(
+            "--evaluate_every",
+            type=Literal["end", "epoch"],
+            default="end",
+            help="When train_eval and augmented_val are evaluated: end (of the result), or epoch (also after each).",
+        )
         parser.add_class_arguments(EarlyStopping, "early_stopping")
         parser.add_class_arguments(Checkpointing, "checkpoint")
         parser.add_argument(
@@ -415,6 +429,7 @@ class _SettingsCLI(LightningCLI):
                 for name in (
                     *("name", "log_dir", "run_dir", "resume", "resume_changed", "test_after_fit", "threads"),
                     *("allow", "metrics", "predictions", "figures", "figure_layers", "figure_channels"),
+                    *("evaluate", "evaluate_every"),
                 )
             },
         )

@@ -58,6 +58,8 @@ GROUPS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = (
             ("--checkpoint.result", "EPOCH", "epoch that is the result: best, by the objective, or last", "best"),
             ("--early_stopping.patience", "INT", "epochs without improvement after which training ends", ""),
             ("--metrics", "[NAME,...]", "metrics besides loss and accuracy; docs/metrics.md", "[]"),
+            ("--evaluate", "[NAME,...]", "further evaluations: train_eval, before, augmented_val", "[]"),
+            ("--evaluate_every", "WHEN", "when train_eval and augmented_val are made: end or epoch", "end"),
             ("--checkpoint.every_n_steps", "INT", "steps between checkpoints within an epoch", ""),
             ("--figures", "KIND", "figures to draw: none, final or all", "final"),
         ),

@@ -650,12 +650,20 @@ class VisionDataModule(LightningDataModule, ABC):
 
     def val_dataloader(self) -> ResidentLoader | list[Any]:
         """Batches of the validation split, in its order; an empty list if the split is empty."""
-        if not (size := self.sizes()["val"]):
+        if not self.sizes()["val"]:
             return []
-        if not self.augmented_validation:
-            return self._loader("val")
-        order = FixedOrder(size, self.seed if self.seed is not None else 0)
-        return self._loader("val", order, [entry for entry in self.augment if not isinstance(entry, Mixing)])
+        return self.augmented_val_dataloader(0) if self.augmented_validation else self._loader("val")
+
+    def augmented_val_dataloader(self, epoch: int) -> ResidentLoader:
+        """Batches of the validation split, in its order, augmented as training samples are, apart from mixing.
+
+        Args:
+            epoch: Number of the epoch, from 0, whose random parameters the augmentations have.
+        """
+        order = FixedOrder(self.sizes()["val"], self.seed if self.seed is not None else 0)
+        order.set_epoch(epoch)
+        augmentations = [entry for entry in self.augment if not isinstance(entry, Mixing)]
+        return self._sharing("val", order, augmentations)
 
     def test_dataloader(self) -> ResidentLoader | list[Any]:
         """Batches of the test split, in its order; an empty list if the split is empty."""
@@ -663,7 +671,18 @@ class VisionDataModule(LightningDataModule, ABC):
 
     def predict_dataloader(self) -> ResidentLoader:
         """Batches of the training split, in its order and without augmentation."""
-        return self._loader("train")
+        return self._sharing("train")
+
+    def _sharing(
+        self, stage: str, order: EpochOrder | None = None, augmentations: Sequence[Augmentation] = ()
+    ) -> ResidentLoader:
+        """A loader of a split that shares the images of the loader that a run has of it, if it has one."""
+        trainer, name = self.trainer, f"{stage}_dataloader"
+        if trainer is not None and getattr(type(self), name) is getattr(VisionDataModule, name):
+            made = trainer.train_dataloader if stage == "train" else trainer.val_dataloaders
+            if isinstance(made, ResidentLoader):
+                return made.again(order, augmentations)
+        return self._loader(stage, order, augmentations)
 
     def check_sealed(self) -> None:
         """Checks that no model is being trained, which may not see the test samples.

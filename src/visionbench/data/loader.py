@@ -6,6 +6,7 @@ from private generators; neither the global random state nor the batch size chan
 memory are read from the memory map, block by block; all other code is the same.
 """
 
+import copy
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -143,6 +144,20 @@ class ResidentLoader:
         # Positions of this process in the epoch.
         self.positions = torch.arange(kept)[self.rank :: self.ranks].contiguous()
         self.batches_done = 0
+
+    def again(self, order: EpochOrder | None = None, augmentations: Sequence[Augmentation] = ()) -> "ResidentLoader":
+        """A loader of all these images in another way, which shares their memory.
+
+        Args:
+            order: Order of each epoch; `None` for the order of the data.
+            augmentations: Augmentations, none of which mixes images; without an `order` they are not applied.
+        """
+        loader = copy.copy(self)
+        loader.sampler, loader.batches_done = order, 0
+        loader.augmentations = augmentations if order is not None else ()
+        left = left_out(len(self.images), self.batch_size, self.ranks, batch_norm=False) if order is not None else 0
+        loader.positions = torch.arange(len(self.images) - left)[self.rank :: self.ranks].contiguous()
+        return loader
 
     def __len__(self) -> int:
         return -(-len(self.positions) // self.batch_size)

@@ -12,6 +12,8 @@ from visionbench.files import write_whole
 
 # Splits as they are written on figures and pages.
 SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
+# Evaluations besides those of validation and test, as they begin the names of metrics.
+EVALUATIONS = ("train_eval", "before", "augmented_val")
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Predictions:
     """Predictions of a model on a split.
 
     Attributes:
-        stage: Name of the split: `train`, `val` or `test`.
+        stage: Name of the split: `train`, `val` or `test`; `train_eval` for the training split in evaluation mode.
         probabilities: Probability of each class, shape (N, classes), float32.
         predicted: Predicted classes, shape (N,), int64.
         labels: True classes, shape (N,), int64.

@@ -13,8 +13,16 @@ from visionbench.figures.figure import Figure, new_canvas
 MAX_MARKED = 8
 # Largest number of points of a loss curve: more would overlap.
 MAX_POINTS = 500
-COLORS = {"train": "C0", "val": "C1", "test": "C2"}
-LABELS = {"train": "training", "val": "validation", "test": "test"}
+COLORS = {"train": "C0", "val": "C1", "test": "C2", "train_eval": "C9", "augmented_val": "C6"}
+LABELS = {
+    "train": "training",
+    "val": "validation",
+    "test": "test",
+    "train_eval": "training, in evaluation mode",
+    "augmented_val": "validation, augmented",
+}
+# Curves, in this order; those of further evaluations are there where they were made after each epoch.
+CURVES = ("train", "train_eval", "val", "augmented_val")
 
 
 def draw_learning_curves(
@@ -34,7 +42,7 @@ def draw_learning_curves(
     canvas = new_canvas(4.2 * panels, 3.6)
     all_axes = canvas.subplots(1, panels)
     for axes, metric in zip(all_axes, ("loss", "acc"), strict=False):
-        for stage in ("train", "val"):
+        for stage in CURVES:
             values = np.array([float(row.get(f"{stage}/{metric}", math.nan)) for row in rows])
             present = ~np.isnan(values)  # the line connects the epochs that have a validation
             if present.any():
@@ -74,6 +82,8 @@ def draw_learning_curves(
         all_axes[2].xaxis.set_major_locator(MaxNLocator(integer=True))
     canvas.suptitle("Learning curves", fontsize=10)
     columns = ["epoch", "lr", "train/loss", "train/acc", "val/loss", "val/acc"]
+    further = [f"{stage}/{metric}" for stage in ("train_eval", "augmented_val") for metric in ("loss", "acc")]
+    columns += [name for name in further if any(name in row for row in rows)]
     table = [[row["epoch"] + 1, *(row.get(name, "") for name in columns[1:])] for row in rows]
     if before is not None:
         table.insert(0, [0, "", *(before.get(name, "") for name in columns[2:])])

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from visionbench.classes import class_of
+from visionbench.evaluation.predictions import EVALUATIONS
 from visionbench.guards.base import Finding, Guard
 
 # By these the data set tells the model its shape; a value written by hand would be lost without a word.
@@ -80,6 +81,8 @@ class WatchableObjective(_ConfigGuard):
         metric = objective.metric
         if metric not in watchable:
             why = "is the test set's, which nothing may be chosen on" if metric in metrics else "is logged by nothing"
+            if metric.partition("/")[0] in EVALUATIONS:
+                why = "is of a further evaluation (evaluate), by which nothing is chosen"
             return f"objective.metric is {metric}, which {why}; expected one of {', '.join(watchable)}."
         if objective.mode is not None and objective.mode != metrics[metric]:
             better = "large" if metrics[metric] == "max" else "small"

@@ -332,8 +332,8 @@ class Classifier(LightningModule, ABC):
         """
         if self.l1 == 0:
             return None
-        penalty: Tensor = self.l1 * sum(p.abs().sum() for p in self.parameters() if p.ndim > 1 and p.requires_grad)
-        return penalty
+        weights = (p for p in self.parameters() if p.ndim > 1 and p.requires_grad)
+        return torch.as_tensor(self.l1 * sum(p.abs().sum() for p in weights))
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         """Records the learning rate of this step, so that the logged rate is one that was used, not the next one."""

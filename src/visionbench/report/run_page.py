@@ -22,6 +22,15 @@ NOT_A_NUMBER = "not a number"
 # Largest number of rows in a table with one row per class; of more classes, those with the lowest score are shown.
 MAX_CLASSES = 40
 
+# Accuracies of further evaluations: name and explanation.
+EVALUATED = {
+    "train_eval": (
+        "Training accuracy",
+        "In evaluation mode (train_eval): how well the model fits them, no estimate for others.",
+    ),
+    "augmented_val": ("Augmented validation accuracy", "Validation samples, augmented as training samples are."),
+    "before": ("Untrained accuracy", "Validation samples, before training."),
+}
 # Figures by name (without the split): part of the page, heading and description.
 COURSE, SPLIT, NETWORK = "course", "split", "network"
 NO_EPOCH_CHOSEN = "Loss and accuracy after each epoch."  # instead of the description that names the dashed line
@@ -186,6 +195,11 @@ def _values(run: ReportedRun) -> Iterator[tuple[str, str, str]]:
         optimistic = "Slightly too optimistic, since the epoch was selected on validation."
         explanation = samples + (optimistic if run.chosen_on_validation else "No epoch was selected on validation.")
         yield "Validation accuracy", share_of(run, "val"), " ".join((explanation, *_allowed(run)))
+    for stage, (word, explanation) in EVALUATED.items():
+        if f"{stage}/acc" in metrics:
+            count = run.count(stage)
+            samples = f"On {counted(count, run.item)}. " if count else ""
+            yield word, share_of(run, stage), samples + explanation
     for name in additional_metrics(run):
         stage, _, metric = name.partition("/")
         yield f"{'Test' if stage == 'test' else 'Validation'} {metric}", number(metrics[name]), ""

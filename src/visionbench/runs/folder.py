@@ -134,7 +134,7 @@ class RunFolder:
     @property
     def untrained_path(self) -> Path:
         """Path of the metrics before training."""
-        return self.figures / "before-training.json"
+        return self.path / "before-training.json"
 
     @property
     def predictions_folder(self) -> Path:
@@ -354,19 +354,20 @@ class RunFolder:
     def untrained_metrics(self) -> dict[str, Any]:
         """The metrics of the model before training, as `val/loss`; empty where they were not computed.
 
-        In the file their names begin with `before/`, so that no reader takes them for those of the trained model; an
-        earlier version wrote them without.
+        In the file they are `before/loss` and so on, so that no reader takes them for those of the trained model.
+        Earlier versions wrote `before/val/loss` or `val/loss`, into the folder of the figures.
 
         Raises:
             UserError: The file is damaged.
         """
-        return {name.removeprefix("before/"): value for name, value in _read_json(self.untrained_path).items()}
+        content = _read_json(self.untrained_path) or _read_json(self.figures / self.untrained_path.name)
+        return {f"val/{name.rpartition('/')[2]}": value for name, value in content.items()}
 
     def predictions(self, stage: str) -> Predictions | None:
         """The predictions on a split; `None` where the run kept none.
 
         Args:
-            stage: Name of the split, `val` or `test`.
+            stage: Name of the split, `val` or `test`, or `train_eval`.
 
         Raises:
             UserError: A file is damaged.

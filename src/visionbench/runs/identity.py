@@ -24,7 +24,7 @@ PACKAGES = ("visionbench", "torch", "torchvision", "lightning", "torchmetrics", 
 # Threads and precision are recorded beside the identity. What `allow` permits shows in the data digest.
 NOT_IDENTITY = {
     *("config", "name", "log_dir", "run_dir", "test_after_fit", "resume", "resume_changed", "checkpoint", "threads"),
-    *("figures", "figure_layers", "figure_channels", "predictions", "metrics", "allow"),
+    *("figures", "figure_layers", "figure_channels", "predictions", "metrics", "allow", "evaluate", "evaluate_every"),
 }
 # The number of processes stands for devices, nodes and strategy.
 TRAINER_NOT_IDENTITY = {

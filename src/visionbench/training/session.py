@@ -28,7 +28,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from visionbench import guards
 from visionbench.errors import MetricFailed, RunFailed, Stopped, UserError
 from visionbench.evaluation.metrics import Evaluator, expand
-from visionbench.evaluation.predictions import Predictions
+from visionbench.evaluation.predictions import EVALUATIONS, Predictions, save_predictions
 from visionbench.guards import (
     GUARDS,
     DataContext,
@@ -61,6 +61,7 @@ from visionbench.training.callbacks import (
     Diverged,
     EndOfEpoch,
     EpochSeed,
+    EvaluatedEpochs,
     FiniteLosses,
     FirstBatch,
     KeptPredictions,
@@ -75,6 +76,7 @@ from visionbench.training.callbacks import (
 from visionbench.training.callbacks.finite import Divergence
 from visionbench.training.callbacks.tensorboard import hyperparameters
 from visionbench.training.device import device_name, is_on_cuda, nondeterministic, nondeterministic_kernels, threads_for
+from visionbench.training.evaluations import Evaluation, FurtherEvaluations, Outputs, measured_further
 from visionbench.training.library_warnings import reported_warnings
 from visionbench.training.result import RunResult
 from visionbench.training.settings import Settings
@@ -82,6 +84,11 @@ from visionbench.training.summary import opening_lines, parameter_count
 
 # The disk's fault, not the program's.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
+NOT_BEFORE = (
+    "The run was started without evaluate before, and is resumed past its start, so that the untrained model is not "
+    "evaluated."
+)
 
 Say = Callable[[str], object]
 
@@ -144,6 +151,7 @@ class Session:
         for spec in self.evaluator.specs.values():
             if spec.user_class is not None:
                 remember_source(spec.user_class)
+        self.evaluations = FurtherEvaluations(self.data, self.evaluator)
         self.callbacks = list(callbacks)
         self.figures = figures if settings.figures != "none" else None
         self.trainer: Trainer
@@ -152,6 +160,7 @@ class Session:
         self.rows: list[dict[str, Any]] = []
         self.checkpoints: RunCheckpoints | None = None
         self.predictions: KeptPredictions | None = None
+        self.training_predictions: Predictions | None = None
         self.throughput = Throughput()
         self.starting_digest = ""
         self.findings: list[Finding] = []
@@ -250,6 +259,7 @@ class Session:
             self.model.prepare_start()
         self._ask("model", ModelContext(self.model, self.data))
         self.prepare_data()
+        self._check_evaluations()
         self._ask("data", DataContext(self.data))
         self._set_threads()
         if settings.trainer.get("fast_dev_run"):
@@ -272,6 +282,19 @@ class Session:
             run.write_config(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
             run.reopen()
         self._started = True
+
+    def _check_evaluations(self) -> None:
+        """Refuses further evaluations of a validation split that has no samples.
+
+        Raises:
+            UserError: One is asked for.
+        """
+        named = [name for name in self.settings.evaluate if name != "train_eval"]
+        if named and (not self.data.sizes()["val"] or self.settings.trainer.get("limit_val_batches") == 0):
+            raise UserError(
+                f"evaluate names {named[0]}, which is measured on validation {self.data.item}s, but there is no "
+                "validation; remove it, or set data.val_size above 0."
+            )
 
     def _ask(self, stage: guards.Stage, context: Any) -> None:
         self._note(guards.inspect(GUARDS, stage, context, self.settings.allow))
@@ -365,7 +388,7 @@ class Session:
         metrics_file = MetricsFile(
             run.metrics_path,
             resumption.epochs if resumption is not None else None,
-            [f"val/{name}" for name in self.evaluator.specs],
+            [*(f"val/{name}" for name in self.evaluator.specs), *self._columns()],
         )
         self.rows = metrics_file.rows
         losses = StepLosses(run.losses_path, resumption.batches if resumption is not None else None)
@@ -385,10 +408,12 @@ class Session:
             callbacks.append(self.predictions)
             if self.checkpoints is not None:
                 self.checkpoints.before.append(self.predictions.write_last)
+        if self._epoch_evaluations():
+            callbacks.append(EvaluatedEpochs(self.evaluations, self._epoch_evaluations()))
+        if "before" in settings.evaluate or (self.figures is not None and settings.figures == "all"):
+            callbacks.append(BeforeTraining(run.untrained_path, self.evaluations))
         if self.figures is not None:
             callbacks.append(self.throughput)
-            if settings.figures == "all":
-                callbacks.append(BeforeTraining(run.untrained_path, self.data))
         if settings.early_stopping.patience is not None:
             callbacks.append(
                 lightning_callbacks.EarlyStopping(
@@ -399,6 +424,18 @@ class Session:
                 )
             )
         return [*callbacks, *self.callbacks]
+
+    def _epoch_evaluations(self) -> list[str]:
+        """The further evaluations that are made after each epoch."""
+        settings = self.settings
+        if settings.evaluate_every == "end":
+            return []
+        return [name for name in dict.fromkeys(settings.evaluate) if name != "before"]
+
+    def _columns(self) -> list[str]:
+        """The columns of metrics.csv for further evaluations."""
+        names = ("loss", "acc", *self.evaluator.specs)
+        return [f"{evaluation}/{name}" for evaluation in self._epoch_evaluations() for name in names]
 
     def _checkpoints(
         self, folder: Path, description: dict[str, Any], before: Sequence[Callable[[], object]]
@@ -418,8 +455,8 @@ class Session:
             self.model.evaluated |= resumption.state.get("counts", {})  # checkpoints of earlier versions have none
             # A metric that is no longer asked for would otherwise be logged with its last value in every epoch.
             dropped = set(resumption.state["described"].get("metrics", ())) - set(self.evaluator.specs)
-            for name in dropped:
-                resumption.state["metrics"].pop(f"val/{name}", None)
+            for name in [f"val/{name}" for name in dropped] + list(measured_further(resumption.state["metrics"])):
+                resumption.state["metrics"].pop(name, None)
             callback.resumptions.append(
                 {
                     "epochs": resumption.epochs,
@@ -537,6 +574,9 @@ class Session:
         row = next(row for row in self.rows if row["epoch"] == epoch)
         if (text := divergence(self.rows)) is not None:
             return self._diverged(text)
+        if content is not None:
+            model.load_state_dict(content["state_dict"])
+        row = {**row, **self._evaluate_result(row)}
         if settings.test_after_fit and data.sizes()["test"]:
             self._open_test(RunFolder(self.run_folder), "fit" if resumption is None else "resume", checkpoint)
             status = self._run(
@@ -559,7 +599,7 @@ class Session:
             folder=self.run_folder,
             status="finished",
             metrics=_metrics(row),
-            counts=dict(model.evaluated),
+            counts=self._counts(),
             best_epoch=row.get("epoch"),
             weights_digest=weights_digest(weights),
             epochs=trainer.current_epoch,
@@ -625,19 +665,61 @@ class Session:
         kept = RunFolder(self.run_folder).predictions("val")
         if kept is not None:
             found["val"] = kept
-        if self.settings.figures == "all" and (training := self._training_predictions()) is not None:
-            found["train"] = training
+        if self.training_predictions is not None:
+            found["train"] = self.training_predictions
         return found
 
-    def _training_predictions(self) -> Predictions | None:
-        if self.trainer.world_size > 1:
-            self.say("The training images' predictions are drawn only by a run on one device.")
-            return None
-        batches: Any = self.trainer.predict(self.model, datamodule=self.data, return_predictions=True)
-        parts = [torch.cat(part).cpu().numpy() for part in zip(*batches, strict=True)]
+    def _evaluate_result(self, row: Mapping[str, Any]) -> dict[str, float]:
+        """Makes the further evaluations of the result, keeps the training samples' predictions, and gives the metrics.
+
+        Args:
+            row: Metrics of the epoch that is the result, with those that were evaluated after each epoch.
+        """
+        settings, named = self.settings, self.settings.evaluate
+        metrics = self._untrained_metrics() if "before" in named else {}
+        if "augmented_val" in named and "augmented_val/loss" not in row:
+            metrics |= self._evaluated("augmented_val", row["epoch"]).metrics
+        keeps = "train_eval" in named and settings.predictions
+        draws = self.figures is not None and settings.figures == "all" and settings.predictions
+        if keeps or draws or ("train_eval" in named and "train_eval/loss" not in row):
+            evaluation = self._evaluated("train_eval", row["epoch"], keep=keeps or draws)
+            metrics |= evaluation.metrics if "train_eval" in named else {}
+            if evaluation.outputs is not None and self.world.is_first:
+                self._keep_training_predictions(evaluation.outputs, keeps)
+        return metrics
+
+    def _evaluated(self, name: str, epoch: int, keep: bool = False) -> Evaluation:
+        self.model.to(self.trainer.strategy.root_device)  # the end of training has taken it from there
+        evaluation = self.evaluations.evaluate(self.trainer, self.model, name, epoch, keep)
+        self.model.evaluated[name] = evaluation.count
+        return evaluation
+
+    def _untrained_metrics(self) -> dict[str, float]:
+        untrained = RunFolder(self._folder()).untrained_metrics
+        if not untrained and self.world.is_first:
+            self._note([Finding("warning", NOT_BEFORE)])
+        return {f"before/{name.removeprefix('val/')}": value for name, value in untrained.items()}
+
+    def _keep_training_predictions(self, outputs: Outputs, keeps: bool) -> None:
         split = self.data.splits["train"]
         names = [self.data.sample_name(split.part, int(place)) for place in split.index]
-        return Predictions("train", parts[0], parts[1], parts[2], names)
+        self.training_predictions = outputs.of_split("train", names)
+        if keeps:
+            folder = RunFolder(self._folder()).predictions_folder
+            save_predictions(folder, outputs.of_split("train_eval", names), self.data.class_names)
+
+    def _counts(self) -> dict[str, int]:
+        """The number of samples of each stage; of further evaluations, only of those that are asked for."""
+        return {
+            stage: count
+            for stage, count in self.model.evaluated.items()
+            if stage not in EVALUATIONS or stage in self.settings.evaluate
+        }
+
+    def _folder(self) -> Path:
+        if self.run_folder is None:
+            raise RuntimeError("The run has no folder.")
+        return self.run_folder
 
     def log_figure(self, name: str, pixels: np.ndarray) -> None:
         """Puts a picture, (H, W, 3), uint8, into TensorBoard, at the step that training has reached."""
@@ -758,7 +840,7 @@ class Session:
             folder=self.run_folder,
             status=status,
             metrics=_metrics(row),
-            counts=dict(self.model.evaluated),
+            counts=self._counts(),
             best_epoch=row.get("epoch"),
             epochs=len(self.rows),
             seconds=self._seconds(),
@@ -815,7 +897,8 @@ def _claim_exactly(folder: Path) -> Path:
 
 def _metrics(row: Mapping[str, Any]) -> dict[str, float]:
     """The metrics in a row of the metrics file."""
-    return {name: value for name, value in row.items() if name.startswith(("train/", "val/", "test/"))}
+    stages = ("train", "val", "test", *EVALUATIONS)
+    return {name: value for name, value in row.items() if "/" in name and name.partition("/")[0] in stages}
 
 
 def _in_words(error: BaseException) -> str:

@@ -8,6 +8,8 @@ from visionbench.errors import UserError
 from visionbench.guards import Finding
 from visionbench.models.base import Classifier, Objective
 
+EvaluationName = Literal["train_eval", "before", "augmented_val"]
+
 
 @dataclass
 class EarlyStopping:
@@ -70,6 +72,8 @@ class Settings:
         objective: Metric that chooses the epoch, and its mode.
         metrics: Names of the metrics to compute at the end of each validation and test, besides loss and accuracy; a
             metric that is the objective is among them.
+        evaluate: Names of further evaluations: `train_eval`, `before`, `augmented_val`.
+        evaluate_every: When the further evaluations are made: of the result, or also after each epoch.
         early_stopping: When training ends early.
         checkpoint: Checkpoints within an epoch, and which epoch is the result.
         name: Name of the folder in `log_dir` that holds the run folder.
@@ -98,6 +102,8 @@ class Settings:
     has_objective: bool = True
     objective: Objective = field(default_factory=Objective)
     metrics: list[str] = field(default_factory=list)
+    evaluate: list[EvaluationName] = field(default_factory=list)
+    evaluate_every: Literal["end", "epoch"] = "end"
     early_stopping: EarlyStopping = field(default_factory=EarlyStopping)
     checkpoint: Checkpointing = field(default_factory=Checkpointing)
     name: str = "run"

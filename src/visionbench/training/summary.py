@@ -21,6 +21,12 @@ from visionbench.training.result import RunResult
 from visionbench.training.settings import Settings
 
 STAGE_NAMES = {"val": "validation", "test": "test"}
+# Further evaluations, with what they are of; none is an estimate for other samples.
+EVALUATED = {
+    "train_eval": "of training, in evaluation mode",
+    "augmented_val": "of validation, augmented as training is",
+    "before": "of validation, before training",
+}
 
 
 def opening_lines(
@@ -72,12 +78,15 @@ def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
     if "test/acc" in metrics:
         yield from metric_lines("test", data, metrics, result.counts["test"])
     if "val/acc" in metrics:
-        accuracy, count = metrics["val/acc"], result.counts.get("val", data.sizes()["val"])
-        share = f"{100 * accuracy:.2f} %" if count >= MIN_SAMPLES else f"{round(accuracy * count)}"
+        share = _share(metrics["val/acc"], result.counts.get("val", data.sizes()["val"]), data.item)
         kept = "the one that was kept and tested" if "test/acc" in metrics else "the one that was kept"
         which = f"epoch {(result.best_epoch or 0) + 1} of {result.epochs}"
-        yield f"validation  {share} of {counted(count, data.item)} in {which}, {kept}"
+        yield f"validation  {share} in {which}, {kept}"
         yield from additional_lines("val", metrics)
+    for stage, words in EVALUATED.items():
+        if f"{stage}/acc" in metrics:
+            yield f"{stage:<10}  {_share(metrics[f'{stage}/acc'], result.counts.get(stage), data.item)} {words}"
+            yield from additional_lines(stage, metrics)
     if run is not None:
         yield from provenance_lines(run, data.item if "test/acc" in metrics else None)
     if data.test_is_watched:
@@ -87,6 +96,14 @@ def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
     yield from result.figure_lines
     yield f"run         {result.folder}"
     yield f"curves      tensorboard --logdir {settings.log_dir}"
+
+
+def _share(accuracy: float, count: int | None, item: str) -> str:
+    """Accuracy with the number of its samples; of few samples, the number of correct ones."""
+    if count is None:
+        return f"{100 * accuracy:.2f} %"
+    share = f"{100 * accuracy:.2f} %" if count >= MIN_SAMPLES else f"{round(accuracy * count)}"
+    return f"{share} of {counted(count, item)}"
 
 
 def provenance_lines(run: RunFolder, tested: str | None) -> Iterator[str]:
@@ -140,7 +157,7 @@ def additional_lines(stage: str, metrics: Mapping[str, float]) -> Iterator[str]:
     for metric, value in metrics.items():
         split, _, name = metric.partition("/")
         if split == stage and name not in ("loss", "acc"):
-            yield f"{STAGE_NAMES[stage]} {name}  {value:.4f}"
+            yield f"{STAGE_NAMES.get(stage, stage)} {name}  {value:.4f}"
 
 
 def parameter_count(model: torch.nn.Module, trainable: bool = False) -> int:

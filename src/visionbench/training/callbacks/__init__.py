@@ -5,6 +5,7 @@ from visionbench.training.callbacks.before_training import BeforeTraining
 from visionbench.training.callbacks.checkpoints import RunCheckpoints
 from visionbench.training.callbacks.epoch_seed import EpochSeed
 from visionbench.training.callbacks.epochs import EndOfEpoch
+from visionbench.training.callbacks.evaluations import EvaluatedEpochs
 from visionbench.training.callbacks.finite import Diverged, FiniteLosses
 from visionbench.training.callbacks.first_batch import FirstBatch
 from visionbench.training.callbacks.losses import StepLosses
@@ -21,6 +22,7 @@ __all__ = [
     "Diverged",
     "EndOfEpoch",
     "EpochSeed",
+    "EvaluatedEpochs",
     "FiniteLosses",
     "FirstBatch",
     "KeptPredictions",

@@ -1,31 +1,15 @@
 """What a model gives for the samples of a validation or test, gathered once, and the metrics computed from it."""
 
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.nn import functional as F
 
 from visionbench.errors import UserError
 from visionbench.evaluation.metrics import Evaluator
 from visionbench.models.base import Classifier
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """What a model gave for all samples of a split, in the split's order, on the CPU.
-
-    Attributes:
-        probabilities: Probabilities of all classes, shape (N, classes), float32.
-        predicted: Predicted classes, shape (N,), int64.
-        labels: True classes, shape (N,), int64.
-    """
-
-    probabilities: Tensor
-    predicted: Tensor
-    labels: Tensor
+from visionbench.training.evaluations import Outputs, dealt_back
 
 
 class SplitOutputs(Callback):
@@ -90,7 +74,7 @@ class SplitOutputs(Callback):
         parts = [torch.cat(part) for part in zip(*self._batches, strict=True)]
         self._batches = []
         if trainer.world_size > 1:
-            parts = [_dealt_back(trainer, part) for part in parts]
+            parts = [dealt_back(trainer, part) for part in parts]
         outputs = Outputs(*(part.cpu() for part in parts))
         if self.keep:
             self._outputs = outputs
@@ -104,11 +88,3 @@ class SplitOutputs(Callback):
             ) from error
         for name, value in values.items():
             model.log(f"{stage}/{name}", torch.tensor(value, dtype=torch.float64))
-
-
-def _dealt_back(trainer: Trainer, part: Tensor) -> Tensor:
-    """Puts together what was dealt out in turn: the first of each process, then the second, and so on."""
-    sizes = trainer.strategy.all_gather(torch.tensor(len(part), device=part.device)).tolist()
-    padded = F.pad(part, [0] * (2 * part.ndim - 1) + [max(sizes) - len(part)])
-    gathered = trainer.strategy.all_gather(padded)  # (processes, N, ...)
-    return gathered.transpose(0, 1).reshape(-1, *part.shape[1:])[: sum(sizes)]

@@ -85,7 +85,4 @@ class KeptPredictions(AfterEpoch):
         outputs = self.outputs.take()
         if outputs is None:
             return None
-        names = self.data.sample_names(stage, len(outputs.labels))
-        return Predictions(
-            stage, outputs.probabilities.numpy(), outputs.predicted.numpy(), outputs.labels.numpy(), names
-        )
+        return outputs.of_split(stage, self.data.sample_names(stage, len(outputs.labels)))
