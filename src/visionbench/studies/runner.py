@@ -149,16 +149,21 @@ class Runner:
             if row.is_finished:
                 self.store.rows.setdefault(row.id, row)
         self.replan()
+        self.refresh()
+        self._check_code()
+
+    def refresh(self) -> None:
+        """Reads the rows of runs that are finished by now, until no further run becomes known by them."""
         while True:
-            known = len(self.store.rows)
+            found = 0
             for run in self.every_run():
                 store = self.stores[run.study.id]
-                if run.id not in store.rows and (found := store.read(run)) is not None and found.is_finished:
-                    store.rows[run.id] = found
+                if run.id not in store.rows and (row := store.read(run)) is not None and row.is_finished:
+                    store.rows[run.id] = row
+                    found += 1
+            if not found:
+                return
             self.replan()
-            if len(self.store.rows) == known:
-                break
-        self._check_code()
 
     def replan(self) -> None:
         """Names the runs anew, since a result may have chosen a cell."""
@@ -264,9 +269,14 @@ class Runner:
         running: dict[str, tuple[PlannedRun, int | None]] = {}
         self.started = {}
         while True:
+            self.refresh()  # another runner may be at work too
+            ids = {run.id for run in self.missing()}
+            self.elsewhere = {run_id: until for run_id, until in self.elsewhere.items() if run_id in ids}
             for run in self._ready(running):
                 if len(running) >= workers:
                     break
+                if self.row(run) is not None and not self._still_needed(run):
+                    continue
                 if not self._affords(run):
                     self.out_of_budget = True
                     break
@@ -305,6 +315,11 @@ class Runner:
                 continue
             ready.append(run)
         return ready
+
+    def _still_needed(self, run: PlannedRun) -> bool:
+        """Whether the checkpoint of a finished run is needed, although another runner may just have removed it."""
+        self.refresh()
+        return any(missing.id == run.id for missing in self.missing())
 
     def _affords(self, run: PlannedRun) -> bool:
         if self.options.budget is None:
