@@ -133,6 +133,7 @@ class Runner:
         self.kills: dict[str, int] = {}
         self.elsewhere: dict[str, float] = {}
         self.trimmed: set[str] = set()
+        self.retrained: dict[str, Row] = {}
         self.trained = 0
         self.begun = time.monotonic()
         self.out_of_budget = False
@@ -285,6 +286,8 @@ class Runner:
                     gpu = next(i for i in range(workers) if i not in {g for _, g in running.values()}) % server.gpus
                 running[run.id] = (run, gpu)
                 self.started[run.id] = time.monotonic()
+                if (recorded := self.row(run)) is not None:
+                    self.retrained[run.id] = recorded
                 server.send(self._job(run, gpu))
                 self._tell(run, None, "started")
             if not running and (self.out_of_budget or not self.elsewhere):
@@ -369,13 +372,13 @@ class Runner:
             self.attempts[run.id] = self.attempts.get(run.id, 1) + 1
             self._tell(run, row, f"{row.status}, is tried once more: {row.error}")
             return
-        before = store.rows.get(run.id)
-        if before is not None and before.is_finished and before.weights_digest != row.weights_digest:
+        before = self.retrained.pop(run.id, None)
+        if before is not None and before.weights_digest != row.weights_digest:
             self._note(
                 f"{run.id} was trained again for its checkpoint, and has other weights than those recorded "
                 f"({before.processor}, {row.processor})."
             )
-        elif before is not None and before.is_finished:
+        elif before is not None:
             self._note(f"{run.id} was trained again for its checkpoint, and has the recorded weights.")
             row = before
         store.rows[run.id] = row
