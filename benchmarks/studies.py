@@ -77,7 +77,7 @@ def many(runs: int) -> None:
     workers = os.cpu_count() or 1
     print(f"{len(rows)} runs in {total:.0f} s on {processor()}: {60 * len(rows) / total:.0f} a minute")
     print(
-        f"after the start {60 / steady:.0f} a minute; a run takes {steady * workers:.2f} s, training {training:.2f} s of it"
+        f"after the start {60 / steady:.0f} a minute; a run takes {steady * workers:.2f} s, training {training:.2f} s"
     )
     for count, sizes in sorted(memory.items()):
         print(f"resident memory after run {count}: {', '.join(f'{size:.1f} MiB' for size in sizes)}")

@@ -1,10 +1,11 @@
-"""Files that are never seen half-written."""
+"""Files and folders that are never seen half-written."""
 
 import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,35 @@ def write_whole(path: Path, content: bytes) -> None:
     """Writes a file that is never seen half-written, and flushes it to the disk."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+def set_aside(folder: Path, word: str) -> None:
+    """Renames a folder, so that its name is free and its content is kept; does nothing where there is no folder.
+
+    Args:
+        folder: Folder.
+        word: Word that says why; a number follows it in the new name.
+    """
+    if not folder.exists():
+        return
+    number = 1
+    while (target := folder.with_name(f"{folder.name}.{word}-{number}")).exists():
+        number += 1
+    folder.rename(target)
+
+
+def copy_whole(source: Path, target: Path, without: Iterable[str]) -> None:
+    """Copies a folder that is never seen half-copied.
+
+    Args:
+        source: Folder.
+        target: Folder that is made.
+        without: Patterns of the names that are not copied.
+    """
+    temporary = target.with_name(f".{target.name}.copy")
+    shutil.rmtree(temporary, ignore_errors=True)
+    shutil.copytree(source, temporary, ignore=shutil.ignore_patterns(*without))
+    temporary.rename(target)
 
 
 def _without_nan(value: Any) -> Any:

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from visionbench.errors import UserError
 from visionbench.evaluation.ledger import Ledger, Opening, SealedSamples, opening_in_words
 from visionbench.evaluation.predictions import Predictions, read_predictions
-from visionbench.files import write_json, write_whole
+from visionbench.files import copy_whole, write_json, write_whole
 from visionbench.runs.identity import result_of
 from visionbench.text import counted, one_line
 
@@ -487,6 +487,17 @@ class RunFolder:
         if copies is None or count is None:
             return None
         return copies_in_words(copies, count, item)
+
+    def copy_unfinished(self, target: Path, without: Sequence[str] = ()) -> None:
+        """Copies the run, without the record of its end and what was made of its result, so that it can be resumed.
+
+        Args:
+            target: Folder of the copy, which is made.
+            without: Patterns of further names that are not copied.
+        """
+        made = (self.metadata_path, self.figures, self.predictions_folder)
+        names = [*(path.name for path in made), "report.html", ".lock", "events.out.*"]
+        copy_whole(self.path, target, [*names, *without])
 
     def reopen(self) -> None:
         """Removes the earlier ending from the folder of a run that is trained further; the test openings are kept."""

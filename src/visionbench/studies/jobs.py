@@ -12,8 +12,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from visionbench.errors import RunFailed, Stopped, UserError
-from visionbench.files import write_json
-from visionbench.runs.folder import METADATA_SCHEMA, RunFolder
+from visionbench.runs.folder import RunFolder
 from visionbench.text import one_line
 
 # Exit status of a process whose run another process is training.
@@ -132,13 +131,7 @@ def _copy_parent(job: Job, run: RunFolder) -> None:
     """Copies the run that is to be resumed, as it was before its end was recorded."""
     if not job.resumes or run.path.exists():
         return
-    temporary = run.path.with_name(f".{job.id}.copy")
-    shutil.rmtree(temporary, ignore_errors=True)
-    ignored = shutil.ignore_patterns(
-        "run.json", "report.html", "figures", "predictions", LOG_FILE, ".lock", "events.out.*"
-    )
-    shutil.copytree(job.resumes, temporary, ignore=ignored)
-    temporary.rename(run.path)
+    RunFolder(Path(job.resumes)).copy_unfinished(run.path, without=[LOG_FILE])
 
 
 def _show_in_tensorboard(job: Job, metrics: Mapping[str, float]) -> None:
@@ -159,7 +152,7 @@ def _record_failure(run: RunFolder, error: str) -> None:
     if run.metadata_path.exists() and run.status == "failed":
         return
     run.path.mkdir(exist_ok=True)
-    write_json(run.metadata_path, {"status": "failed", "error": error, "schema": METADATA_SCHEMA})
+    run.write_metadata({"status": "failed", "error": error})
 
 
 @contextlib.contextmanager

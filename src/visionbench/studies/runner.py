@@ -18,7 +18,7 @@ import yaml
 from filelock import FileLock
 
 from visionbench.errors import RunFailed, UserError
-from visionbench.files import write_whole
+from visionbench.files import set_aside, write_whole
 from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import package_digest
 from visionbench.studies.expand import Plan, PlannedRun, Source, plan, runs_folder
@@ -340,9 +340,9 @@ class Runner:
         folder = store.run(run.id)
         earlier = store.read(run)
         if earlier is not None and not earlier.is_finished:
-            _set_aside(folder, "attempt")
+            set_aside(folder.path, "attempt")
         elif earlier is not None and (not run.evaluations <= set(earlier.evaluations) or self.row(run) is not None):
-            _set_aside(folder, "replaced")  # an evaluation is missing, or the checkpoints
+            set_aside(folder.path, "replaced")  # an evaluation is missing, or the checkpoints
         return Job(
             id=run.id,
             config=str(path),
@@ -514,16 +514,6 @@ def _with_paths(value: Any, paths: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_with_paths(entry, paths) for entry in value]
     return paths[value[1:]] if isinstance(value, str) and value.startswith("$") else value
-
-
-def _set_aside(run: RunFolder, word: str) -> None:
-    """Renames the folder of an earlier attempt, so that its log and its traceback are kept."""
-    if not run.path.exists():
-        return
-    number = 1
-    while (target := run.path.with_name(f"{run.path.name}.{word}-{number}")).exists():
-        number += 1
-    run.path.rename(target)
 
 
 def _cores() -> int:

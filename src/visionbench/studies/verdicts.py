@@ -73,7 +73,7 @@ def judge(
     *,
     asked_seeds: int,
     items: int | None = None,
-    unit: Literal["points", ""] = "points",
+    unit: Literal["points", "s", ""] = "points",
     defect: str | None = None,
     defect_sentence: str | None = None,
 ) -> Verdict:
@@ -101,7 +101,7 @@ def judge(
         asked_seeds: Number of seeds that the study asks for.
         items: Number of samples that an accuracy is measured on; the tolerance is then at least half the width of the
             Wilson interval of the mean accuracy. `None` for measures other than accuracies in percent.
-        unit: Unit of differences: `points` for accuracies in percent.
+        unit: Unit of differences: `points` for accuracies in percent, `s` for seconds.
         defect: Word of the defect that makes the measure another thing.
         defect_sentence: What the defect does.
     """
@@ -132,7 +132,9 @@ def judge(
         return verdict("not comparable", f"{reason} ({defect_sentence})" if defect_sentence else reason)
     if interval is None or degrees < FEWEST_DEGREES:
         known = f"{counted(degrees, 'degree')} of freedom, {FEWEST_DEGREES} are needed"
-        measured = f"the {'run gave' if len(finite) == 1 else f'mean of {len(finite)} runs is'} {_number(mean)}"
+        measured = (
+            f"the {'run gave' if len(finite) == 1 else f'mean of {len(finite)} runs is'} {_number(mean, printed)}"
+        )
         return verdict("inconclusive", f"{printed} was printed, {measured}, but the spread over seeds has {known}")
     low, high = interval
     text = _comparison(printed, interval, len(finite))
@@ -140,7 +142,7 @@ def judge(
     if highest < low - slack or lowest > high + slack:
         return verdict("not reproduced", text)
     if not low <= float(printed) <= high:
-        text += f" ({printed} stands for {_number(lowest)} to {_number(highest)})"
+        text += f" ({printed} stands for {_number(lowest, printed)} to {_number(highest, printed)})"
     half = (high - low) / 2
     if half <= widest + slack:
         return verdict("reproduced", text)
@@ -149,9 +151,15 @@ def judge(
     return verdict("inconclusive", f"{text}: ± {half:.3g} is wider than the tolerance of {limit}{source}")
 
 
-def _number(value: float) -> str:
-    """A number with up to six digits."""
-    return f"{value:.6g}".replace("-", MINUS)
+def _decimals(printed: str) -> int:
+    exponent = Decimal(printed.strip()).as_tuple().exponent
+    return max(0, -exponent) if isinstance(exponent, int) else 0
+
+
+def _number(value: float, printed: str) -> str:
+    """A number with at most one decimal more than the printed one."""
+    text = f"{value:.{_decimals(printed) + 1}f}"
+    return text.rstrip("0").rstrip(".").replace("-", MINUS)
 
 
 def _comparison(printed: str, interval: tuple[float, float], runs: int) -> str:
@@ -159,10 +167,8 @@ def _comparison(printed: str, interval: tuple[float, float], runs: int) -> str:
     low, high = interval
     if low == high:
         every = "the run" if runs == 1 else "both runs" if runs == 2 else f"all {runs} runs"
-        return f"{printed} was printed, {every} gave {_number(low)}"
-    exponent = Decimal(printed.strip()).as_tuple().exponent
-    decimals = -exponent if isinstance(exponent, int) else 0
-    decimals = min(9, max(0, decimals, 1 - math.floor(math.log10(high - low))))  # two digits of the width
+        return f"{printed} was printed, {every} gave {_number(low, printed)}"
+    decimals = min(9, max(_decimals(printed), 1 - math.floor(math.log10(high - low))))  # two digits of the width
     ends = (f"{end:.{decimals}f}".replace("-", MINUS) for end in interval)
     return f"{printed} was printed, one more run would lie between {' and '.join(ends)}"
 
