@@ -165,29 +165,34 @@ def _report(args: Sequence[str]) -> int:
 
 
 def _verify(args: Sequence[str]) -> int:
-    from visionbench.studies.runner import SAVED, Options, Runner
+    from visionbench.studies.runner import Options, Runner
     from visionbench.studies.spec import load_study
     from visionbench.studies.verdicts import worse
 
     parser = _parser("verify", "Compares the verdicts with those in docs/results/STUDY; trains nothing.")
     options = parser.parse_args(args)
     runner = Runner(load_study(options.study), Options(studies=Path(options.studies), accept_code=True))
-    saved = SAVED / runner.study.id / VERDICTS_FILE
+    saved = runner.saved / VERDICTS_FILE
     before = {}
     if saved.exists():
         with saved.open(encoding="utf-8", newline="") as file:
             before = {row["value"]: row["verdict"] for row in csv.DictReader(file)}
     console = plain_console()
+    for note in runner.notes:
+        console.print(f"note: {note}")
     worsened = False
     for entry in _judged(runner):
         kind = entry.verdict.kind if entry.verdict is not None else "incomplete"
-        old = before.get(_name(entry))
+        old = before.pop(_name(entry), kind)
         change = ""
-        if old is not None and old != kind:
+        if old != kind:
             got_worse = worse(old, kind)
             worsened |= got_worse
             change = f" ({'worse' if got_worse else 'not worse'} than the saved {old})"
         console.print(f"{kind}{change}: {_name(entry)}: {entry.verdict.sentence if entry.verdict else ''}")
+    for name, old in before.items():
+        worsened = True
+        console.print(f"not judged any more (worse than the saved {old}): {name}")
     if worsened:
         return 1
     return 0 if runner.is_complete() else INCOMPLETE
@@ -289,7 +294,6 @@ def _save_verdicts(runner: "Runner") -> None:
     from io import StringIO
 
     from visionbench.files import write_whole
-    from visionbench.studies.runner import SAVED
 
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -297,4 +301,4 @@ def _save_verdicts(runner: "Runner") -> None:
     for entry in _judged(runner):
         if entry.verdict is not None:
             writer.writerow((_name(entry), entry.verdict.kind, entry.verdict.sentence))
-    write_whole(SAVED / runner.study.id / VERDICTS_FILE, text.getvalue().encode())
+    write_whole(runner.saved / VERDICTS_FILE, text.getvalue().encode())

@@ -23,6 +23,7 @@ from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import package_digest
 from visionbench.studies.expand import Plan, PlannedRun, Source, plan, runs_folder
 from visionbench.studies.jobs import ELSEWHERE, Job
+from visionbench.studies.judgment import changed_since, record, recorded
 from visionbench.studies.results import Row, read_rows, row_of, write_rows
 from visionbench.studies.spec import Study, load_study
 from visionbench.text import counted
@@ -144,7 +145,9 @@ class Runner:
 
     def gather(self) -> None:
         """Reads the rows that are kept, and those of run folders, until no further run becomes known by them."""
-        saved = SAVED / self.study.id / SAVED_FILE
+        if (first := recorded(self.saved, self.store.folder)) and (change := changed_since(first, self.study)):
+            self._note(change)
+        saved = self.saved / SAVED_FILE
         kept = {row.id: row for path in (saved, self.store.folder / RESULTS_FILE) for row in read_rows(path)}
         for row in kept.values():
             if row.is_finished:
@@ -152,6 +155,11 @@ class Runner:
         self.replan()
         self.refresh()
         self._check_code()
+
+    @property
+    def saved(self) -> Path:
+        """Folder of the results that are kept in a repository."""
+        return SAVED / self.study.id
 
     def refresh(self) -> None:
         """Reads the rows of runs that are finished by now, until no further run becomes known by them."""
@@ -224,6 +232,7 @@ class Runner:
         """
         if self.watcher is not None:
             self.watcher.begin(self)
+        record(self.study, *([self.saved] if self.options.save else []), self.store.folder)
         if self.missing():
             try:
                 self._train()
@@ -251,7 +260,7 @@ class Runner:
                 others = [row for row in read_rows(store.folder / RESULTS_FILE) if row.id not in written]
                 write_rows(store.folder / RESULTS_FILE, [*mine, *others])
                 if self.options.save and store is self.store:
-                    write_rows(SAVED / self.study.id / SAVED_FILE, mine)
+                    write_rows(self.saved / SAVED_FILE, mine)
 
     def _train(self) -> None:
         restarts = 0
@@ -454,7 +463,7 @@ class Runner:
             raise UserError(
                 f"{counted(len(other), 'finished run')} of {self.study.id} {'was' if len(other) == 1 else 'were'} made "
                 "by other code than today's; give --accept_code to count them, which the report will say, or move "
-                f"{self.store.folder} and {SAVED / self.study.id} away to train them again."
+                f"{self.store.folder} and {self.saved} away to train them again."
             )
         if other:
             self._note(f"The study counts {counted(len(other), 'run')} made by other code than today's.")
