@@ -85,7 +85,9 @@ def _probe(runner: Runner, run: PlannedRun) -> float:
     config["model"].get("init_args", {}).pop("start_from", None)
     config |= {"predictions": False, "test_after_fit": False}
     config.pop("evaluate", None)
-    epochs = config["trainer"].get("max_epochs", 10)
+    epochs = _epochs(run)
+    if run.continues is not None:  # only the further epochs are trained
+        epochs -= _epochs(next(known for known in runner.every_run() if known.id == run.continues.run))
     config["trainer"] |= {"max_epochs": 1, "limit_train_batches": PROBE_STEPS, "limit_val_batches": 1}
     if run.study.module.exists():
         sys.path.insert(0, str(run.study.path.parent.resolve()))
@@ -101,6 +103,12 @@ def _probe(runner: Runner, run: PlannedRun) -> float:
             return _whole(settings, clock.per_step(), epochs)
 
     return run_cleanly(measure) + OVERHEAD
+
+
+def _epochs(run: PlannedRun) -> int:
+    from visionbench.config.cli import TRAINER_DEFAULTS
+
+    return int((run.config.get("trainer") or {}).get("max_epochs", TRAINER_DEFAULTS["max_epochs"]))
 
 
 def _whole(settings: "Settings", step: float, epochs: int) -> float:
