@@ -42,14 +42,18 @@ class Lines:
 
     def begin(self, runner: "Runner") -> None:
         """Says how much there is to do."""
-        self.console.print(opening(runner))
+        self._say(opening(runner))
 
     def changed(self, runner: "Runner", run: PlannedRun, row: Row | None, text: str) -> None:
         """Says how a run has ended."""
         if text == "started":
             return
         value = result_in_words(run, row)
-        self.console.print(f"{progress(runner)} {run.id} {place_in_words(run)}: {text}{f', {value}' if value else ''}")
+        self._say(f"{progress(runner)} {run.id} {place_in_words(run)}: {text}{f', {value}' if value else ''}")
+
+    def _say(self, line: str) -> None:
+        self.console.print(line)
+        self.console.file.flush()  # into a file or a pipe, hours of lines would otherwise wait for their block
 
     def end(self, runner: "Runner") -> None:
         """Prints what is to be known of the runs."""
