@@ -15,22 +15,22 @@ from visionbench.data import VisionDataModule
 from visionbench.data.sources import Origin, RawFile
 
 
-def idx_contents() -> dict[str, np.ndarray]:
-    """The content of a fake MNIST or Fashion-MNIST, by the name of its file."""
+def idx_contents(train: int = 60, test: int = 20) -> dict[str, np.ndarray]:
+    """The content of a fake MNIST or Fashion-MNIST of some numbers of images, by the name of its file."""
     random = np.random.RandomState(0)
     return {
-        "train-images-idx3-ubyte": random.randint(0, 256, (60, 28, 28)).astype(np.uint8),
-        "train-labels-idx1-ubyte": (np.arange(60) % 10).astype(np.uint8),
-        "t10k-images-idx3-ubyte": random.randint(0, 256, (20, 28, 28)).astype(np.uint8),
-        "t10k-labels-idx1-ubyte": (np.arange(20) * 3 % 10).astype(np.uint8),
+        "train-images-idx3-ubyte": random.randint(0, 256, (train, 28, 28)).astype(np.uint8),
+        "train-labels-idx1-ubyte": (np.arange(train) % 10).astype(np.uint8),
+        "t10k-images-idx3-ubyte": random.randint(0, 256, (test, 28, 28)).astype(np.uint8),
+        "t10k-labels-idx1-ubyte": (np.arange(test) * 3 % 10).astype(np.uint8),
     }
 
 
-def write_idx(folder: Path, *, compressed: bool = True) -> Origin:
+def write_idx(folder: Path, *, compressed: bool = True, train: int = 60, test: int = 20) -> Origin:
     """Writes a fake MNIST or Fashion-MNIST and returns an origin that finds it in `folder` and nowhere else."""
     folder.mkdir(parents=True, exist_ok=True)
     files = []
-    for name, array in idx_contents().items():
+    for name, array in idx_contents(train, test).items():
         content = bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
         if compressed:
             (folder / f"{name}.gz").write_bytes(gzip.compress(content))
@@ -40,11 +40,12 @@ def write_idx(folder: Path, *, compressed: bool = True) -> Origin:
     return Origin(files=tuple(files), mirrors=(), system_folder=folder)
 
 
-def cifar10_contents() -> dict[str, tuple[np.ndarray, list[int]]]:
-    """The rows and labels of the fake CIFAR-10, by the name of their file."""
+def cifar10_contents(images: int = 20) -> dict[str, tuple[np.ndarray, list[int]]]:
+    """The rows and labels of the fake CIFAR-10, by the name of their file, which holds some number of images."""
     random = np.random.RandomState(0)
     names = [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]
-    return {name: (random.randint(0, 256, (20, 3072)).astype(np.uint8), [*range(10), *range(10)]) for name in names}
+    labels = [number % 10 for number in range(images)]
+    return {name: (random.randint(0, 256, (images, 3072)).astype(np.uint8), labels) for name in names}
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -77,10 +78,10 @@ def python2_pickle(rows: np.ndarray, labels: list[int], maker: str = "numpy.core
     )
 
 
-def write_cifar10(folder: Path, contents: Mapping[str, bytes] | None = None) -> Origin:
+def write_cifar10(folder: Path, contents: Mapping[str, bytes] | None = None, images: int = 20) -> Origin:
     """Writes the fake CIFAR-10, or an archive of other files, and returns an origin that finds it in `folder`."""
     if contents is None:
-        contents = {name: python2_pickle(*content) for name, content in cifar10_contents().items()}
+        contents = {name: python2_pickle(*content) for name, content in cifar10_contents(images).items()}
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w:gz") as archive:
         for name, content in contents.items():

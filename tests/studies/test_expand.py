@@ -24,7 +24,7 @@ protocols:
   corrected: {}
 stages:
   all: {grid: [optimizer, width], result: last epoch}
-  more: {continue: all, set: {trainer.max_epochs: 20}}
+  more: {continue: all, set: {trainer.max_epochs: 20}, result: last epoch}
   final: {best_of: all, by: val/acc, set: {data.val_size: 0}, test: true}
 """
 
@@ -127,7 +127,7 @@ def test_each_seed_may_choose_its_own_cell(study):
 def test_protocols_that_differ_in_the_test_alone_share_their_trainings(tmp_path):
     path = tmp_path / "other.yaml"
     text = TEXT.replace("set: {model: some_study.SoftmaxMLP}, defects: {double_softmax: twice}, chosen", "chosen")
-    stages = "all: {grid: [width]}\n  same: {grid: [width], test: true}"
+    stages = "all: {grid: [width], result: last epoch}\n  same: {grid: [width], result: last epoch, test: true}"
     text = text.replace("all: {grid: [optimizer, width], result: last epoch}", stages)
     path.write_text(text.replace("best_of: all", "best_of: same"))
     planned = plan(load_study(path), {})
@@ -162,7 +162,7 @@ def test_an_id_changes_with_what_changes_numbers_and_with_nothing_else(study):
 
 def test_folds_are_pooled_by_their_numbers_of_samples(tmp_path):
     path = tmp_path / "folds.yaml"
-    path.write_text(TEXT.replace("{grid: [optimizer, width], result: last epoch}", "{grid: [width], folds: 3}"))
+    path.write_text(TEXT.replace("{grid: [optimizer, width], result", "{grid: [width], folds: 3, result"))
     study = load_study(path)
     before = plan(study, {})
     folds = [(use.fold, run.config["data"]["init_args"]) for use, run in before.using("corrected", "all")][:3]
@@ -220,3 +220,9 @@ def test_a_run_of_another_study_that_is_not_there_is_refused(study, old, new, se
     with pytest.raises(UserError) as refusal:
         plan(load_study(path), {})
     assert sentence in str(refusal.value)
+
+
+def test_in_a_trial_a_run_that_resumes_another_one_gets_as_many_more_epochs(study):
+    planned = plan(study, {}, epochs=2)
+    epochs = {(use.stage, run.config["trainer"]["max_epochs"]) for run in planned.runs.values() for use in run.uses}
+    assert epochs == {("all", 2), ("more", 4), ("final", 2)}

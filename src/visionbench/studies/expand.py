@@ -170,7 +170,8 @@ def plan(
         study: Study.
         rows: Rows of this study by the ids of their runs, which choose the cells of stages with `best_of`.
         others: Gives the study with an id; by default from the folder of the study file.
-        epochs: Number of epochs of every run instead of the study's own, for a trial.
+        epochs: Number of epochs of every run instead of the study's own, for a trial; a run that resumes another one
+            gets as many more.
 
     Raises:
         UserError: An option contradicts another one, or a run of another study that is needed does not exist.
@@ -290,9 +291,7 @@ class _Planner:
 
     def _continue(self, stage: Stage, protocol: Protocol, order: tuple[int, int]) -> None:
         parent = self.study.stages[stage.continues or ""]
-        chain = [stage]
-        while chain[0].continues is not None:
-            chain.insert(0, self.study.stages[chain[0].continues])
+        chain = self._chain(stage)
         for key, run in list(self.by_use.items()):
             if key[:2] == (protocol.name, parent.name):
                 use = next(use for use in run.uses if _key(use) == key)
@@ -301,6 +300,11 @@ class _Planner:
                 self._run(continued, stage, protocol, config, order, Source(self.study.id, run.id, "last"))
         if not any(key[:2] == (protocol.name, parent.name) for key in self.by_use):
             self._wait(stage, protocol, f"it resumes the runs of {parent.name}, which are not known yet")
+
+    def _chain(self, stage: Stage) -> list[Stage]:
+        """The stage after those that it resumes, the first of them first."""
+        parent = self.study.stages[stage.continues] if stage.continues is not None else None
+        return [*(self._chain(parent) if parent is not None else ()), stage]
 
     def _best(self, stage: Stage, protocol: Protocol, order: tuple[int, int]) -> None:
         if (chosen := protocol.chosen.get(stage.name)) is not None:
@@ -364,7 +368,7 @@ class _Planner:
         trainer.setdefault("precision", "32-true")
         trainer.setdefault("logger", False)
         if self.epochs is not None:
-            trainer["max_epochs"] = self.epochs
+            trainer["max_epochs"] = self.epochs * len(self._chain(stage))
         config.setdefault("threads", 1)
         config.setdefault("figures", "none")
         config["test_after_fit"] = stage.test

@@ -56,7 +56,8 @@ class Options:
         save: Whether the rows are kept in `docs/results` too.
         accept_code: Whether runs that were made by other code count.
         budget: Seconds after which no further run is started; `None` for no limit.
-        epochs: Number of epochs of every run instead of the study's own, for a trial.
+        epochs: Number of epochs of every run instead of the study's own, for a trial; a run that resumes another one
+            gets as many more.
         keep_checkpoints: Whether all checkpoints are kept.
     """
 
@@ -356,7 +357,7 @@ class Runner:
             id=run.id,
             config=str(path),
             folder=str(folder.path),
-            words=list(self.options.words),
+            words=list(self.options.words) if run.study is self.study else _without_source(self.options.words),
             import_path=str(run.study.path.parent.resolve()) if run.study.module.exists() else "",
             resumes=str(self.checkpoint(run.continues).parent.parent) if run.continues is not None else "",
             gpu=gpu,
@@ -498,6 +499,14 @@ def _check_words(words: Sequence[str]) -> None:
                 f"--{name} cannot be given to a study, whose file says all that changes numbers; known: "
                 f"{', '.join(f'--{option}' for option in FREE_OPTIONS)}."
             )
+
+
+def _without_source(words: Sequence[str]) -> list[str]:
+    """Options of a study for a run of another one, whose data are other files."""
+    kept = list(words)
+    for place in reversed([n for n, word in enumerate(kept) if word.partition("=")[0] == "--data.source"]):
+        del kept[place : place + (1 if "=" in kept[place] else 2)]
+    return kept
 
 
 def _place(use: Any) -> tuple[str, str, tuple[tuple[str, str], ...]]:

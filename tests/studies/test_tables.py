@@ -1,0 +1,283 @@
+"""What was measured beside what was published, from made-up rows."""
+
+from dataclasses import replace
+
+import pytest
+
+from visionbench.studies.expand import plan
+from visionbench.studies.results import Row
+from visionbench.studies.spec import load_study
+from visionbench.studies.tables import measure_study
+
+pytestmark = pytest.mark.fast
+
+TEXT = """\
+title: T
+source: S
+seeds: [0, 1]
+base: {data: Digits, model: {class_path: MLP, init_args: {widths: [8]}}}
+grid:
+  width: {8: {model.widths: [8]}, 16: {model.widths: [16]}}
+protocols:
+  reported: {set: {model.dropout: 0.1}}
+  corrected: {}
+stages:
+  networks: {grid: [width], result: last epoch}
+published:
+  networks: [[width, val/acc, val/loss], [8, 80, 0.50], [16, 90, "-"]]
+judged: [val/acc]
+tolerance: 20
+"""
+
+
+@pytest.fixture
+def measure(tmp_path):
+    """Makes a function that measures a study file.
+
+    `row_of` gives the row of each planned run, changed from a finished one without values; `None` for no row.
+    """
+
+    def measured(row_of, text=TEXT):
+        path = tmp_path / "some-study.yaml"
+        path.write_text(text)
+        study = load_study(path)
+        made, rows = {}, {}
+        planned = plan(study, rows)
+        while new := [run for run in planned.runs.values() if run.id not in made]:
+            for run in new:
+                use = run.first
+                row = Row(run.id, run.protocols, use.stage, use.cell, use.seed, use.fold, "finished")
+                made[run.id] = row_of(row)
+            rows = {key: row for key, row in made.items() if row is not None}
+            planned = plan(study, rows)
+        return measure_study(planned, rows)
+
+    return measured
+
+
+def stages(text, published="{}", judged="[]", defects=""):
+    """The study file with other stages and other published values."""
+    head = TEXT[: TEXT.index("stages:")].replace("reported: {", f"reported: {{{defects}")
+    return f"{head}stages: {text}\npublished: {published}\njudged: {judged}\ntolerance: 20\n"
+
+
+def accuracy(row, value, count=100):
+    return replace(row, metrics={"val/acc": value}, counts={"val": count})
+
+
+def only(entries, measure, protocol="reported", **parts):
+    (entry,) = [
+        entry
+        for entry in entries
+        if (entry.measure, entry.protocol) == (measure, protocol)
+        and all(getattr(entry, name) == value for name, value in parts.items())
+    ]
+    return entry
+
+
+def test_a_share_has_its_values_in_points_and_another_measure_in_its_unit(measure):
+    entries = measure(
+        lambda row: replace(row, metrics={"val/acc": 0.80 + 0.02 * row.seed, "val/loss": 0.5}, counts={"val": 100})
+    )
+    acc = only(entries, "val/acc", cell={"width": "8"})
+    assert acc.values == pytest.approx({0: 80, 1: 82})
+    assert acc.mean == pytest.approx(81)
+    assert (acc.asked, acc.unfinished, acc.items, acc.label) == (2, 0, 100, "8")
+    assert [row.seed for row in acc.rows] == [0, 1]
+    loss = only(entries, "val/loss", cell={"width": "8"})
+    assert (loss.values, loss.mean, loss.items, loss.published) == ({0: 0.5, 1: 0.5}, 0.5, None, "0.50")
+
+
+def test_the_entries_are_in_the_order_of_protocols_columns_and_cells(measure):
+    entries = measure(lambda row: replace(row, metrics={"val/acc": 0.8, "val/loss": 0.5}))
+    assert [(entry.protocol, entry.measure, entry.cell["width"]) for entry in entries] == [
+        (protocol, name, width)
+        for protocol in ("reported", "corrected")
+        for name in ("val/acc", "val/loss")
+        for width in ("8", "16")
+    ]
+
+
+def test_the_protocol_of_the_published_values_is_compared_and_the_judged_columns_of_it_get_verdicts(measure):
+    entries = measure(
+        lambda row: replace(row, metrics={"val/acc": 0.8 if "reported" in row.protocols else 0.9, "val/loss": 0.5})
+    )
+    acc = only(entries, "val/acc", cell={"width": "8"})
+    assert (acc.published, acc.compared, acc.judged, acc.verdict.printed) == ("80", True, True, "80")
+    loss = only(entries, "val/loss", cell={"width": "8"})
+    assert (loss.compared, loss.judged, loss.verdict) == (True, False, None)
+    fair = only(entries, "val/acc", "corrected", cell={"width": "8"})
+    assert (fair.published, fair.compared, fair.judged, fair.verdict) == ("80", False, False, None)
+    assert fair.mean == pytest.approx(90)
+    not_legible = only(entries, "val/loss", cell={"width": "16"})
+    assert (not_legible.published, not_legible.compared) == (None, False)
+
+
+def test_the_spread_of_a_column_is_pooled_over_its_cells(measure):
+    values = {"8": (0.80, 0.82), "16": (0.90, 0.96)}
+    entries = measure(lambda row: accuracy(row, values[row.cell["width"]][row.seed]))
+    spread = only(entries, "val/acc", cell={"width": "8"}).spread
+    assert spread == only(entries, "val/acc", cell={"width": "16"}).spread
+    assert spread.sd == pytest.approx(((2 * 1**2 + 2 * 3**2) / 2) ** 0.5)
+    assert (spread.degrees_of_freedom, spread.pooled) == (2, True)
+
+
+def test_a_value_is_judged_by_the_tolerance_of_its_measure(measure):
+    text = TEXT.replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3, 4]")
+
+    def kinds(text):
+        entries = measure(lambda row: accuracy(row, 0.78 + 0.01 * row.seed, count=0), text)
+        return [entry.verdict.kind for entry in entries if entry.verdict is not None]
+
+    for tolerance, kind in (
+        ("20", "reproduced"),
+        ("{val/acc: 20, val/loss: 0.1}", "reproduced"),
+        ("{val/acc: 0.1, val/loss: 20}", "inconclusive"),
+    ):
+        assert kinds(text.replace("tolerance: 20", f"tolerance: {tolerance}")) == [kind, "not reproduced"]
+
+
+@pytest.mark.parametrize("status", ["failed", "diverged", None])
+def test_a_seed_without_a_finished_run_has_no_value_and_leaves_the_cell_incomplete(measure, status):
+    def row_of(row):
+        if (row.cell["width"], row.seed) != ("8", 1):
+            return accuracy(row, 0.8)
+        return replace(row, status=status, metrics={"val/acc": 0.99}) if status is not None else None
+
+    entries = measure(row_of)
+    cell = only(entries, "val/acc", cell={"width": "8"})
+    assert cell.values == pytest.approx({0: 80})
+    assert (cell.asked, cell.unfinished) == (2, 0 if status is None else 1)
+    assert cell.verdict.kind == "incomplete"
+    assert only(entries, "val/acc", cell={"width": "16"}).verdict.kind != "incomplete"
+
+
+def test_a_published_value_without_any_run_is_there_and_incomplete(measure):
+    entries = measure(lambda row: accuracy(row, 0.8) if row.cell["width"] == "16" else None)
+    cell = only(entries, "val/acc", cell={"width": "8"})
+    assert (cell.values, cell.mean, cell.spread, cell.rows, cell.items) == ({}, None, None, (), None)
+    assert cell.verdict.kind == "incomplete"
+    assert [entry for entry in entries if entry.measure == "val/loss" and entry.cell["width"] == "16"] == []
+
+
+EPOCHS = stages(
+    "{networks: {grid: [width], test: true}}",
+    "{networks: [[width, epoch, val/acc, test/acc], [8, 0, 10, '-'], [8, 2, 80, '-']]}",
+    "[val/acc]",
+)
+
+
+def test_a_column_has_the_values_of_the_epochs_that_are_published(measure):
+    def row_of(row):
+        curve = [0.5, 0.8 + 0.01 * row.seed, 0.9]
+        return replace(row, metrics={"val/acc": 0.9, "before/acc": 0.1, "test/acc": 0.7}, curves={"val/acc": curve})
+
+    entries = [
+        entry for entry in measure(row_of, EPOCHS) if entry.protocol == "reported" and entry.cell["width"] == "8"
+    ]
+    assert [(entry.measure, entry.epoch, entry.published) for entry in entries] == [
+        ("val/acc", 0, "10"),
+        ("val/acc", 2, "80"),
+        ("test/acc", None, None),  # of the result, whatever the epochs of the table
+    ]
+    before, second, tested = entries
+    assert before.values == pytest.approx({0: 10, 1: 10})
+    assert second.values == pytest.approx({0: 80, 1: 81})
+    assert tested.values == pytest.approx({0: 70, 1: 70})
+    assert (before.verdict, tested.verdict) == (None, None)  # before training nothing is judged
+    assert second.verdict is not None
+    assert second.label == "8 epoch 2"
+
+
+def test_an_epoch_that_a_run_has_not_reached_has_no_value(measure):
+    entries = measure(lambda row: replace(row, curves={"val/acc": [0.5] * (1 + row.seed)}), EPOCHS)
+    assert only(entries, "val/acc", cell={"width": "8"}, epoch=2).values == pytest.approx({1: 50})
+
+
+def test_extremes_the_last_full_batch_the_minimized_loss_and_the_time_are_measures(measure):
+    measures = ["max val/acc", "min val/loss", "step train/loss", "minimized", "seconds"]
+    text = stages(
+        "{one: {}}", f"{{one: [[{', '.join(measures)}], [90, 0.2, 0.3, 1.5, 60]]}}", f"[{', '.join(measures)}]"
+    )
+
+    def row_of(row):
+        return replace(
+            row,
+            metrics={"val/acc": 0.6, "val/loss": 0.9, "train/loss": 0.7, "train/minimized": 1.0 + row.seed},
+            curves={"val/acc": [0.5, None, 0.9, 0.6], "val/loss": [0.4, 0.2, 0.9]},
+            losses=[0.5, 0.25, 0.125],
+            counts={"val": 50},
+            seconds=60.0,
+        )
+
+    entries = measure(row_of, text)
+    values = {entry.measure: entry.values for entry in entries if entry.protocol == "reported"}
+    assert list(values) == measures
+    assert values["max val/acc"] == pytest.approx({0: 90, 1: 90})
+    assert values["min val/loss"] == {0: 0.2, 1: 0.2}
+    assert values["step train/loss"] == {0: 0.25, 1: 0.25}
+    assert values["minimized"] == {0: 1.0, 1: 2.0}
+    assert values["seconds"] == {0: 60.0, 1: 60.0}
+    items = {entry.measure: entry.items for entry in entries}
+    assert items == {**dict.fromkeys(measures), "max val/acc": 50}
+
+
+def test_without_a_penalty_the_loss_is_what_is_minimized(measure):
+    text = stages("{one: {}}", "{one: [[minimized], [1.5]]}")
+    entries = measure(lambda row: replace(row, metrics={"train/loss": 0.7}), text)
+    assert only(entries, "minimized").values == {0: 0.7, 1: 0.7}
+
+
+FOLDS = stages("{one: {folds: 2}}", "{one: [[val/acc], [80]]}", "[val/acc]")
+
+
+def test_folds_are_pooled_by_their_numbers_of_samples(measure):
+    acc, counts = (0.9, 0.3), (50, 10)
+    entry = only(measure(lambda row: accuracy(row, acc[row.fold], counts[row.fold]), FOLDS), "val/acc")
+    assert entry.values == pytest.approx({0: 80, 1: 80})
+    assert (entry.items, entry.asked, len(entry.rows), entry.label) == (60, 2, 4, "one")
+
+
+@pytest.mark.parametrize("status", ["failed", None])
+def test_a_seed_with_a_fold_that_is_not_finished_has_no_value(measure, status):
+    def row_of(row):
+        if (row.seed, row.fold) != (1, 0):
+            return accuracy(row, 0.8)
+        return replace(row, status=status) if status is not None else None
+
+    entry = only(measure(row_of, FOLDS), "val/acc")
+    assert entry.values == pytest.approx({0: 80})
+    assert (entry.unfinished, entry.verdict.kind) == (0 if status is None else 1, "incomplete")
+
+
+def test_where_each_seed_chooses_its_own_cell_the_values_of_all_seeds_are_one_entry(measure):
+    text = stages(
+        "{all: {grid: [width]}, final: {best_of: all, over: each seed, set: {data.batch_size: 32}, test: true}}",
+        "{final: [[test/acc], [85]]}",
+        "[test/acc]",
+    )
+    best = {0: "8", 1: "16"}
+
+    def row_of(row):
+        if row.stage == "all":
+            return accuracy(row, 0.9 if row.cell["width"] == best[row.seed] else 0.5)
+        assert row.cell["width"] == best[row.seed]
+        return replace(row, metrics={"test/acc": 0.8 + 0.1 * row.seed})
+
+    entries = measure(row_of, text)
+    final = only(entries, "test/acc", stage="final")
+    assert final.values == pytest.approx({0: 80, 1: 90})
+    assert (final.cell, final.label, final.published, final.asked) == ({}, "final", "85", 2)
+    # Nothing is published of the other stage, of which its choosing measure is shown.
+    assert {entry.measure for entry in entries if entry.stage == "all"} == {"val/acc"}
+
+
+def test_a_measure_that_a_defect_makes_another_thing_is_not_comparable(measure):
+    defects = "defects: {single_batch: the loss is that of one batch}, changes: {train/loss: single_batch}, "
+    text = stages("{one: {}}", "{one: [[train/loss, val/acc], [0.5, 80]]}", "[train/loss, val/acc]", defects)
+    entries = measure(lambda row: replace(row, metrics={"train/loss": 0.5, "val/acc": 0.8}), text)
+    verdict = only(entries, "train/loss").verdict
+    assert verdict.kind == "not comparable"
+    assert "the loss is that of one batch" in verdict.sentence
+    assert only(entries, "val/acc").verdict.kind != "not comparable"
+    assert only(entries, "train/loss", "corrected").verdict is None
