@@ -262,3 +262,11 @@ def several(**counts):
 )
 def test_the_counts_in_one_sentence(counts, sentence):
     assert summary_sentence(several(**counts)) == sentence
+
+
+def test_no_accuracy_above_100_percent_is_named():
+    verdict = judge("100", [100.0, 96.3, 100.0, 100.0, 100.0], None, 9, asked_seeds=5)
+    assert verdict.interval[1] > 100
+    assert "would lie between 94 and 100" in verdict.sentence
+    loss = judge("100", [100.0, 96.3, 100.0, 100.0, 100.0], None, 9, asked_seeds=5, unit="")
+    assert "and 104" in loss.sentence

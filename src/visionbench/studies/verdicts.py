@@ -137,7 +137,7 @@ def judge(
         )
         return verdict("inconclusive", f"{printed} was printed, {measured}, but the spread over seeds has {known}")
     low, high = interval
-    text = _comparison(printed, interval, len(finite))
+    text = _comparison(printed, interval, len(finite), unit)
     slack = 1e-9 * max(abs(low), abs(high), abs(lowest), abs(highest))  # 47.5 in percent is 47.5 only nearly
     if highest < low - slack or lowest > high + slack:
         return verdict("not reproduced", text)
@@ -162,14 +162,16 @@ def _number(value: float, printed: str) -> str:
     return text.rstrip("0").rstrip(".").replace("-", MINUS)
 
 
-def _comparison(printed: str, interval: tuple[float, float], runs: int) -> str:
+def _comparison(printed: str, interval: tuple[float, float], runs: int, unit: str) -> str:
     """The printed value beside the interval, with as many decimals as either needs."""
     low, high = interval
     if low == high:
         every = "the run" if runs == 1 else "both runs" if runs == 2 else f"all {runs} runs"
         return f"{printed} was printed, {every} gave {_number(low, printed)}"
     decimals = min(9, max(_decimals(printed), 1 - math.floor(math.log10(high - low))))  # two digits of the width
-    ends = (f"{end:.{decimals}f}".replace("-", MINUS) for end in interval)
+    if unit == "points":  # no accuracy lies outside 0 to 100, although the normal distribution does
+        low, high = max(0.0, low), min(100.0, high)
+    ends = (f"{end:.{decimals}f}".replace("-", MINUS) for end in (low, high))
     return f"{printed} was printed, one more run would lie between {' and '.join(ends)}"
 
 
