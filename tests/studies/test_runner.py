@@ -107,6 +107,21 @@ def test_a_resumed_stage_equals_a_run_that_was_never_stopped(undisturbed, tmp_pa
     assert RunFolder(tmp_path / "run").metadata["weights_digest"] == row.weights_digest
 
 
+def test_tensorboard_has_the_place_and_the_judged_measures_of_each_run(undisturbed):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams import metadata
+
+    for row in read_rows(undisturbed / "lightning_logs/studies/two-widths/results.csv"):
+        events = EventAccumulator(str(undisturbed / "lightning_logs/studies/two-widths/runs" / row.id)).Reload()
+        content = events.PluginTagToContent("hparams")
+        assert metadata.EXPERIMENT_TAG not in content  # it would hide the columns that other runs have
+        started = metadata.parse_session_start_info_plugin_data(content[metadata.SESSION_START_INFO_TAG])
+        shown = {name: value.string_value for name, value in started.hparams.items()}
+        assert shown == {"stage": row.stage, **row.cell, "seed": str(row.seed), "protocol": "+".join(row.protocols)}
+        judged = {name: row.metrics[name] for name in ("val/acc", "test/acc") if name in row.metrics}
+        assert {tag: events.Scalars(tag)[-1].value for tag in events.Tags()["scalars"]} == pytest.approx(judged)
+
+
 def test_checkpoints_are_kept_only_where_something_needs_them(undisturbed):
     folder = undisturbed / "lightning_logs/studies/two-widths"
     kept = {path.parent.name for path in folder.glob("runs/*/checkpoints")}

@@ -5,7 +5,7 @@ import os
 import shutil
 import sys
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from visionbench.errors import RunFailed, Stopped, UserError
 from visionbench.runs.folder import RunFolder
+from visionbench.studies.results import row_of
 from visionbench.text import one_line
 
 # Exit status of a process whose run another process is training.
@@ -32,7 +33,7 @@ class Job:
         import_path: Folder that holds the study's own module; empty where it has none.
         resumes: Path of the run folder whose copy is trained on; empty for a run from the beginning.
         gpu: Number of the GPU to use; `None` to leave the choice to the run.
-        labels: What TensorBoard shows beside the run's measures: axes by label, seed, protocol.
+        labels: What TensorBoard shows beside the run's measures: the place of the run in its study.
         measures: Judged measures, which TensorBoard shows.
     """
 
@@ -123,7 +124,7 @@ def _fit(job: Job, run: RunFolder) -> int:
     if result.status == "interrupted":
         return 128 + (result.signal or 0)
     if result.status == "finished":
-        _show_in_tensorboard(job, result.metrics)
+        _show_in_tensorboard(job)
     return 0 if result.status == "finished" else 1
 
 
@@ -134,14 +135,17 @@ def _copy_parent(job: Job, run: RunFolder) -> None:
     RunFolder(Path(job.resumes)).copy_unfinished(run.path, without=[LOG_FILE])
 
 
-def _show_in_tensorboard(job: Job, metrics: Mapping[str, float]) -> None:
+def _show_in_tensorboard(job: Job) -> None:
     """Writes the run's row of TensorBoard's table of hyperparameters."""
     from torch.utils.tensorboard import SummaryWriter
     from torch.utils.tensorboard.summary import hparams
 
-    measured = {name: metrics[name] for name in job.measures if name in metrics}
+    row = row_of(RunFolder(Path(job.folder)), job.id, (), "", {}, 0, None)
+    measured = {name: value for name in job.measures if (value := row.value(name)) is not None}
     with SummaryWriter(log_dir=job.folder) as writer:
-        for part in hparams(job.labels, measured):  # type: ignore[no-untyped-call]
+        # Without the first part, which would say for all runs what this one has, the columns are those of all runs.
+        _, *parts = hparams(job.labels, measured)  # type: ignore[no-untyped-call]
+        for part in parts:
             writer.file_writer.add_summary(part)
         for name, value in measured.items():
             writer.add_scalar(name, value)

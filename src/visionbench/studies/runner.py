@@ -361,8 +361,8 @@ class Runner:
             import_path=str(run.study.path.parent.resolve()) if run.study.module.exists() else "",
             resumes=str(self.checkpoint(run.continues).parent.parent) if run.continues is not None else "",
             gpu=gpu,
-            labels={**run.first.cell, "seed": str(run.first.seed), "protocol": "+".join(run.protocols)},
-            measures=list(dict.fromkeys(name for use in run.uses for name in run.study.judged.get(use.stage, ()))),
+            labels=_labels(run),
+            measures=list(dict.fromkeys(name for names in run.study.judged.values() for name in names)),
         )
 
     def _ended(self, run: PlannedRun, status: int) -> None:
@@ -499,6 +499,14 @@ def _check_words(words: Sequence[str]) -> None:
                 f"--{name} cannot be given to a study, whose file says all that changes numbers; known: "
                 f"{', '.join(f'--{option}' for option in FREE_OPTIONS)}."
             )
+
+
+def _labels(run: PlannedRun) -> dict[str, str]:
+    """Place of a run in its study: stage and fold where the study has several, axes, seed and protocol."""
+    use, stages = run.first, run.study.stages.values()
+    stage = {"stage": use.stage} if len(stages) > 1 else {}
+    fold = {"fold": str(use.fold)} if use.fold is not None else {}
+    return {**stage, **use.cell, "seed": str(use.seed), **fold, "protocol": "+".join(run.protocols)}
 
 
 def _without_source(words: Sequence[str]) -> list[str]:
