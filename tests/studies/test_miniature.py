@@ -11,7 +11,7 @@ from torchvision.models import get_model, get_model_weights
 from tests.fakes import write_cifar10, write_heart, write_idx, write_images
 from visionbench.data import CIFAR10, MNIST, FashionMNIST, cifar10, fashion_mnist, mnist
 from visionbench.studies.expand import set_option
-from visionbench.studies.figure_words import CONFUSION, figure_requests
+from visionbench.studies.figure_words import CONFUSION
 from visionbench.studies.runner import Options, Runner
 from visionbench.studies.spec import GUARD_WORDS, NOT_GIVEN, load_study
 from visionbench.studies.tables import measure_study
@@ -154,9 +154,8 @@ def test_a_study_in_miniature_has_all_that_its_file_asks_for(name, words, tmp_pa
 
 def assert_each_run_is_measured(plan, rows):
     """Each stage has its runs, each run its epochs, and the values and matrices that tables and figures show."""
-    requests = figure_requests(plan.study)
     for stage in plan.study.stages.values():
-        splits = {request.split for request in requests.get(stage.name, ()) if request.kind == CONFUSION}
+        splits = {request.split for request in plan.study.figures.get(stage.name, ()) if request.kind == CONFUSION}
         for protocol in stage.protocols:
             places = list(plan.using(protocol, stage.name))
             assert {use.fold for use, _ in places} == ({None} if stage.folds is None else set(range(FOLDS)))

@@ -254,7 +254,7 @@ def several(**counts):
         ({"open": 1}, "the judged value is inconclusive"),
         (
             {"reproduced": 2, "changed": 3, "incomplete": 1},
-            "all 2 judged values are reproduced; of the others, 3 are not comparable, 1 is incomplete",
+            "both judged values are reproduced; of the others, 3 are not comparable, 1 is incomplete",
         ),
         ({"incomplete": 4, "illegible": 1}, "no value has a verdict, 4 are incomplete, 1 is not judged"),
         ({}, "no value has a verdict"),

@@ -154,7 +154,6 @@ def _report(args: Sequence[str]) -> int:
     options = parser.parse_args(args)
     runner = Runner(load_study(options.study), Options(studies=Path(options.studies), accept_code=options.accept_code))
     formats = tuple(word.strip() for word in options.formats.split(",") if word.strip())
-    runner.store.folder.mkdir(parents=True, exist_ok=True)
     paths = write_report(
         runner.study, runner.plan, runner.store.rows, runner.store.folder, notes=runner.notes, formats=formats
     )

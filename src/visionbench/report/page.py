@@ -124,7 +124,7 @@ def swatch(letter: str, color: str) -> Html:
     return tag("span", tag("i", style=f"background: {color}"), letter, class_="swatch")
 
 
-def page(title: str, above: str, below: Any, sections: Sequence[tuple[str, str, Html]]) -> bytes:
+def page(title: str, above: str, below: Any, sections: Sequence[tuple[str, str, Html]], style: str = "") -> bytes:
     """Makes the complete HTML file.
 
     Args:
@@ -132,6 +132,7 @@ def page(title: str, above: str, below: Any, sections: Sequence[tuple[str, str, 
         above: Line above the title.
         below: Content below the title.
         sections: Sections made by `section`.
+        style: Further rules of style.
     """
     version = importlib.metadata.version("visionbench")
     head = join(
@@ -148,7 +149,7 @@ def page(title: str, above: str, below: Any, sections: Sequence[tuple[str, str, 
             ),
             tag("link", rel="icon", href="data:,"),
             tag("title", title),
-            tag("style", Html(STYLE)),
+            tag("style", Html(STYLE + style)),
         ]
     )
     links = [tag("a", heading, href=f"#{key}") for key, heading, _ in sections]

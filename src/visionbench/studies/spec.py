@@ -9,6 +9,7 @@ from typing import Any, Literal
 import yaml
 
 from visionbench.errors import UserError
+from visionbench.studies.figure_words import FigureRequest, figure_request
 from visionbench.text import one_line
 
 KEYS = {
@@ -150,7 +151,7 @@ class Study:
         published: Published rows by stage.
         judged: Judged measures by stage.
         tolerance: Tolerance by measure; the empty name holds that of all others.
-        figures: Names of the figures by stage.
+        figures: Figures that the page has besides the usual ones, by stage.
     """
 
     path: Path
@@ -167,7 +168,7 @@ class Study:
     published: dict[str, tuple[PublishedRow, ...]]
     judged: dict[str, tuple[str, ...]]
     tolerance: dict[str, float]
-    figures: dict[str, tuple[str, ...]]
+    figures: dict[str, tuple[FigureRequest, ...]]
 
     @property
     def id(self) -> str:
@@ -300,7 +301,7 @@ class _Reader:
             published=published,
             judged=self._judged(published),
             tolerance=self._tolerance(),
-            figures=self._by_stage(self.content.get("figures") or {}, "figures", stages),
+            figures=self._figures(stages),
         )
 
     def _grid(self) -> dict[str, dict[str, dict[str, Any]]]:
@@ -504,6 +505,15 @@ class _Reader:
                 raise _Mistake(f"{where}.{stage}: there is no stage {stage} there.")
             chosen[stage] = tuple(_text(name, f"{where}.{stage}") for name in _sequence(names, f"{where}.{stage}"))
         return chosen
+
+    def _figures(self, stages: Mapping[str, Any]) -> dict[str, tuple[FigureRequest, ...]]:
+        figures = {}
+        for stage, words in self._by_stage(self.content.get("figures") or {}, "figures", stages).items():
+            try:
+                figures[stage] = tuple(figure_request(word) for word in words)
+            except UserError as error:
+                raise _Mistake(f"figures.{stage}: {error}") from None
+        return figures
 
     def _check_cell(self, cell: Mapping[str, str], where: str) -> None:
         for axis, label in cell.items():

@@ -215,7 +215,7 @@ def summary_sentence(verdicts: Iterable[Verdict]) -> str:
         kind = "reproduced" if reproduced else "not reproduced" if wrong else "inconclusive"
         parts = [f"the judged value is {kind}"]
     elif reproduced == judged:
-        parts = [f"all {judged} judged values are reproduced"]
+        parts = [f"{'both' if judged == 2 else f'all {judged}'} judged values are reproduced"]
     else:
         parts = [f"{reproduced or 'none'} of {judged} judged values {'is' if reproduced < 2 else 'are'} reproduced"]
         parts += [f"{wrong} {'is' if wrong == 1 else 'are'} not"] if wrong else []

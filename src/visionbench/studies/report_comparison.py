@@ -1,0 +1,365 @@
+"""Comparisons on a study's page: what the defects did to the numbers, and which cells are best."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from visionbench.report import page
+from visionbench.report.page import Html, tag
+from visionbench.studies.report_contents import (
+    ABSENT,
+    Contents,
+    Group,
+    cell_name,
+    deviation,
+    listed,
+    main_measure,
+    measure_words,
+    number,
+    signed,
+    with_deviation,
+)
+from visionbench.studies.spec import MINIMIZED, SECONDS, Stage, is_share
+from visionbench.studies.statistics import (
+    LEVEL,
+    BestSet,
+    Spread,
+    best_and_indistinguishable,
+    holm,
+    paired_test,
+    pooled_spread,
+    seeds_to_separate,
+)
+from visionbench.studies.tables import POINTS, Measured
+from visionbench.text import counted
+
+# Largest number of cells that a sentence names.
+MAX_NAMED = 6
+# Evaluations that a defect replaced, by the word of the defect: the one that was made, and the right one.
+MEASURED_OTHERWISE = {"augmented_validation": ("augmented_val/acc", "val/acc")}
+
+Pair = tuple[Measured, Measured]
+"""A value of the protocol with defects, and the same one of the protocol without."""
+
+
+def defects(contents: Contents) -> Iterator[Html]:
+    """Says what each defect is, and what the defects of a protocol did to the numbers.
+
+    Args:
+        contents: Contents of the report.
+    """
+    protocols = contents.study.protocols.values()
+    for protocol in protocols:
+        if not protocol.defects:
+            continue
+        yield tag("h3", f"Defects of protocol {protocol.name}")
+        yield tag("ul", *(_defect(contents, word, sentence) for word, sentence in protocol.defects.items()))
+        if protocol.changes:
+            changed = [f"{measure_words(measure)} ({word})" for measure, word in protocol.changes.items()]
+            yield tag("p", f"A defect makes these measures another thing: {listed(changed)}.")
+        for other in protocols:
+            if other.name != protocol.name and not other.defects:
+                yield from _effect_of_defects(contents, protocol.name, other.name)
+
+
+def _defect(contents: Contents, word: str, sentence: str) -> Html:
+    text = f": {sentence[:1].lower() + sentence[1:] if sentence[1:2].islower() else sentence}."
+    made, right = MEASURED_OTHERWISE.get(word, ("", ""))
+    pairs = [(row.value(made), row.value(right)) for row in contents.finished] if made else []
+    differences = [POINTS * (one - other) for one, other in pairs if one is not None and other is not None]
+    if differences:
+        mean = sum(differences) / len(differences)
+        text += (
+            f" In {counted(len(differences), 'run')}, {measure_words(made)} minus {measure_words(right)} of the same "
+            f"network is {signed(made, mean)} points on average ({signed(made, min(differences))} to "
+            f"{signed(made, max(differences))})."
+        )
+    return tag("li", tag("code", word), text)
+
+
+def _effect_of_defects(contents: Contents, with_defects: str, without: str) -> Iterator[Html]:
+    pairs = [
+        pair for stage in contents.study.stages.values() for pair in _pairs(contents, stage, with_defects, without)
+    ]
+    if not pairs:
+        yield tag("p", f"{with_defects} and {without} have no finished cell in common.")
+        yield from _single_cells(contents, with_defects, without)
+        return
+    if all(one.values == other.values for one, other in pairs):
+        yield tag("p", f"All values of {with_defects} and {without} are equal: the defects changed no number.")
+        return
+    other_losses = _other_losses(contents, with_defects, without)
+    compared = [pair for pair in pairs if not (other_losses and _is_loss(pair[0].measure))]
+    together = ""
+    if len(contents.study.protocols[with_defects].defects) > 1:
+        together = " The defects act together: what each one does alone is not known."
+    yield tag(
+        "p",
+        f"The cells with the defects ({with_defects}) and without ({without}): means over cells and seeds, accuracies "
+        f"in percent, differences in points.{together}",
+    )
+    if other_losses:
+        yield tag("p", f"Losses are not compared, since the protocols minimize different ones: {other_losses}.")
+    if not compared:
+        return
+    head = (
+        "",
+        with_defects,
+        without,
+        f"{with_defects} minus {without}",
+        "from smallest to largest",
+        "clearly different",
+    )
+    yield tag("div", page.table(head, _effect_rows(compared), (1, 2, 3)), class_="effects")
+    yield tag(
+        "p",
+        "Clearly different: p < 0.05 in the paired t-test on the same seeds, with Holm's correction for all tests of "
+        "this table.",
+        class_="source",
+    )
+
+
+def _pairs(contents: Contents, stage: Stage, with_defects: str, without: str) -> list[Pair]:
+    entries = [entry for entry in contents.of_stage(stage.name) if entry.values and entry.measure != SECONDS]
+    # Where each protocol chose one cell of its own, the two cells are compared.
+    chosen = stage.best_of is not None and all(len(group.cells) <= 1 for group in contents.groups[stage.name])
+
+    def place(entry: Measured) -> tuple[Any, ...]:
+        return (() if chosen else tuple(entry.cell.items()), entry.epoch, entry.measure)
+
+    others = {place(entry): entry for entry in entries if entry.protocol == without}
+    return [(e, others[place(e)]) for e in entries if e.protocol == with_defects and place(e) in others]
+
+
+def _is_loss(measure: str) -> bool:
+    return measure == MINIMIZED or measure.endswith("/loss")
+
+
+def _other_losses(contents: Contents, with_defects: str, without: str) -> str:
+    """Losses that the protocols minimize, where they are different ones; else empty."""
+    by_protocol: dict[str, set[str]] = {with_defects: set(), without: set()}
+    for run in contents.plan.runs.values():
+        model = run.config.get("model")
+        loss = (model.get("init_args") or {}).get("loss") if isinstance(model, Mapping) else None
+        for protocol in by_protocol.keys() & set(run.protocols):
+            by_protocol[protocol].add(str(loss or "the default of the model"))
+    if by_protocol[with_defects] == by_protocol[without]:
+        return ""
+    return listed([f"{listed(sorted(losses))} in {protocol}" for protocol, losses in by_protocol.items()])
+
+
+def _effect_rows(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
+    by_measure: dict[tuple[str, str], list[tuple[Pair, float | None]]] = {}
+    for pair, p_value in zip(pairs, _corrected_p_values(pairs), strict=True):
+        by_measure.setdefault((pair[0].stage, pair[0].measure), []).append((pair, p_value))
+    rows = []
+    for (stage, measure), found in by_measure.items():
+        group = [pair for pair, _ in found]
+        differences = [((one.mean or 0.0) - (other.mean or 0.0), _name(one)) for one, other in group]
+        means = [sum(entry.mean or 0.0 for entry in side) / len(group) for side in zip(*group, strict=True)]
+        tested = [p_value for _, p_value in found if p_value is not None]
+        name = f"{stage}: {measure_words(measure)}"
+        if group[0][0].cell != group[0][1].cell:
+            name += f" ({_name(group[0][0])}; {_name(group[0][1])})"
+        ends = [f"{signed(measure, d)} ({label})" for d, label in (min(differences), max(differences))]
+        rows.append(
+            (
+                name,
+                *(number(measure, mean) for mean in means),
+                signed(measure, sum(d for d, _ in differences) / len(differences)),
+                " to ".join(ends) if len(group) > 1 else ABSENT,
+                f"{sum(p_value < LEVEL for p_value in tested)} of {len(tested)}" if tested else ABSENT,
+            )
+        )
+    return rows
+
+
+def _name(entry: Measured) -> str:
+    return cell_name(entry.cell, entry.stage, entry.epoch)
+
+
+def _corrected_p_values(pairs: Sequence[Pair]) -> list[float | None]:
+    """P-value of each pair after Holm's correction; `None` where fewer than two seeds are shared."""
+    raw: list[float | None] = []
+    for one, other in pairs:
+        seeds = [seed for seed in one.values if seed in other.values]
+        first, second = ([entry.values[seed] for seed in seeds] for entry in (one, other))
+        raw.append(paired_test(first, second).p_value if len(seeds) > 1 else None)
+    corrected = iter(holm([p for p in raw if p is not None]))
+    return [None if p is None else next(corrected) for p in raw]
+
+
+def _single_cells(contents: Contents, with_defects: str, without: str) -> Iterator[Html]:
+    """Results of the stages with a single cell, for protocols without a cell in common."""
+    rows = []
+    for stage in contents.study.stages.values():
+        measure = main_measure(contents, stage)
+        for group in contents.groups[stage.name] if measure is not None else []:
+            values = list(group.cells[0].values(measure or "").values()) if len(group.cells) == 1 else []
+            if values and {with_defects, without} & set(group.protocols):
+                mean = mean_text(measure or "", values)
+                rows.append((stage.name, group.name, measure_words(measure or ""), mean))
+    if rows:
+        yield tag("p", "The results of the stages with a single cell, accuracies in percent:")
+        yield page.table(("stage", "protocol", "measure", "mean ± standard deviation"), rows, (3,))
+
+
+def mean_text(measure: str, values: Sequence[float]) -> str:
+    """Mean ± standard deviation of some values as text.
+
+    Args:
+        measure: Measure.
+        values: Values, at least one: points for shares.
+    """
+    return with_deviation(measure, sum(values) / len(values), deviation(values))
+
+
+# Best cells
+
+
+@dataclass(frozen=True)
+class _Ranking:
+    """The cells of a stage in a protocol, by one measure.
+
+    Attributes:
+        measure: Measure.
+        values: Value of each seed, by the name of the cell; cells without a finished seed are left out.
+        missing: Names of the cells without a finished seed.
+        spreads: Spread of each cell.
+        best: Best cell and those that it cannot be told from.
+    """
+
+    measure: str
+    values: dict[str, dict[int, float]]
+    missing: list[str]
+    spreads: dict[str, Spread]
+    best: BestSet[str]
+
+    def mean(self, name: str) -> float:
+        """Mean over the seeds of a cell."""
+        return sum(self.values[name].values()) / len(self.values[name])
+
+    def text(self, name: str) -> str:
+        """Mean ± standard deviation of a cell."""
+        return mean_text(self.measure, list(self.values[name].values()))
+
+    @property
+    def is_constant(self) -> bool:
+        """Whether every run of every cell has the same value."""
+        return len({value for by_seed in self.values.values() for value in by_seed.values()}) == 1
+
+    @property
+    def mode(self) -> Literal["max", "min"]:
+        """Whether the greatest or the smallest mean is best."""
+        return _mode(self.measure)
+
+
+def _mode(measure: str) -> Literal["max", "min"]:
+    return "max" if is_share(measure) else "min"
+
+
+def best_cells(contents: Contents) -> Iterator[Html]:
+    """Names the best cell of each stage with several cells, and those that it cannot be told from.
+
+    Args:
+        contents: Contents of the report.
+    """
+    for stage in contents.study.stages.values():
+        measure = main_measure(contents, stage)
+        for group in contents.groups[stage.name]:
+            ranking = _ranking(group, stage, measure) if measure is not None else None
+            if ranking is not None:
+                yield tag("h3", f"{stage.name}, {group.name}: by {measure_words(ranking.measure)}")
+                yield tag("p", *_sentences(ranking))
+                if not ranking.is_constant:
+                    yield page.fold("All comparisons with the best cell", *_comparisons(ranking))
+
+
+def _ranking(group: Group, stage: Stage, measure: str) -> _Ranking | None:
+    by_cell = {cell_name(cell.cell, stage.name): cell.values(measure) for cell in group.cells}
+    values = {name: by_seed for name, by_seed in by_cell.items() if by_seed}
+    if len(values) < 2:
+        return None
+    spreads = pooled_spread({name: list(by_seed.values()) for name, by_seed in values.items()})
+    best = best_and_indistinguishable(values, _mode(measure), spreads)
+    return _Ranking(measure, values, [name for name in by_cell if name not in values], spreads, best)
+
+
+def _sentences(ranking: _Ranking) -> list[Any]:
+    best = ranking.best
+    if ranking.is_constant:
+        value = number(ranking.measure, ranking.mean(best.best))
+        parts: list[Any] = [f"No cell is best: every run of every cell gave {value}."]
+    else:
+        seeds = counted(len(ranking.values[best.best]), "seed")
+        parts = ["Best: ", tag("strong", best.best), f" ({ranking.text(best.best)} over {seeds})"]
+        if best.ties:
+            parts.append(f"; cannot be told from {_names(best.ties)}.{_seeds_wanted(ranking)}")
+        else:
+            others = "every other cell" if len(best.p_values) > 1 else "the other one"
+            parts.append("." if best.undecided else f"; clearly better than {others}.")
+    if best.undecided:
+        parts.append(f" Not compared, for lack of runs: {_names(best.undecided)}.")
+    if ranking.missing:
+        parts.append(f" Without a finished seed: {_names(ranking.missing)}.")
+    return parts
+
+
+def _names(names: Sequence[str]) -> str:
+    if len(names) > MAX_NAMED + 1:
+        return f"{'; '.join(names[:MAX_NAMED])} and {len(names) - MAX_NAMED} others"
+    return "; ".join(names) if any("," in name for name in names) else listed(names)
+
+
+def _seeds_wanted(ranking: _Ranking) -> str:
+    """Sentence about the number of seeds that would separate the best cell from the next one."""
+    best = ranking.best.best
+    equal = [name for name in ranking.best.ties if math.isclose(ranking.mean(name), ranking.mean(best))]
+    others = [name for name in ranking.best.ties if name not in equal]
+    same = f" With the same mean: {_names(equal)}." if equal else ""
+    if not others:
+        return same
+    second = (max if ranking.mode == "max" else min)(others, key=ranking.mean)
+    seeds = [seed for seed in ranking.values[best] if seed in ranking.values[second]]
+    sd = None
+    if len(seeds) < 2:  # nothing tells how two runs with one seed differ: they are taken as independent
+        both = [ranking.spreads[name].sd for name in (best, second)]
+        if not seeds or any(value is None for value in both):
+            return same
+        sd = sum((value or 0.0) ** 2 for value in both) ** 0.5
+    first, other = ([ranking.values[name][seed] for seed in seeds] for name in (best, second))
+    wanted = seeds_to_separate(first, other, sd)
+    if wanted is None:
+        return f"{same} No number of seeds that can be trained would separate it from {second}."
+    if wanted == 0:
+        return f"{same} The seeds are enough to tell it from {second} alone, but not for all comparisons of this table."
+    return f"{same} About {counted(wanted, 'more seed')} would separate it from {second}, the next one."
+
+
+def _comparisons(ranking: _Ranking) -> Iterator[Html]:
+    """Table of each cell against the best one, the best ones first."""
+    best = ranking.best
+    order = sorted(ranking.values, key=ranking.mean, reverse=ranking.mode == "max")
+    order.remove(best.best)
+    rows = []
+    for name in [best.best, *order]:
+        p = best.p_values.get(name)
+        difference = signed(ranking.measure, ranking.mean(name) - ranking.mean(best.best))
+        rows.append(
+            (
+                name,
+                ranking.text(name),
+                f"{len(ranking.values[name])}",
+                ABSENT if name == best.best else difference,
+                ABSENT if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}",
+            )
+        )
+    yield page.table(("cell", "mean ± standard deviation", "seeds", "minus the best", "p"), rows, range(1, 5))
+    yield tag(
+        "p",
+        "p: paired t-test on the seeds that both cells have, or the t-test with the pooled spread where they share "
+        "fewer than two, with Holm's correction for all comparisons of this table. Where all differences are equal, p "
+        "is that of the permutation of signs.",
+        class_="source",
+    )
