@@ -11,6 +11,7 @@ import yaml
 from visionbench.errors import UserError
 from visionbench.evaluation.predictions import Predictions, save_predictions
 from visionbench.runs.folder import RunFolder
+from visionbench.runs.identity import processor
 
 pytestmark = pytest.mark.fast
 
@@ -53,7 +54,10 @@ def test_a_run_without_an_ending_is_interrupted_and_has_nothing_but_its_configur
 @pytest.mark.parametrize("status", ["finished", "diverged", "interrupted", "failed"])
 def test_the_status_is_that_of_the_metadata(run, status):
     run.write_metadata({"status": status, "seed": 0})
-    assert run.metadata == {"schema": 2, "status": status, "seed": 0}
+    assert run.metadata == {"status": status, "seed": 0, "schema": 2, "processor": processor()}
+    run.write_metadata({**run.metadata, "processor": "that of another machine"})  # as after a test elsewhere
+    run.write_metadata(run.metadata)
+    assert run.metadata["processor"] == "that of another machine"
     assert run.status == status
     assert run.is_finished is (status == "finished")
 

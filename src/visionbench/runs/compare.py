@@ -10,7 +10,7 @@ from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import comparable, flat
 
 # Keys of run.json in which two runs of one configuration may differ.
-CIRCUMSTANCES = ("data_digest", "code", "device", "world_size", "precision", "threads", "seed")
+CIRCUMSTANCES = ("data_digest", "code", "device", "processor", "world_size", "precision", "threads", "seed")
 
 
 def compare(first: Path, second: Path) -> Iterator[str]:

@@ -18,7 +18,7 @@ from visionbench.errors import UserError
 from visionbench.evaluation.ledger import Ledger, Opening, SealedSamples, opening_in_words
 from visionbench.evaluation.predictions import Predictions, read_predictions
 from visionbench.files import copy_whole, write_json, write_whole
-from visionbench.runs.identity import result_of
+from visionbench.runs.identity import processor, result_of
 from visionbench.text import counted, one_line
 
 # Schema of input.json, and of run.json before it had a status.
@@ -418,7 +418,7 @@ class RunFolder:
         write_json(self.input_path, {"schema": SCHEMA, **content})
 
     def write_metadata(self, content: Mapping[str, Any]) -> None:
-        """Writes run.json.
+        """Writes run.json, with the name of this machine's processor if the description has none.
 
         Args:
             content: Description of the run, in plain types, with its `status`.
@@ -428,7 +428,7 @@ class RunFolder:
         """
         if content.get("status") not in STATUSES:
             raise ValueError(f"status is {content.get('status')!r}, expected one of {', '.join(STATUSES)}")
-        write_json(self.metadata_path, {**content, "schema": METADATA_SCHEMA})
+        write_json(self.metadata_path, {"processor": processor(), **content, "schema": METADATA_SCHEMA})
 
     def open_test(self, samples: SealedSamples, purpose: str, checkpoint: Path | None) -> str | None:
         """Records that this run evaluates test samples, in the ledger of the log folder and in run.json.

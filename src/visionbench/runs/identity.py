@@ -5,6 +5,7 @@ import functools
 import hashlib
 import importlib.metadata
 import json
+import platform
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping
@@ -236,6 +237,17 @@ def git_state() -> dict[str, Any] | None:
         return {"commit": git("rev-parse", "HEAD"), "changed": bool(git("status", "--porcelain", "-uno"))}
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def processor() -> str:
+    """Name of the processor, since the last digits of a run may differ between two of them."""
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+            name, _, value = line.partition(":")
+            if name.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()
 
 
 def versions() -> dict[str, str]:

@@ -224,7 +224,7 @@ def row_of(
         code=metadata.get("code") or "",
         parameters=int(metadata.get("parameters") or 0),
         trainable=int(metadata.get("trainable") or 0),
-        processor=metadata.get("device") or "",
+        processor=_processor(metadata),
         threads=int(metadata.get("threads") or 1),
         precision=str(metadata.get("precision") or ""),
         versions=dict(metadata.get("versions") or {}),
@@ -239,6 +239,11 @@ def row_of(
 def _evaluations(config: Mapping[str, Any]) -> tuple[str, ...]:
     tested = ["test"] if config.get("test_after_fit") else []
     return (*tested, *(config.get("evaluate") or ()))
+
+
+def _processor(metadata: Mapping[str, Any]) -> str:
+    device = str(metadata.get("device") or "")
+    return str(metadata.get("processor") or device) if "cpu" in device else device
 
 
 def _rounded(value: Any, digits: int = DIGITS) -> float | None:

@@ -392,7 +392,7 @@ class Runner:
             self._note(f"{run.id} was trained again for its checkpoint, and has the recorded weights.")
             row = before
         store.rows[run.id] = row
-        self.trained += 1
+        self.trained += row.is_finished
         if run.study is self.study and self.plan.waiting:
             self.replan()
         self._trim()
