@@ -94,6 +94,14 @@ def test_a_damaged_record_is_one_sentence(tmp_path):
         recorded(tmp_path)
 
 
+def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/results cannot be written \(Not a directory\); make it writable"):
+        record(load(), tmp_path / "file" / "results")
+    with pytest.raises(UserError, match=r"runs\.csv cannot be written \(File exists\); the finished runs are kept"):
+        write_rows(tmp_path / "file" / "runs.csv", [])
+
+
 def test_the_runner_has_the_change_among_its_notes():
     study = load()
     record(study, SAVED / study.id)

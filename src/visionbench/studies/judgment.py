@@ -48,12 +48,19 @@ def record(study: Study, *folders: Path) -> None:
     Args:
         study: Study.
         folders: Folders of the study's results, which are made.
+
+    Raises:
+        UserError: A folder cannot be written.
     """
     content = recorded(*folders) or {RECORDED: date.today().isoformat(), **judgment(study)}
     for folder in folders:
-        if not (folder / FILE).exists():
-            folder.mkdir(parents=True, exist_ok=True)
-            write_json(folder / FILE, content)
+        try:
+            if not (folder / FILE).exists():
+                folder.mkdir(parents=True, exist_ok=True)
+                write_json(folder / FILE, content)
+        except OSError as error:
+            reason = error.strerror or error
+            raise UserError(f"{folder} cannot be written ({reason}); make it writable, or work elsewhere.") from error
 
 
 def recorded(*folders: Path) -> dict[str, str] | None:

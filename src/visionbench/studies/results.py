@@ -136,14 +136,20 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
     Args:
         path: File, which is replaced in one step.
         rows: Rows, in the order that they are written in.
+
+    Raises:
+        UserError: The file cannot be written.
     """
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(FIELDS)
     for row in rows:
         writer.writerow([_as_text(getattr(row, name)) for name in FIELDS])
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_whole(path, text.getvalue().encode())
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.getvalue().encode())
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error.strerror or error}); the finished runs are kept.") from error
 
 
 def read_rows(path: Path) -> list[Row]:
