@@ -226,3 +226,52 @@ def test_in_a_trial_a_run_that_resumes_another_one_gets_as_many_more_epochs(stud
     planned = plan(study, {}, epochs=2)
     epochs = {(use.stage, run.config["trainer"]["max_epochs"]) for run in planned.runs.values() for use in run.uses}
     assert epochs == {("all", 2), ("more", 4), ("final", 2)}
+
+
+@pytest.mark.parametrize(
+    ("by", "best"),
+    [("val/cohen_kappa", "16"), ("val/macro_f1", "16"), ("val/loss", "8"), ("val/calibration_error", "8")],
+)
+def test_the_best_cell_is_the_best_one_by_the_mode_of_its_measure(tmp_path, by, best):
+    path = tmp_path / "other.yaml"
+    path.write_text(TEXT.replace("[optimizer, width]", "[width]").replace("by: val/acc", f"by: {by}"))
+    study = load_study(path)
+    rows = {}
+    for run in plan(study, {}).runs.values():
+        use = run.first
+        value = 0.9 if use.cell["width"] == "16" else 0.1
+        metrics = {by: value}
+        rows[run.id] = Row(run.id, run.protocols, use.stage, use.cell, use.seed, None, "finished", metrics)
+    choices = [choice for choice in plan(study, rows).choices if choice.protocol == "corrected"]
+    assert [choice.cell["width"] for choice in choices] == [best]
+
+
+def test_the_best_cell_of_runs_that_were_resumed_is_found(tmp_path):
+    path = tmp_path / "other.yaml"
+    path.write_text(TEXT.replace("best_of: all", "best_of: more").replace("[optimizer, width]", "[width]"))
+    study = load_study(path)
+    planned = plan(study, {})
+    rows = {run.id: finished(run, 0.5 + 0.01 * int(run.first.cell["width"])) for run in planned.runs.values()}
+    assert [c.cell for c in plan(study, rows).choices if c.protocol == "corrected"] == [{"width": "16"}]
+
+
+@pytest.mark.parametrize("option", ["data.source", "model.start_from", "model.weights"])
+def test_labels_that_differ_in_a_path_alone_are_runs_of_their_own(tmp_path, option):
+    path = tmp_path / "other.yaml"
+    axis = f"  file: {{one: {{{option}: ./one.ckpt}}, other: {{{option}: ./other.ckpt}}}}\n"
+    text = TEXT.replace("grid:\n", f"grid:\n{axis}").replace("[optimizer, width]", "[file]")
+    path.write_text(text)
+    cells = {cell[:1] for cell in configs(plan(load_study(path), {}), "corrected", "all")}
+    assert len(cells) == 2
+    runs = {run.id for _, run in plan(load_study(path), {}).using("corrected", "all")}
+    assert len(runs) == 2 * 2
+
+
+def test_a_metric_that_is_added_to_a_study_is_asked_for(tmp_path):
+    path = tmp_path / "other.yaml"
+    path.write_text(TEXT.replace("base:\n", "base:\n  metrics: [macro_f1]\n"))
+    study = load_study(path)
+    assert all("macro_f1" in run.evaluations for run in plan(study, {}).runs.values())
+    path.write_text(TEXT.replace("all: {grid", "all: {evaluate: [train_eval], every: epoch, grid"))
+    run = next(iter(plan(load_study(path), {}).runs.values()))
+    assert run.evaluations == {"train_eval", "train_eval each epoch"}

@@ -1,5 +1,6 @@
 """What verdicts depend on is recorded at the first run, and a verdict that got worse is found."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ import pytest
 from visionbench.commands.study import study as study_command
 from visionbench.errors import UserError
 from visionbench.studies.expand import plan
+from visionbench.studies.jobs import visible_gpu
 from visionbench.studies.judgment import FILE, changed_since, record, recorded
-from visionbench.studies.results import Row, write_rows
+from visionbench.studies.results import Row, read_rows, write_rows
 from visionbench.studies.runner import SAVED, Options, Runner
 from visionbench.studies.spec import load_study
 
@@ -140,3 +142,97 @@ def test_verify_finds_a_value_that_is_not_judged_any_more(capsys):
     save(study, {"8": 70.5, "16": 90.0})
     assert study_command(["verify", "some-study"]) == 1
     assert "not judged any more (worse than the saved reproduced): all / 8 / val/acc" in capsys.readouterr().out
+
+
+SELECTING = """\
+title: T
+source: S
+seeds: [0, 1]
+base: {data: Digits, model: MLP, trainer: {max_epochs: 1}}
+grid: {width: {8: {model.widths: [8]}, 16: {model.widths: [16]}}}
+stages:
+  candidates: {grid: [width]}
+  final: {best_of: candidates, test: true}
+"""
+
+
+def finished(run, acc, **parts):
+    use = run.first
+    metrics = {"val/acc": acc, "test/acc": acc}
+    row = Row(run.id, run.protocols, use.stage, use.cell, use.seed, None, "finished", metrics, evaluations=("test",))
+    return replace(row, **parts)
+
+
+def test_a_failed_candidate_does_not_hide_the_runs_of_the_chosen_cell():
+    study = load(SELECTING)
+    rows = {run.id: finished(run, int(run.first.cell["width"]) / 100) for run in plan(study, {}).runs.values()}
+    failed = next(row for row in rows.values() if row.cell == {"width": "16"})
+    rows[failed.id] = replace(failed, status="failed", metrics={}, error="too wide")
+    finals = [run for run in plan(study, rows).runs.values() if run.first.stage == "final"]
+    assert {run.first.cell["width"] for run in finals} == {"8"}
+    rows |= {run.id: finished(run, 0.5) for run in finals}
+    folder = Path("lightning_logs/studies/some-study")
+    write_rows(folder / "results.csv", rows.values())
+
+    runner = Runner(study, Options())
+    assert {row.stage for row in runner.rows()} == {"candidates", "final"}
+    assert [run.id for run in runner.missing()] == [failed.id]  # it is tried again
+
+
+def test_saved_rows_that_are_not_of_the_plan_stay():
+    study = load(SELECTING)
+    rows = [finished(run, 0.5) for run in plan(study, {}).runs.values()]
+    write_rows(SAVED / study.id / "runs.csv", rows)
+    smaller = load(SELECTING.replace("16: {model.widths: [16]}", "").replace("seeds: [0, 1]", "seeds: [0]"))
+    runner = Runner(smaller, Options(save=True))
+    runner.store.folder.mkdir(parents=True)
+    runner.write()
+    assert {row.id for row in read_rows(SAVED / study.id / "runs.csv")} == {row.id for row in rows}
+
+
+def test_rows_of_other_data_are_refused_unless_they_are_accepted():
+    study = load(SELECTING)
+    rows = [finished(run, 0.5, data_digest=f"{place == 0}") for place, run in enumerate(plan(study, {}).runs.values())]
+    write_rows(SAVED / study.id / "runs.csv", rows)
+    with pytest.raises(UserError, match=r"have the same settings of data, but other files, .* Give --accept_code"):
+        Runner(study, Options())
+    assert any("other files" in note for note in Runner(study, Options(accept_code=True)).notes)
+    write_rows(SAVED / study.id / "runs.csv", [replace(rows[0], processor="another one"), *rows[1:]])
+    assert any("other files" in note for note in Runner(study, Options()).notes)
+
+
+def test_a_finished_row_survives_a_training_that_fails():
+    study = load(SELECTING)
+    rows = [finished(run, 0.5) for run in plan(study, {}).runs.values()]
+    write_rows(SAVED / study.id / "runs.csv", rows)
+    runner = Runner(study, Options())
+    run = runner.every_run()[0]
+    runner.retrained[run.id] = runner.store.rows[run.id]
+    runner.attempts[run.id] = 2
+    folder = runner.store.run(run.id)
+    folder.path.mkdir(parents=True)
+    folder.write_metadata({"status": "failed", "error": "the data have moved"})
+    runner._ended(run, 1)
+    assert runner.store.rows[run.id].is_finished
+    assert any("the data have moved" in note for note in runner.notes)
+    assert run not in runner._ready({})
+
+
+def test_another_study_file_with_a_mistake_stops_no_study():
+    study = load(SELECTING)
+    study.path.with_name("draft.yaml").write_text("title: T\nneeds: {}\n")
+    runner = Runner(study, Options())
+    assert runner.options.keep_checkpoints
+    assert any("draft.yaml" in note for note in runner.notes)
+
+
+def test_a_run_gets_one_of_the_gpus_that_are_visible():
+    assert visible_gpu(1, None) == "1"
+    assert visible_gpu(1, "2, 3") == "3"
+    assert visible_gpu(0, "GPU-8f1c") == "GPU-8f1c"
+
+
+def test_verify_without_saved_verdicts_says_how_they_are_saved():
+    load()
+    with pytest.raises(UserError, match=r"no saved verdicts in .*; visionbench study run --save writes them"):
+        study_command(["verify", "some-study"])

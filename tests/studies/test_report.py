@@ -542,6 +542,7 @@ def test_too_many_lines_are_said_to_be(tmp_path):
 
 def test_the_curves_of_a_resumed_stage_are_drawn_once(tmp_path):
     text = TEXT.replace("test: true}\n", "}\n  more: {continue: widths}\n").replace("  corrected: {}\n", "")
+    text = text.replace("judged: [test/acc]", "judged: []")
     study = study_of(tmp_path, text.replace("test-confusion, ", "").replace("samples 2 x 2, ", ""))
     assert page_of(tmp_path, study, rows_of(study, with_course)).by_section["curves"].count("Loss of every cell") == 1
     rows = rows_of(study, lambda run, row: with_course(run, row) if run.first.stage == "widths" else None)

@@ -2,8 +2,9 @@
 
 import pytest
 
+from visionbench.commands.study import study as command
 from visionbench.errors import UserError
-from visionbench.studies.spec import load_study
+from visionbench.studies.spec import Protocol, load_study
 
 TEXT = """\
 title: T
@@ -72,7 +73,7 @@ def test_printed_values_and_labels_are_kept_as_they_are_written(tmp_path):
         (
             "[8, 97.80, 1.50]",
             "[8, 97.8O, 1.50]",
-            "column val/acc is '97.8O', expected a number; - where none is legible.",
+            "column val/acc is '97.8O', expected a finite number; - where none is legible.",
         ),
         (
             "two of them",
@@ -102,6 +103,70 @@ def test_printed_values_and_labels_are_kept_as_they_are_written(tmp_path):
         ('tolerance: {val/acc: 2, "": 0.5}', "tolerance: 0", "tolerance is not above 0."),
         ("model: {class_path: MLP", "modell: {class_path: MLP", "base has no model"),
         ("title: T", "title: [T", "is not YAML"),
+        (
+            "no: {model.widths: [4]}",
+            "[32, 16]: {model.widths: [4]}",
+            "line 6 has the list [32, 16] as a key, expected a text; quote it.",
+        ),
+        (
+            "corrected: {}",
+            "{corrected: 1}: {}",
+            "line 9 has the mapping {corrected: 1} as a key, expected a text; quote it.",
+        ),
+        (
+            "{best_of: all,",
+            "{best_of: all, over: each seed, seeds: [0, 2],",
+            "stages.final has over: each seed and the seeds [0, 2], but all, whose best cells it takes, has the seeds "
+            "[0, 1]; give both the same seeds, or write over: seeds.",
+        ),
+        (
+            "grid:\n",
+            "needs: {first: {study: some-study, protocol: reported, stage: all}}\ngrid:\n",
+            "needs.first.study is some-study, which is this study itself, expected another one; use continue or",
+        ),
+        (
+            "[8, 97.80, 1.50]",
+            "[8, nan, 1.50]",
+            "column val/acc is 'nan', expected a finite number; - where none is legible.",
+        ),
+        ("[8, 97.80, 1.50]", "[8, 97.80, -inf]", "column val/loss is '-inf', expected a finite number; - where none"),
+        ("[8, 97.80, 1.50]", "[8, ninety, 1.50]", "column val/acc is 'ninety', expected a finite number; - where none"),
+        ("[8, 97.80, 1.50]", "[8, 1e999, 1.50]", "column val/acc is '1e999', expected a finite number; - where none"),
+        ("val/acc: 2", "val/acc: .nan", "tolerance is nan, expected a finite number."),
+        (
+            "{best_of: all, test: true}",
+            "{best_of: all}",
+            "judged names test/acc, which is published of the stage final, but that is not tested; give stages.final "
+            "test: true, or do not judge test/acc there.",
+        ),
+        (
+            "[[test/acc], [88]]",
+            "[[epoch, test/acc], [2, 88]]",
+            "published.final, column test/acc is 88 at epoch 2, but a test is of the result alone; write - there, or "
+            "remove the column epoch.",
+        ),
+        (
+            "[[test/acc], [88]]",
+            "[[epoch, test/acc], [2, '-']]",
+            "judged names test/acc, but published.final has the column epoch, and a test is of the result alone; do "
+            "not judge test/acc there, or remove the column epoch.",
+        ),
+        (
+            "changes: {val/loss:",
+            "changes: {val/los:",
+            "protocols.reported.changes names val/los, of which nothing is published; did you mean val/loss?",
+        ),
+        ("{val/acc: 2", "{va/acc: 2", "tolerance names va/acc, of which nothing is published; did you mean val/acc?"),
+        (
+            "{val/acc: 2",
+            "{seconds: 2",
+            "tolerance names seconds, of which nothing is published; published: val/acc, val/loss, test/acc.",
+        ),
+        (
+            "0.20: {model.widths: [2]}",
+            "0.20: {model.dropout: }",
+            "grid.width.0.20.model.dropout has no value; write null to unset the option.",
+        ),
     ],
 )
 def test_each_mistake_is_one_sentence(tmp_path, old, new, sentence):
@@ -111,6 +176,45 @@ def test_each_mistake_is_one_sentence(tmp_path, old, new, sentence):
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert "some-study.yaml" in str(refusal.value)
+
+
+@pytest.mark.parametrize("empty", ["protocols:\n", "protocols: null\n", "protocols: {}\n", ""])
+def test_without_protocols_there_is_the_reported_one(tmp_path, empty):
+    start, end = TEXT.index("protocols:"), TEXT.index("stages:")
+    study = load(tmp_path, TEXT[:start] + empty + TEXT[end:])
+    assert list(study.protocols) == ["reported"]
+    assert study.published_protocol == "reported"
+
+
+@pytest.mark.parametrize("empty", ["", " null", " {}", " {chosen: }", " {chosen: null, set: null}"])
+def test_a_protocol_may_be_empty(tmp_path, empty):
+    study = load(tmp_path, TEXT.replace("corrected: {}", f"corrected:{empty}"))
+    assert study.protocols["corrected"] == Protocol("corrected")
+
+
+def test_labels_of_axes_and_epochs_are_no_values(tmp_path):
+    text = TEXT.replace("8: {model.widths: [8]}", "nan: {model.widths: null}").replace("[8, 97.80", "[nan, 97.80")
+    assert load(tmp_path, text).published["all"][0].cell == {"width": "nan"}
+    text = TEXT.replace("[[test/acc], [88]]", "[[epoch, val/acc, test/acc], [2, 88, '-']]")
+    final = load(tmp_path, text.replace("judged: [val/acc, test/acc]", "judged: [val/acc]")).published["final"]
+    assert (final[0].epoch, final[0].values) == (2, {"val/acc": "88", "test/acc": "-"})
+
+
+def test_each_seed_may_choose_where_both_stages_have_the_same_seeds(tmp_path):
+    text = TEXT.replace("{best_of: all,", "{best_of: all, over: each seed, seeds: [1, 0],")
+    assert load(tmp_path, text).stages["final"].over == "each seed"
+
+
+def test_the_example_names_the_file_beside_it_as_python_does(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command(["new", "my-study"]) == 0
+    assert "wrote configs/studies/my-study.yaml" in capsys.readouterr().out
+    written = (tmp_path / "configs/studies/my-study.yaml").read_text()
+    assert "# set: {model: my_study.MyModel} #" in written
+    assert "visionbench study run configs/studies/my-study.yaml" in written
+    assert "NAME" not in written
+    study = load_study("my-study")
+    assert study.module.stem == "my_study"
 
 
 def test_a_study_that_is_not_there_gets_the_nearest_name(tmp_path, monkeypatch):

@@ -215,7 +215,7 @@ def test_extremes_the_last_full_batch_the_minimized_loss_and_the_time_are_measur
     assert list(values) == measures
     assert values["max val/acc"] == pytest.approx({0: 90, 1: 90})
     assert values["min val/loss"] == {0: 0.2, 1: 0.2}
-    assert values["step train/loss"] == {0: 0.25, 1: 0.25}
+    assert values["step train/loss"] == {0: 0.125, 1: 0.125}
     assert values["minimized"] == {0: 1.0, 1: 2.0}
     assert values["seconds"] == {0: 60.0, 1: 60.0}
     items = {entry.measure: entry.items for entry in entries}
@@ -281,3 +281,37 @@ def test_a_measure_that_a_defect_makes_another_thing_is_not_comparable(measure):
     assert "the loss is that of one batch" in verdict.sentence
     assert only(entries, "val/acc").verdict.kind != "not comparable"
     assert only(entries, "train/loss", "corrected").verdict is None
+
+
+def test_a_judged_value_of_a_cell_that_is_not_trained_is_incomplete(measure):
+    text = stages("{networks: {grid: [width]}}", "{networks: [[width, val/acc], [8, 80], [16, 90]]}", "[val/acc]")
+    text = text.replace("networks: {grid: [width]}", "networks: {cells: [{width: 8}]}")
+    entries = measure(lambda row: accuracy(row, 0.8), text)
+    entry = only(entries, "val/acc", cell={"width": "16"})
+    assert entry.verdict.sentence == "incomplete: no run of this cell is planned by now"
+    assert only(entries, "val/acc", cell={"width": "8"}).verdict.kind == "inconclusive"
+
+
+def test_a_judged_measure_that_no_run_has_is_named(measure):
+    text = stages("{networks: {grid: [width]}}", "{networks: [[width, val/macro_f1], [8, 80]]}", "[val/macro_f1]")
+    entry = only(measure(lambda row: accuracy(row, 0.8), text), "val/macro_f1", cell={"width": "8"})
+    assert entry.verdict.sentence == "incomplete: no run has val/macro_f1"
+
+
+def test_before_training_only_validation_samples_are_measured():
+    row = Row("id", (), "s", {}, 0, None, "finished", {"before/loss": 2.3}, curves={"train/loss": [0.5]})
+    assert row.value("val/loss", 0) == 2.3
+    assert row.value("train/loss", 0) is None
+    assert row.value("train/loss", 1) == 0.5
+
+
+def test_a_cell_that_the_report_chose_has_its_verdict_where_other_protocols_choose_by_seed(measure):
+    text = stages(
+        "{networks: {grid: [width]}, final: {best_of: networks, over: each seed}}",
+        "{final: [[width, val/acc], [16, 90]]}",
+        "[val/acc]",
+        defects="chosen: {final: {width: 16}}, ",
+    )
+    entry = only(measure(lambda row: accuracy(row, 0.9), text), "val/acc", stage="final", cell={"width": "16"})
+    assert entry.values == {0: 90, 1: 90}
+    assert entry.verdict.printed == "90"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from visionbench.arguments import PlainParser
 from visionbench.console import plain_console
-from visionbench.errors import UserError
+from visionbench.errors import Stopped, UserError
 
 if TYPE_CHECKING:
     from visionbench.studies.runner import Runner
@@ -127,9 +127,9 @@ def _run(args: Sequence[str]) -> int:
     try:
         with ended_by_sigterm():
             complete = runner.run()
-    except KeyboardInterrupt:
-        console.print("Interrupted; the same command resumes the study where it stopped.")
-        return 130
+    except (KeyboardInterrupt, Stopped) as stop:
+        console.print("Stopped; the same command resumes the study where it stopped.")
+        return stop.status if isinstance(stop, Stopped) else 130
     if options.save:
         _save_verdicts(runner)
     for line in _verdict_lines(runner):
@@ -172,10 +172,10 @@ def _verify(args: Sequence[str]) -> int:
     options = parser.parse_args(args)
     runner = Runner(load_study(options.study), Options(studies=Path(options.studies), accept_code=True))
     saved = runner.saved / VERDICTS_FILE
-    before = {}
-    if saved.exists():
-        with saved.open(encoding="utf-8", newline="") as file:
-            before = {row["value"]: row["verdict"] for row in csv.DictReader(file)}
+    if not saved.exists():
+        raise UserError(f"There are no saved verdicts in {saved}; visionbench study run --save writes them.")
+    with saved.open(encoding="utf-8", newline="") as file:
+        before = {row["value"]: row["verdict"] for row in csv.DictReader(file)}
     console = plain_console()
     for note in runner.notes:
         console.print(f"note: {note}")
@@ -228,9 +228,10 @@ def _new(args: Sequence[str]) -> int:
         raise UserError(f"The name is {options.name}, expected small letters, digits and hyphens, such as my-study.")
     path = Path("configs/studies") / f"{options.name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
+    module = options.name.replace("-", "_")
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(EXAMPLE.replace("NAME", options.name))
+            file.write(EXAMPLE.replace("NAME_with_underscores", module).replace("NAME", options.name))
     except FileExistsError:
         raise UserError(f"{path} is there already; give another name.") from None
     console = plain_console()

@@ -82,7 +82,8 @@ def _probe(runner: Runner, run: PlannedRun) -> float:
     from visionbench.processes import run_cleanly
 
     config = yaml.safe_load(yaml.safe_dump(run.config))
-    config["model"].get("init_args", {}).pop("start_from", None)
+    if isinstance(config["model"], dict):
+        config["model"].get("init_args", {}).pop("start_from", None)
     config |= {"predictions": False, "test_after_fit": False}
     config.pop("evaluate", None)
     epochs = _epochs(run)

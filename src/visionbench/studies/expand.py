@@ -6,12 +6,12 @@ import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from visionbench.errors import UserError
-from visionbench.runs.identity import comparable, flat
-from visionbench.studies.results import Row
-from visionbench.studies.spec import GUARD_WORDS, Cell, Need, Protocol, Stage, Study, is_share, load_study
+from visionbench.runs.identity import comparable, flat, starting_paths
+from visionbench.studies.results import Row, evaluations_of
+from visionbench.studies.spec import GUARD_WORDS, MINIMIZED, SECONDS, Cell, Need, Protocol, Stage, Study, load_study
 
 # Arguments of a run file whose value is a class with arguments, or its name alone.
 CLASSES = ("model", "data", "model.optimizer", "model.lr_scheduler")
@@ -81,8 +81,8 @@ class PlannedRun:
 
     @property
     def evaluations(self) -> set[str]:
-        """Names of the evaluations of the run besides that of the validation samples."""
-        return {*self.config.get("evaluate", ()), *(["test"] if self.config["test_after_fit"] else [])}
+        """Names of what the run measures, as `evaluations_of` has them."""
+        return set(evaluations_of(self.config))
 
     @property
     def first(self) -> Use:
@@ -331,7 +331,10 @@ class _Planner:
     def _choose(self, stage: Stage, source: Stage, protocol: Protocol, seeds: Sequence[int]) -> tuple[Cell | None, str]:
         """The best cell over some seeds; without one, the reason. A cell with a failed run cannot be chosen."""
         scores: list[tuple[float, Cell]] = []
-        for cell in source.cells:
+        keys = [key for key in self.by_use if key[:2] == (protocol.name, source.name)]
+        if not keys:
+            return None, f"the runs of {source.name} choose its cell"
+        for cell in [dict(labels) for labels in dict.fromkeys(key[2] for key in keys)]:
             runs = [
                 run
                 for key, run in self.by_use.items()
@@ -345,8 +348,8 @@ class _Planner:
                 scores.append((sum(value for value in values if value is not None) / len(values), cell))
         if not scores:
             return None, f"no cell of {source.name} has finished runs with {stage.by} alone"
-        ascending = not is_share(stage.by)
-        return (min if ascending else max)(scores, key=lambda entry: entry[0])[1], ""
+        best = max if mode_of_measure(stage.by) == "max" else min
+        return best(scores, key=lambda entry: entry[0])[1], ""
 
     def _wait(self, stage: Stage, protocol: Protocol, reason: str, count: int | None = None) -> None:
         total = count if count is not None else len(stage.seeds)
@@ -396,6 +399,8 @@ class _Planner:
             run.uses.append(use)
             run.config["test_after_fit"] = run.config["test_after_fit"] or stage.test
             run.config["allow"] = sorted({*run.config["allow"], *config["allow"]})
+            if metrics := config.get("metrics"):
+                run.config["metrics"] = list(dict.fromkeys([*(run.config.get("metrics") or ()), *metrics]))
             if stage.evaluate:
                 run.config["evaluate"] = list(dict.fromkeys([*run.config.get("evaluate", ()), *stage.evaluate]))
                 often = "epoch" in (stage.every, run.config.get("evaluate_every"))
@@ -456,6 +461,23 @@ def pooled(rows: Sequence[Row], measure: str, epoch: int | None = None) -> float
     return sum(value * weight for value, weight in zip(numbers, weights, strict=True)) / sum(weights)
 
 
+def mode_of_measure(measure: str) -> Literal["min", "max"]:
+    """Whether large values of a measure are good (max), or small ones (min).
+
+    Args:
+        measure: Measure.
+
+    Raises:
+        UserError: There is no such metric.
+    """
+    name = measure.rpartition(" ")[2].partition("/")[2]
+    if measure in (SECONDS, MINIMIZED) or name == "loss":
+        return "min"
+    from visionbench.evaluation.metrics import mode_of  # here, since it takes a third of a second to import
+
+    return mode_of(name)
+
+
 def _by_seed(rows: Iterable[Row]) -> Iterator[list[Row]]:
     groups: dict[int, list[Row]] = {}
     for row in rows:
@@ -479,6 +501,9 @@ def _run_id(config: Mapping[str, Any], parents: Sequence[Source], anew: bool) ->
     for part in ("data", "model"):
         if isinstance(kept.get(part), str):
             kept[part] = {"class_path": kept[part]}
+    # Paths that the identity of a run leaves out, since digests stand for them, which are not known yet.
+    paths = {"source": ((kept.get("data") or {}).get("init_args") or {}).get("source"), **starting_paths(kept)}
+    paths = {name: str(path) for name, path in paths.items() if path is not None and not str(path).startswith("$")}
     content = {
         "config": flat(comparable(kept)),
         "threads": config["threads"],
@@ -486,6 +511,7 @@ def _run_id(config: Mapping[str, Any], parents: Sequence[Source], anew: bool) ->
         "watches_test": "test_as_validation" in config["allow"],
         "parents": [[parent.study, parent.run, parent.epoch] for parent in parents],
         "anew": anew,
+        **({"paths": paths} if paths else {}),
     }
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()[:ID_DIGITS]
 

@@ -32,7 +32,7 @@ class Job:
         words: Further options of `fit`, which do not change numbers.
         import_path: Folder that holds the study's own module; empty where it has none.
         resumes: Path of the run folder whose copy is trained on; empty for a run from the beginning.
-        gpu: Number of the GPU to use; `None` to leave the choice to the run.
+        gpu: Number of the GPU to use, among those that are visible; `None` to leave the choice to the run.
         labels: What TensorBoard shows beside the run's measures: the place of the run in its study.
         measures: Judged measures, which TensorBoard shows.
     """
@@ -88,7 +88,7 @@ def _train(job: Job) -> int:
     if job.import_path:
         sys.path.insert(0, job.import_path)
     if job.gpu is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = str(job.gpu)
+        os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpu(job.gpu, os.environ.get("CUDA_VISIBLE_DEVICES"))
     try:
         return _fit(job, run)
     except Stopped as stopped:
@@ -128,6 +128,17 @@ def _fit(job: Job, run: RunFolder) -> int:
     return 0 if result.status == "finished" else 1
 
 
+def visible_gpu(number: int, visible: str | None) -> str:
+    """What makes one GPU the only visible one.
+
+    Args:
+        number: Number of the GPU among those that are visible.
+        visible: Value of `CUDA_VISIBLE_DEVICES` by now; `None` if all are visible.
+    """
+    names = [name.strip() for name in (visible or "").split(",") if name.strip()]
+    return names[number] if names else str(number)
+
+
 def _copy_parent(job: Job, run: RunFolder) -> None:
     """Copies the run that is to be resumed, as it was before its end was recorded."""
     if not job.resumes or run.path.exists():
@@ -153,7 +164,7 @@ def _show_in_tensorboard(job: Job) -> None:
 
 def _record_failure(run: RunFolder, error: str) -> None:
     """Records a failed run that has no record of its own, as one that was refused before it had a folder."""
-    if run.metadata_path.exists() and run.status == "failed":
+    if run.metadata_path.exists() and run.status in ("failed", "finished"):
         return
     run.path.mkdir(exist_ok=True)
     run.write_metadata({"status": "failed", "error": error})

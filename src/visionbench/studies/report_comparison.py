@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from visionbench.report import page
 from visionbench.report.page import Html, tag
+from visionbench.studies.expand import mode_of_measure
 from visionbench.studies.report_contents import (
     ABSENT,
     Contents,
@@ -20,7 +21,7 @@ from visionbench.studies.report_contents import (
     signed,
     with_deviation,
 )
-from visionbench.studies.spec import MINIMIZED, SECONDS, Stage, is_share
+from visionbench.studies.spec import MINIMIZED, SECONDS, Stage
 from visionbench.studies.statistics import (
     LEVEL,
     BestSet,
@@ -252,11 +253,7 @@ class _Ranking:
     @property
     def mode(self) -> Literal["max", "min"]:
         """Whether the greatest or the smallest mean is best."""
-        return _mode(self.measure)
-
-
-def _mode(measure: str) -> Literal["max", "min"]:
-    return "max" if is_share(measure) else "min"
+        return mode_of_measure(self.measure)
 
 
 def best_cells(contents: Contents) -> Iterator[Html]:
@@ -282,7 +279,7 @@ def _ranking(group: Group, stage: Stage, measure: str) -> _Ranking | None:
     if len(values) < 2:
         return None
     spreads = pooled_spread({name: list(by_seed.values()) for name, by_seed in values.items()})
-    best = best_and_indistinguishable(values, _mode(measure), spreads)
+    best = best_and_indistinguishable(values, mode_of_measure(measure), spreads)
     return _Ranking(measure, values, [name for name in by_cell if name not in values], spreads, best)
 
 

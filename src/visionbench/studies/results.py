@@ -44,7 +44,7 @@ class Row:
         epochs: Number of epochs trained.
         best_epoch: Epoch of the result, from 0.
         curves: Value after each epoch, by metric.
-        losses: Loss of the last batches of the last epoch, by their number from the end; the last of 16 or fewer.
+        losses: Loss of the last 16 full batches, the last one at the end.
         confusion: Confusion matrix of each split, one row per true class.
         classes: Names of the classes.
         weights_digest: Digest of the weights of the result.
@@ -118,11 +118,12 @@ class Row:
             values = [value for value in self.curves.get(metric, ()) if value is not None]
             return (max(values) if word == "max" else min(values)) if values else None
         if word == "step":
-            return self.losses[-2] if len(self.losses) > 1 else None  # the last batch may be a small one
+            return self.losses[-1] if self.losses else None
         if epoch is None:
             return self.metrics.get(measure)
-        if epoch == 0:
-            return self.metrics.get(f"before/{measure.rpartition('/')[2]}")
+        if epoch == 0:  # before training, the validation samples are measured and no others
+            split, _, name = measure.partition("/")
+            return self.metrics.get(f"before/{name}") if split == "val" else None
         curve = self.curves.get(measure, [])
         return curve[epoch - 1] if epoch <= len(curve) else None
 
@@ -208,7 +209,7 @@ def row_of(
         predictions = folder.predictions(split) if finished else None
         if predictions is not None:
             matrices[split] = confusion(predictions.labels, predictions.predicted, len(names)).tolist()
-    losses = folder.step_losses[-16:] if finished else np.zeros(0)
+    losses = _full_batches(folder, metadata)[-16:] if finished else np.zeros(0)
     return Row(
         id=id,
         protocols=tuple(protocols),
@@ -235,16 +236,31 @@ def row_of(
         precision=str(metadata.get("precision") or ""),
         versions=dict(metadata.get("versions") or {}),
         findings=tuple(folder.allowed_defects) if finished else (),
-        evaluations=_evaluations(folder.config) if finished else (),
+        evaluations=evaluations_of(folder.config) if finished else (),
         error=str(metadata.get("error") or (metadata.get("divergence") or {}).get("text") or ""),
         seconds=float(metadata.get("seconds") or 0.0),
         cpu_seconds=float(metadata.get("cpu_seconds") or 0.0),
     )
 
 
-def _evaluations(config: Mapping[str, Any]) -> tuple[str, ...]:
+def _full_batches(folder: RunFolder, metadata: Mapping[str, Any]) -> Any:
+    """Losses of the batches, without that of a smaller last batch."""
+    losses = folder.step_losses
+    batch_size = ((folder.config.get("data") or {}).get("init_args") or {}).get("batch_size")
+    count = (metadata.get("counts") or {}).get("train")
+    return losses[:-1] if batch_size and count and count % batch_size else losses
+
+
+def evaluations_of(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """Names of what a run measures besides loss and accuracy of the validation samples, which its id does not tell.
+
+    Args:
+        config: Run file, or complete configuration.
+    """
     tested = ["test"] if config.get("test_after_fit") else []
-    return (*tested, *(config.get("evaluate") or ()))
+    evaluate = list(config.get("evaluate") or ())
+    each_epoch = [f"{name} each epoch" for name in evaluate] if config.get("evaluate_every") == "epoch" else []
+    return (*tested, *evaluate, *each_epoch, *map(str, config.get("metrics") or ()))
 
 
 def _processor(metadata: Mapping[str, Any]) -> str:

@@ -17,11 +17,11 @@ from typing import Any, Protocol
 import yaml
 from filelock import FileLock
 
-from visionbench.errors import RunFailed, UserError
+from visionbench.errors import RunFailed, Stopped, UserError
 from visionbench.files import set_aside, write_whole
 from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import package_digest
-from visionbench.studies.expand import Plan, PlannedRun, Source, plan, runs_folder
+from visionbench.studies.expand import Plan, PlannedRun, Source, Use, plan, runs_folder
 from visionbench.studies.jobs import ELSEWHERE, Job
 from visionbench.studies.judgment import changed_since, record, recorded
 from visionbench.studies.results import Row, read_rows, row_of, write_rows
@@ -41,6 +41,8 @@ KILLS = 3
 ATTEMPTS = 2
 # Seconds that a run takes besides training.
 OVERHEAD = 1.0
+# Protocol, stage and cell.
+Place = tuple[str, str, tuple[tuple[str, str], ...]]
 # Seconds between two looks at runs that another process trains.
 PATIENCE = 1.0
 
@@ -79,6 +81,9 @@ class Watcher(Protocol):
 
     def changed(self, runner: "Runner", run: PlannedRun, row: Row | None, text: str) -> None:
         """Is called when a run is started or has ended."""
+
+    def stop(self, runner: "Runner") -> None:
+        """Is called when no further run is started, also after a signal, when runs still write their checkpoints."""
 
     def end(self, runner: "Runner") -> None:
         """Is called after the last run."""
@@ -136,10 +141,14 @@ class Runner:
         self.elsewhere: dict[str, float] = {}
         self.trimmed: set[str] = set()
         self.retrained: dict[str, Row] = {}
+        self.lost: set[str] = set()
+        self.unfinished: dict[str, Row] = {}
+        self.data: dict[str, Row] = {}
+        self.gpus = 0
         self.trained = 0
         self.begun = time.monotonic()
         self.out_of_budget = False
-        self._needed_elsewhere = _needed_by_others(study)
+        self._needed_elsewhere = self._needed_by_others()
         self.gather()
 
     # What is known
@@ -153,9 +162,12 @@ class Runner:
         for row in kept.values():
             if row.is_finished:
                 self.store.rows.setdefault(row.id, row)
+            else:
+                self.unfinished.setdefault(row.id, row)
         self.replan()
         self.refresh()
         self._check_code()
+        self._check_data()
 
     @property
     def saved(self) -> Path:
@@ -168,8 +180,13 @@ class Runner:
             found = 0
             for run in self.every_run():
                 store = self.stores[run.study.id]
-                if run.id not in store.rows and (row := store.read(run)) is not None and row.is_finished:
+                if run.id in store.rows or (row := store.read(run)) is None:
+                    continue
+                if row.is_finished:
                     store.rows[run.id] = row
+                    found += 1
+                elif run.study is self.study and self.unfinished.get(run.id) != row:
+                    self.unfinished[run.id] = row
                     found += 1
             if not found:
                 return
@@ -177,7 +194,8 @@ class Runner:
 
     def replan(self) -> None:
         """Names the runs anew, since a result may have chosen a cell."""
-        self.plan = plan(self.study, self.store.rows, epochs=self.options.epochs)
+        # A cell with a failed run is not chosen, also while that run is tried again.
+        self.plan = plan(self.study, {**self.unfinished, **self.store.rows}, epochs=self.options.epochs)
         for run in self.plan.foreign.values():
             self._store(run.study)
 
@@ -214,7 +232,7 @@ class Runner:
 
     def estimate(self, run: PlannedRun) -> float | None:
         """Seconds that a run will take, from finished runs of its cell, or else of its stage; `None` without any."""
-        rows = self.stores[run.study.id].rows.values()
+        rows = list(self.stores[run.study.id].rows.values())  # the screen asks from a thread of its own
         finished = [row for row in rows if row.is_finished and row.stage == run.first.stage]
         alike = [row.seconds for row in finished if row.cell == run.first.cell] or [row.seconds for row in finished]
         return sorted(alike)[len(alike) // 2] + OVERHEAD if alike else None
@@ -234,15 +252,20 @@ class Runner:
         if self.watcher is not None:
             self.watcher.begin(self)
         record(self.study, *([self.saved] if self.options.save else []), self.store.folder)
-        if self.missing():
-            try:
+        try:
+            if self.missing():
                 self._train()
-            finally:
-                self.write()
-        self.write()
+        finally:
+            self._stop_watching()
+            self.write()
         if self.watcher is not None:
             self.watcher.end(self)
         return self.is_complete()
+
+    def _stop_watching(self) -> None:
+        if self.watcher is not None:
+            self.watcher.stop(self)
+        self.started = {}
 
     def is_complete(self) -> bool:
         """Whether every run is finished, and none is waiting for others."""
@@ -256,19 +279,20 @@ class Runner:
                 continue
             with FileLock(store.folder / f".{RESULTS_FILE}.lock"):
                 mine = self.rows() if store is self.store else sorted(store.rows.values(), key=lambda row: row.id)
-                written = {row.id for row in mine}
-                # Another runner's rows stay, and rows of cells that a later version of the file does not have.
-                others = [row for row in read_rows(store.folder / RESULTS_FILE) if row.id not in written]
-                write_rows(store.folder / RESULTS_FILE, [*mine, *others])
+                _write_with_others(store.folder / RESULTS_FILE, mine)
                 if self.options.save and store is self.store:
-                    write_rows(self.saved / SAVED_FILE, mine)
+                    _write_with_others(self.saved / SAVED_FILE, mine)
 
     def _train(self) -> None:
         restarts = 0
         while True:
             with _server() as server:
                 workers = self.options.workers or server.gpus or _cores()
-                ended = self._serve(server, workers)
+                try:
+                    ended = self._serve(server, workers)
+                except (KeyboardInterrupt, Stopped):
+                    self._stop_watching()  # before the server ends, which waits for the checkpoints
+                    raise
             if ended:
                 return
             restarts += 1
@@ -277,7 +301,8 @@ class Runner:
 
     def _serve(self, server: "_ServerProcess", workers: int) -> bool:
         """Gives runs to the server until none is left; whether the server lived that long."""
-        running: dict[str, tuple[PlannedRun, int | None]] = {}
+        running: dict[str, tuple[PlannedRun, int]] = {}
+        self.gpus = server.gpus
         self.started = {}
         while True:
             self.refresh()  # another runner may be at work too
@@ -291,12 +316,11 @@ class Runner:
                 if not self._affords(run):
                     self.out_of_budget = True
                     break
-                gpu = None
-                if server.gpus:
-                    gpu = next(i for i in range(workers) if i not in {g for _, g in running.values()}) % server.gpus
-                running[run.id] = (run, gpu)
+                slot = next(slot for slot in range(workers) if slot not in {used for _, used in running.values()})
+                gpu = slot % server.gpus if server.gpus else None
+                running[run.id] = (run, slot)
                 self.started[run.id] = time.monotonic()
-                if (recorded := self.row(run)) is not None:
+                if (recorded := self.stores[run.study.id].rows.get(run.id)) is not None and recorded.is_finished:
                     self.retrained[run.id] = recorded
                 server.send(self._job(run, gpu))
                 self._tell(run, None, "started")
@@ -318,7 +342,7 @@ class Runner:
         keys = {(run.study.id, run.id) for run in missing}
         for run in missing:
             row = self.row(run)
-            if run.id in running or (row is not None and not row.is_finished):
+            if run.id in running or run.id in self.lost or (row is not None and not row.is_finished):
                 continue
             if self.elsewhere.get(run.id, 0.0) > now:
                 continue
@@ -383,18 +407,28 @@ class Runner:
             self._tell(run, row, f"{row.status}, is tried once more: {row.error}")
             return
         before = self.retrained.pop(run.id, None)
-        if before is not None and before.weights_digest != row.weights_digest:
-            self._note(
-                f"{run.id} was trained again for its checkpoint, and has other weights than those recorded "
-                f"({before.processor}, {row.processor})."
+        if before is not None and not row.is_finished:
+            self.lost.add(run.id)
+            self._note(f"{run.id} was trained again and {row.status}; its recorded result is kept: {row.error}")
+            self._tell(run, row, f"{row.status}: {row.error}")
+            return
+        if before is not None:
+            is_complete = run.evaluations <= set(before.evaluations)
+            found = (
+                "the recorded weights."
+                if before.weights_digest == row.weights_digest
+                else f"other weights than those recorded ({before.processor}, {row.processor})."
             )
-        elif before is not None:
-            self._note(f"{run.id} was trained again for its checkpoint, and has the recorded weights.")
-            row = before
+            reason = "its checkpoint" if is_complete else "a further evaluation"
+            self._note(f"{run.id} was trained again for {reason}, and has {found}")
+            if is_complete:
+                row = before
         store.rows[run.id] = row
         self.trained += row.is_finished
         if run.study is self.study and self.plan.waiting:
             self.replan()
+        if (sentence := self._other_data(run)[0]) is not None:
+            self._note(sentence)
         self._trim()
         self.write()
         self._tell(run, row, row.status)
@@ -425,9 +459,29 @@ class Runner:
 
     # Helpers
 
+    def _needed_by_others(self) -> set[Place]:
+        """Places of this study whose checkpoints other studies in the folder start from."""
+        needed: set[Place] = set()
+        for path in sorted(self.study.path.parent.glob("*.yaml")):
+            if path.stem == self.study.id or "needs:" not in path.read_text(encoding="utf-8", errors="replace"):
+                continue
+            try:
+                needs = load_study(path).needs.values()
+            except UserError as error:  # that file is not asked for; what it needs is not known
+                self.options = with_changes(self.options, keep_checkpoints=True)
+                self._note(f"All checkpoints are kept, since another study may need them: {error}")
+                continue
+            for need in needs:
+                if need.study == self.study.id:
+                    needed.add((need.protocol, need.stage, tuple(need.cell.items())))
+        return needed
+
     def _store(self, study: Study) -> Store:
         if study.id not in self.stores:
-            self.stores[study.id] = Store(study, runs_folder(self.options.studies, study.id).parent)
+            store = self.stores[study.id] = Store(study, runs_folder(self.options.studies, study.id).parent)
+            if study is not self.study:
+                saved = read_rows(SAVED / study.id / SAVED_FILE)
+                store.rows |= {row.id: row for row in saved if row.is_finished}
         return self.stores[study.id]
 
     def _placed(self, run: PlannedRun) -> Row:
@@ -449,16 +503,16 @@ class Runner:
 
     def _check_code(self) -> None:
         """Refuses rows that were made by other code, unless they are accepted."""
-        current = {}
+        current: dict[tuple[str, bool], str] = {}
         other = []
-        for run in self.plan.runs.values():
+        for run in self.every_run():
             row = self.row(run)
             if row is None or not row.code:
                 continue
-            uses_module = f"{run.study.module.stem}." in json.dumps(run.config, default=str)
-            if uses_module not in current:
-                current[uses_module] = package_digest([run.study.module] if uses_module else [])
-            if row.code != current[uses_module]:
+            key = (run.study.id, f"{run.study.module.stem}." in json.dumps(run.config, default=str))
+            if key not in current:
+                current[key] = package_digest([run.study.module] if key[1] else [])
+            if row.code != current[key]:
                 other.append(run)
         if other and not self.options.accept_code:
             raise UserError(
@@ -468,6 +522,40 @@ class Runner:
             )
         if other:
             self._note(f"The study counts {counted(len(other), 'run')} made by other code than today's.")
+
+    def _other_data(self, run: PlannedRun) -> tuple[str | None, bool]:
+        """Compares the data of a run with those of an earlier one that has the same settings of data.
+
+        Args:
+            run: Run.
+
+        Returns:
+            A sentence where the data differ, otherwise `None`; and whether the processors are the same, since the
+            last digits of a normalization may differ between two of them.
+        """
+        row = self.row(run)
+        if row is None or not row.data_digest:
+            return None, True
+        settings = json.dumps([run.config["data"], "test_as_validation" in run.config["allow"]], sort_keys=True)
+        first = self.data.setdefault(settings, row)
+        if row.data_digest == first.data_digest:
+            return None, True
+        sentence = (
+            f"The runs {first.id} and {run.id} of {self.study.id} have the same settings of data, but other files, "
+            "splits or normalization."
+        )
+        return sentence, row.processor == first.processor
+
+    def _check_data(self) -> None:
+        """Refuses rows that were made on other data than rows with the same settings, unless they are accepted."""
+        for run in self.plan.runs.values():
+            sentence, is_certain = self._other_data(run)
+            if sentence is not None and is_certain and not self.options.accept_code:
+                raise UserError(
+                    f"{sentence} Give --accept_code to count both, or move {self.store.folder} and {self.saved} away."
+                )
+            if sentence is not None:
+                self._note(sentence)
 
     def _note(self, text: str) -> None:
         if text not in self.notes:
@@ -488,7 +576,13 @@ class Runner:
 
     def workers(self) -> int:
         """Number of runs at once, as far as the options and the processor tell."""
-        return self.options.workers or _cores()
+        return self.options.workers or self.gpus or _cores()
+
+
+def _write_with_others(path: Path, rows: Sequence[Row]) -> None:
+    """Writes rows; other rows stay: another runner's, and those of cells that the study file does not have now."""
+    written = {row.id for row in rows}
+    write_rows(path, [*rows, *(row for row in read_rows(path) if row.id not in written)])
 
 
 def _check_words(words: Sequence[str]) -> None:
@@ -517,20 +611,8 @@ def _without_source(words: Sequence[str]) -> list[str]:
     return kept
 
 
-def _place(use: Any) -> tuple[str, str, tuple[tuple[str, str], ...]]:
+def _place(use: Use) -> Place:
     return (use.protocol, use.stage, tuple(use.cell.items()))
-
-
-def _needed_by_others(study: Study) -> set[tuple[str, str, tuple[tuple[str, str], ...]]]:
-    """Places of this study whose checkpoints other studies in the folder start from."""
-    needed = set()
-    for path in sorted(study.path.parent.glob("*.yaml")):
-        if path.stem == study.id or "needs:" not in path.read_text(encoding="utf-8", errors="replace"):
-            continue
-        for need in load_study(path).needs.values():
-            if need.study == study.id:
-                needed.add((need.protocol, need.stage, tuple(need.cell.items())))
-    return needed
 
 
 def _with_paths(value: Any, paths: Mapping[str, str]) -> Any:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 # Rows of the live table; those of cells that are being trained come first.
 MAX_ROWS = 24
+# Largest share of the time in which the table is made again: with a thousand runs, that takes a fifth of a second.
+DRAWING_SHARE = 0.1
 
 
 def place_in_words(run: PlannedRun) -> str:
@@ -55,6 +57,11 @@ class Lines:
         self.console.print(line)
         self.console.file.flush()  # into a file or a pipe, hours of lines would otherwise wait for their block
 
+    def stop(self, runner: "Runner") -> None:
+        """Says what is waited for."""
+        if runner.started:
+            self._say(stopping(len(runner.started)))
+
     def end(self, runner: "Runner") -> None:
         """Prints what is to be known of the runs."""
         print_end(self.console, runner)
@@ -70,15 +77,18 @@ class Screen:
     def __init__(self, console: Console) -> None:
         self.console = console
         self.live: Live | None = None
-        self.runner: Runner | None = None
         self.last = ""
+        self.begun = self.drawn = self.cost = 0.0
+        self.table: RenderableType = Text("")
+        self.state = ""
 
     def begin(self, runner: "Runner") -> None:
         """Starts the table."""
-        self.runner = runner
+        self.begun = runner.begun
         self.console.print(opening(runner))
         if runner.missing():
-            self.live = Live(get_renderable=self._table, console=self.console, refresh_per_second=2)
+            self._draw(runner)
+            self.live = Live(get_renderable=self._shown, console=self.console, refresh_per_second=2)
             self.live.start()
 
     def changed(self, runner: "Runner", run: PlannedRun, row: Row | None, text: str) -> None:
@@ -86,18 +96,30 @@ class Screen:
         self.last = f"{place_in_words(run)}: {text}"
         if text not in ("started", "finished"):
             self.console.print(f"{run.id} {self.last}")
+        if time.monotonic() - self.drawn > self.cost / DRAWING_SHARE:
+            self._draw(runner)
 
-    def end(self, runner: "Runner") -> None:
-        """Ends the table."""
+    def stop(self, runner: "Runner") -> None:
+        """Ends the table, and says what is waited for."""
         if self.live is not None:
+            self._draw(runner)
             self.live.stop()
             self.live = None
+        if runner.started:
+            self.console.print(stopping(len(runner.started)))
+
+    def end(self, runner: "Runner") -> None:
+        """Prints what is to be known of the runs."""
         print_end(self.console, runner)
 
-    def _table(self) -> RenderableType:
-        runner = self.runner
-        if runner is None:
-            return Text("")
+    def _shown(self) -> RenderableType:
+        """What the terminal shows; called by a thread of its own, while runs end."""
+        return Group(
+            self.table, Text(f"{self.state.format(ago=duration(time.monotonic() - self.begun))} · {self.last}")
+        )
+
+    def _draw(self, runner: "Runner") -> None:
+        began = time.monotonic()
         table = Table(title=runner.study.title, title_justify="left", expand=False)
         for name in ("stage", "protocol", "cell", "runs"):
             table.add_column(name)
@@ -119,10 +141,16 @@ class Screen:
         if hidden:
             lines.append(Text(f"and {counted(hidden, 'more cell')}"))
         left = runner.time_left()
-        ago = duration(time.monotonic() - runner.begun)
         rest = f"about {duration(left)} left" if left is not None else "time left not known yet"
-        lines.append(Text(f"{progress(runner)} {ago} so far, {rest} · {len(training)} at once · {self.last}"))
-        return Group(*lines)
+        self.table = Group(*lines)
+        self.state = f"{progress(runner)} {{ago}} so far, {rest} · {len(training)} at once"
+        self.drawn = time.monotonic()
+        self.cost = self.drawn - began
+
+
+def stopping(running: int) -> str:
+    """What is waited for after a signal."""
+    return f"Stopping: {counted(running, 'run')} {'writes its' if running == 1 else 'write their'} checkpoints."
 
 
 def opening(runner: "Runner") -> str:

@@ -1,6 +1,7 @@
 """A study file, read and checked: every mistake is one sentence."""
 
 import difflib
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,6 +36,8 @@ GUARD_WORDS = frozenset(
 EPOCH, SECONDS, MINIMIZED = "epoch", "seconds", "minimized"
 # A published value that is not legible, or not given.
 NOT_GIVEN = "-"
+# Beginning of the measures that the test samples give.
+TESTED = "test/"
 
 Cell = dict[str, str]
 """Label of each axis."""
@@ -230,9 +233,17 @@ class _Mistake(Exception):
 
 
 class _TextKeys(yaml.SafeLoader):  # type: ignore[misc]
-    """Reads keys as they are written, since `no`, `0.20` and `1` are labels, and refuses a key that is there twice."""
+    """Reads keys as they are written, since `no`, `0.20` and `1` are labels.
+
+    A key that is there twice, or that is a list or a mapping, is refused.
+    """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                start, kind = key.start_mark, "list" if isinstance(key, yaml.SequenceNode) else "mapping"
+                found = " ".join(start.buffer[start.pointer : key.end_mark.pointer].split())
+                raise _Mistake(f"line {start.line + 1} has the {kind} {found} as a key, expected a text; quote it.")
         keys = [key.value for key, _ in node.value]
         for place, key in enumerate(keys):
             if key in keys[:place]:
@@ -278,13 +289,9 @@ class _Reader:
                 raise _Mistake(f"base has no {part}; give its class_path and init_args, as in a run file.")
         protocols = self._protocols()
         stages = self._stages(protocols)
-        for protocol in protocols.values():
-            for stage, cell in protocol.chosen.items():
-                where = f"protocols.{protocol.name}.chosen.{stage}"
-                if stage not in stages or stages[stage].best_of is None:
-                    raise _Mistake(f"{where}: there is no stage of this name with best_of.")
-                self._check_cell(cell, where)
+        self._check_chosen(stages, protocols)
         published_protocol, published = self._published(stages, protocols)
+        self._check_changes(protocols, published)
         needs = self._needs()
         return Study(
             path=self.path,
@@ -299,8 +306,8 @@ class _Reader:
             stages=stages,
             published_protocol=published_protocol,
             published=published,
-            judged=self._judged(published),
-            tolerance=self._tolerance(),
+            judged=self._judged(published, stages),
+            tolerance=self._tolerance(published),
             figures=self._figures(stages),
         )
 
@@ -312,7 +319,7 @@ class _Reader:
             labels = _mapping(labels, f"grid.{axis}")
             if not labels:
                 raise _Mistake(f"grid.{axis} has no label; give one or more.")
-            grid[axis] = {label: self._options(what, f"grid.{axis}.{label}") for label, what in labels.items()}
+            grid[axis] = {label: self._options(what, "grid", axis, label) for label, what in labels.items()}
         return grid
 
     def _protocols(self) -> dict[str, Protocol]:
@@ -327,15 +334,32 @@ class _Reader:
             for measure, word in changes.items():
                 if word not in defects:
                     raise _Mistake(f"{where}.changes.{measure} is {word}, which is not among the defects there.")
-            chosen = self.text.get("protocols", {}).get(name) or {}
+            chosen = {}
+            if entry.get("chosen") is not None:
+                chosen = _mapping(self.text["protocols"][name]["chosen"], f"{where}.chosen")
             protocols[name] = Protocol(
                 name,
                 {word: _text(sentence, f"{where}.defects.{word}") for word, sentence in defects.items()},
                 {measure: str(word) for measure, word in changes.items()},
-                self._options(entry.get("set"), f"{where}.set"),
-                {k: dict(_mapping(v, f"{where}.chosen")) for k, v in (chosen.get("chosen") or {}).items()},
+                self._options(entry.get("set"), "protocols", name, "set"),
+                {stage: dict(_mapping(cell, f"{where}.chosen.{stage}")) for stage, cell in chosen.items()},
             )
         return protocols
+
+    def _check_chosen(self, stages: Mapping[str, Stage], protocols: Mapping[str, Protocol]) -> None:
+        for protocol in protocols.values():
+            for stage, cell in protocol.chosen.items():
+                where = f"protocols.{protocol.name}.chosen.{stage}"
+                if stage not in stages or stages[stage].best_of is None:
+                    raise _Mistake(f"{where}: there is no stage of this name with best_of.")
+                self._check_cell(cell, where)
+
+    def _check_changes(
+        self, protocols: Mapping[str, Protocol], published: Mapping[str, Sequence[PublishedRow]]
+    ) -> None:
+        for protocol in protocols.values():
+            for measure in protocol.changes:
+                _published_measure(measure, published, f"protocols.{protocol.name}.changes")
 
     def _stages(self, protocols: Mapping[str, Protocol]) -> dict[str, Stage]:
         stages: dict[str, Stage] = {}
@@ -372,12 +396,12 @@ class _Reader:
             for evaluation in evaluate:
                 _one_of(evaluation, EVALUATIONS, f"{where}.evaluate")
             by = _text(entry.get("by", "val/acc"), f"{where}.by")
-            if not is_measure(by) or by.startswith("test/"):
+            if not is_measure(by) or by.startswith(TESTED):
                 raise _Mistake(f"{where}.by is {by}, expected a metric of the validation, such as val/acc.")
             stages[name] = Stage(
                 name=name,
                 cells=self._cells(name, entry),
-                set=self._options(entry.get("set"), f"{where}.set"),
+                set=self._options(entry.get("set"), "stages", name, "set"),
                 last_epoch=_one_of(entry.get("result", "best"), ("best", "last epoch"), f"{where}.result") != "best",
                 test=_flag(entry.get("test", False), f"{where}.test"),
                 protocols=names,
@@ -394,7 +418,19 @@ class _Reader:
                 else "each seed",
                 continues=entry.get("continue"),
             )
+            self._check_seeds(stages[name], stages)
         return stages
+
+    def _check_seeds(self, stage: Stage, stages: Mapping[str, Stage]) -> None:
+        """Refuses a stage whose seeds choose a cell each, but have no runs that they could choose it by."""
+        if stage.best_of is None or stage.over != "each seed":
+            return
+        own, others = sorted(stage.seeds), sorted(stages[stage.best_of].seeds)
+        if own != others:
+            raise _Mistake(
+                f"stages.{stage.name} has over: each seed and the seeds {own}, but {stage.best_of}, whose best cells "
+                f"it takes, has the seeds {others}; give both the same seeds, or write over: seeds."
+            )
 
     def _cells(self, name: str, entry: Mapping[str, Any]) -> tuple[Cell, ...]:
         where = f"stages.{name}"
@@ -419,6 +455,11 @@ class _Reader:
             for key in ("study", "protocol", "stage"):
                 if key not in entry:
                     raise _Mistake(f"needs.{word} has no {key}; give it.")
+            if entry["study"] == self.path.stem:
+                raise _Mistake(
+                    f"needs.{word}.study is {entry['study']}, which is this study itself, expected another one; use "
+                    "continue or best_of for a stage of this study."
+                )
             epoch = _one_of(entry.get("epoch", "last"), ("last", "best"), f"needs.{word}.epoch")
             needs[word] = Need(
                 entry["study"],
@@ -467,15 +508,23 @@ class _Reader:
         values = {word: value for word, value in entry.items() if word not in axes and word != EPOCH}
         for word, value in values.items():
             if value != NOT_GIVEN:
-                _number(value, f"{where}, column {word}")
+                _number(value, f"{where}, column {word}", f"; {NOT_GIVEN} where none is legible")
         epoch = entry.get(EPOCH)
         if epoch is not None and not epoch.isdecimal():
             raise _Mistake(
                 f"{where}: the epoch {epoch} is no whole number; the first epoch is 1, 0 is before training."
             )
+        for word, value in values.items():
+            if epoch is not None and word.startswith(TESTED) and value != NOT_GIVEN:
+                raise _Mistake(
+                    f"{where}, column {word} is {value} at epoch {epoch}, but a test is of the result alone; write "
+                    f"{NOT_GIVEN} there, or remove the column epoch."
+                )
         return PublishedRow(cell, int(epoch) if epoch is not None else None, values)
 
-    def _judged(self, published: Mapping[str, Sequence[PublishedRow]]) -> dict[str, tuple[str, ...]]:
+    def _judged(
+        self, published: Mapping[str, Sequence[PublishedRow]], stages: Mapping[str, Stage]
+    ) -> dict[str, tuple[str, ...]]:
         judged = self.content.get("judged") or []
         columns = {stage: list(rows[0].values) if rows else [] for stage, rows in published.items()}
         if isinstance(judged, Mapping):
@@ -484,15 +533,36 @@ class _Reader:
                 for measure in measures:
                     if measure not in columns[stage]:
                         raise _Mistake(f"judged.{stage} names {measure}, of which nothing is published there.")
-            return chosen
-        for measure in _sequence(judged, "judged"):
-            if not any(measure in names for names in columns.values()):
-                raise _Mistake(f"judged names {measure}, of which nothing is published.")
-        return {stage: tuple(name for name in names if name in judged) for stage, names in columns.items()}
+        else:
+            for measure in _sequence(judged, "judged"):
+                if not any(measure in names for names in columns.values()):
+                    raise _Mistake(f"judged names {measure}, of which nothing is published.")
+            chosen = {stage: tuple(name for name in names if name in judged) for stage, names in columns.items()}
+        for stage, measures in chosen.items():
+            for measure in measures:
+                if measure.startswith(TESTED):
+                    self._check_tested(measure, stages[stage], published[stage])
+        return chosen
 
-    def _tolerance(self) -> dict[str, float]:
+    def _check_tested(self, measure: str, stage: Stage, rows: Sequence[PublishedRow]) -> None:
+        """Refuses a judged measure of the test samples that a stage never has."""
+        if not stage.test:
+            raise _Mistake(
+                f"judged names {measure}, which is published of the stage {stage.name}, but that is not tested; give "
+                f"stages.{stage.name} test: true, or do not judge {measure} there."
+            )
+        if any(row.epoch is not None for row in rows):
+            raise _Mistake(
+                f"judged names {measure}, but published.{stage.name} has the column epoch, and a test is of the result "
+                f"alone; do not judge {measure} there, or remove the column epoch."
+            )
+
+    def _tolerance(self, published: Mapping[str, Sequence[PublishedRow]]) -> dict[str, float]:
         given = self.content.get("tolerance", 1.0)
         by_measure = dict(given) if isinstance(given, Mapping) else {"": given}
+        for measure in by_measure:
+            if measure:  # the empty name holds the tolerance of all others
+                _published_measure(measure, published, "tolerance")
         tolerance = {name: _number(value, "tolerance") for name, value in by_measure.items()}
         if any(value <= 0 for value in tolerance.values()):
             raise _Mistake("tolerance is not above 0.")
@@ -521,21 +591,22 @@ class _Reader:
                 raise _Mistake(f"{where}: {axis} is no axis of grid.")
             _one_of(label, tuple(self.grid[axis]), f"{where}, {axis}")
 
-    def _options(self, content: Any, where: str) -> dict[str, Any]:
+    def _options(self, content: Any, *place: str) -> dict[str, Any]:
+        where = ".".join(place)
         options = _mapping(content or {}, where)
         for name, value in options.items():
             if "," in name or " " in name:
                 raise _Mistake(f"{where}: {name!r} is no name of an option; a text with a comma needs quotes.")
-            if value is None and self._is_bare(where, name):
+            if value is None and self._is_bare(*place, name):
                 raise _Mistake(f"{where}.{name} has no value; write null to unset the option.")
         return options
 
-    def _is_bare(self, where: str, name: str) -> bool:
+    def _is_bare(self, *place: str) -> bool:
         """Whether a key has nothing after it, where `null` is not written either."""
         node: Any = self.text
-        for part in where.split("."):
-            node = node.get(part) if isinstance(node, Mapping) else None
-        return isinstance(node, Mapping) and node.get(name) == ""
+        for key in place:
+            node = node.get(key) if isinstance(node, Mapping) else None
+        return bool(node == "")
 
     def _seeds(self, given: Any, where: str) -> tuple[int, ...]:
         seeds = _sequence(given if given is not None else [0, 1, 2, 3, 4], where)
@@ -580,12 +651,23 @@ def _flag(content: Any, where: str) -> bool:
     return content
 
 
-def _number(content: Any, where: str) -> float:
+def _number(content: Any, where: str, hint: str = "") -> float:
     convert: Callable[[Any], float] = float
     try:
-        return convert(content)
-    except (TypeError, ValueError):
-        raise _Mistake(f"{where} is {content!r}, expected a number; {NOT_GIVEN} where none is legible.") from None
+        number = convert(content)
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not math.isfinite(number):
+        raise _Mistake(f"{where} is {content!r}, expected a finite number{hint}.")
+    return number
+
+
+def _published_measure(measure: str, published: Mapping[str, Sequence[PublishedRow]], where: str) -> None:
+    known = list(dict.fromkeys(name for rows in published.values() for row in rows for name in row.values))
+    if measure not in known:
+        close = difflib.get_close_matches(measure, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"published: {', '.join(known) or 'nothing'}."
+        raise _Mistake(f"{where} names {measure}, of which nothing is published; {hint}")
 
 
 def _one_of(content: Any, known: Sequence[str], where: str) -> str:

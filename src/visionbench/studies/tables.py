@@ -106,8 +106,9 @@ def cells_of(plan: Plan, rows: Mapping[str, Row], protocol: str, stage: Stage) -
         stage: Stage.
     """
     cells: dict[tuple[tuple[str, str], ...], CellRuns] = {}
+    is_chosen = stage.name in plan.study.protocols[protocol].chosen
     for use, run in plan.using(protocol, stage.name):
-        cell = {} if stage.best_of is not None and stage.over == "each seed" else _cell(use)
+        cell = {} if stage.best_of is not None and stage.over == "each seed" and not is_chosen else _cell(use)
         runs = cells.setdefault(tuple(cell.items()), CellRuns(protocol, stage.name, cell))
         runs.planned[use.seed] = runs.planned.get(use.seed, 0) + 1
         if run.id in rows:
@@ -131,7 +132,33 @@ def measure_study(plan: Plan, rows: Mapping[str, Row]) -> list[Measured]:
                     entry for cell in cells if (entry := _measured(study, stage, cell, measure, epoch)) is not None
                 ]
                 measured += list(_with_verdicts(study, found))
+        measured += _without_runs(study, stage, measured)
     return measured
+
+
+def _without_runs(study: Study, stage: Stage, measured: Sequence[Measured]) -> Iterator[Measured]:
+    """The judged values of a stage that nothing was measured beside, such as those of a cell that was not chosen."""
+    known = [entry for entry in measured if entry.judged and entry.stage == stage.name]
+    for row in study.published.get(stage.name, ()):
+        for measure in study.judged.get(stage.name, ()):
+            published = row.values.get(measure, NOT_GIVEN)
+            if published == NOT_GIVEN or row.epoch == 0:
+                continue
+            if any(
+                (entry.measure, entry.epoch) == (measure, row.epoch)
+                and all(entry.cell.get(axis) == label for axis, label in row.cell.items())
+                for entry in known
+            ):
+                continue
+            entry = Measured(
+                *(study.published_protocol, stage.name, dict(row.cell), row.epoch, measure, {}, ()),
+                asked=len(stage.seeds),
+                published=published,
+                compared=True,
+                judged=True,
+            )
+            verdict = judge(published, [], None, study.tolerance_of(measure), asked_seeds=entry.asked)
+            yield replace(entry, verdict=replace(verdict, sentence="incomplete: no run of this cell is planned by now"))
 
 
 def measures_of(study: Study, stage: Stage) -> list[str]:
@@ -209,6 +236,8 @@ def _with_verdicts(study: Study, entries: Sequence[Measured]) -> Iterator[Measur
                 defect=defect,
                 defect_sentence=protocol.defects.get(defect) if defect is not None else None,
             )
+            if not entry.values and sum(row.is_finished for row in entry.rows) >= entry.asked:
+                verdict = replace(verdict, sentence=f"incomplete: no run has {entry.measure}")
         yield replace(entry, spread=spread, verdict=verdict)
 
 
