@@ -233,19 +233,24 @@ def test_failed_and_diverged_runs_have_no_score_and_do_not_win(tmp_path):
     assert re.search(r"candidates / 16 / val/acc: incomplete", done.stdout)
 
 
-def test_ctrl_c_lets_runs_write_their_checkpoints(tmp_path):
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_lets_runs_write_their_checkpoints(number, status, tmp_path):
     write_study(
         tmp_path, TEXT.replace("max_epochs: 2}", "max_epochs: 4000}").replace("max_epochs: 4}", "max_epochs: 4001}")
     )
-    runner = subprocess.Popen([*COMMAND, "run", "two-widths"], cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    command = [*COMMAND, "run", "two-widths"]
+    runner = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     runs = tmp_path / "lightning_logs/studies/two-widths/runs"
     for _ in range(600):
         if len(list(runs.glob("*/checkpoints/last.ckpt"))) == 2:
             break
         time.sleep(0.1)
-    runner.send_signal(signal.SIGINT)
-    assert "the same command resumes the study" in runner.communicate()[0]
-    assert runner.returncode == 130
+    runner.send_signal(number)
+    printed, errors = runner.communicate()
+    assert "Stopping: 2 runs write their checkpoints." in printed
+    assert "the same command resumes the study" in printed
+    assert "Traceback" not in errors
+    assert runner.returncode == status
     assert [path for path in runs.glob("*/run.json") if '"interrupted"' in path.read_text()]
 
 
