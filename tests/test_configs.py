@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from visionbench import data
+from visionbench.data.rows import EncodedRows
 
 pytestmark = pytest.mark.fast
 
@@ -20,7 +21,7 @@ DATA_SETS = [
     for name in data.__all__
     if issubclass(kind := getattr(data, name), data.VisionDataModule) and not inspect.isabstract(kind)
 ]
-TABLES = [name for name in DATA_SETS if issubclass(getattr(data, name), data.Table)]
+TABLES = [name for name in DATA_SETS if issubclass(getattr(data, name), EncodedRows)]
 
 
 def stem(value):

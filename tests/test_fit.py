@@ -115,7 +115,7 @@ def test_the_report_has_the_documented_keys_and_no_nan(fitted):
         *("data_digest", "parameters", "trainable", "epochs", "best_epoch", "seconds", "metrics", "weights_digest"),
         *("nondeterministic", "resumed", "start", "status", "world_size", "item", "objective", "cpu_seconds"),
         *("counts", "findings", "identity", "test_openings", "opening", "split_digests"),
-        *("copies_of_training", "result"),
+        *("copies_of_training", "result", "processor"),
     }
     assert content["status"] == "finished"
     assert content["objective"] == {"metric": "val/loss", "mode": "min"}
