@@ -93,7 +93,7 @@ def _run(args: Sequence[str]) -> int:
         "--save", action="store_true", help="Whether rows and verdicts are kept in docs/results/STUDY too."
     )
     parser.add_argument(
-        "--accept_code", action="store_true", help="Whether runs that were made by other code than today's count."
+        "--accept_code", action="store_true", help="Whether runs that were made by other code or on other data count."
     )
     parser.add_argument(
         "--keep_checkpoints",
