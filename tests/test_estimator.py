@@ -36,11 +36,9 @@ SMALL = {"model.widths": [16], "model.optimizer.lr": 0.02, "trainer.precision": 
 
 # Checks of scikit-learn that cannot pass, with the reasons.
 EXPECTED_TO_FAIL: dict[str, str] = {}
-# The others take less than two seconds each.
-LONG = {"check_classifiers_train", "check_classifiers_classes", "check_classifier_data_not_an_array"}
 CHECKED = VisionClassifier(batch_size=16, options={"model.widths": [16], "trainer.precision": "32-true"})
 CHECKS = [
-    pytest.param(check, id=f"{number}-{check.func.__name__}", marks=[pytest.mark.slow] * (check.func.__name__ in LONG))
+    pytest.param(check, id=f"{number}-{check.func.__name__}", marks=pytest.mark.slow)  # each trains several times
     for number, (_, check) in enumerate(estimator_checks_generator(CHECKED))
 ]
 
