@@ -2,7 +2,7 @@
 
 EXAMPLE = """\
 # visionbench study run configs/studies/NAME.yaml
-# A study repeats a published table. Change this example line by line; it runs as it is, in about a minute on two cores.
+# A study repeats a published table. Change this example line by line; it runs as it is, in one to three minutes.
 
 title: Width and dropout of a small MLP on scikit-learn's digits
 source: Course, lab, date and question of the report that is repeated
