@@ -221,7 +221,10 @@ def balanced_accuracy(''',
         ),
     ],
     "docs/metrics.md": [
-        ("|---|\n", "|---|\n| `error_rate` | min | confusion matrix | share of wrong predictions |\n"),
+        (
+            "\n| `acc` |",
+            "\n| `error_rate` | min | confusion matrix | share of wrong predictions |\n| `acc` |",
+        ),
     ],
     "tests/evaluation/test_metrics.py": [
         ("expected = {\n", 'expected = {\n"error_rate": sklearn_metrics.zero_one_loss(labels, predicted),\n'),
