@@ -1,5 +1,10 @@
 """The one exception that is a message to the user."""
 
+import errno
+
+# The disk's fault, not the program's: full, over its quota, read-only, or broken.
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
+
 
 class UserError(Exception):
     """Something the user can mend: the command, the configuration, or missing data.
@@ -45,3 +50,11 @@ def root_cause(error: BaseException) -> BaseException:
     while (cause := error.__cause__ or error.__context__) is not None:
         error = cause
     return error
+
+
+def is_disk_error(error: BaseException) -> bool:
+    """Whether the disk is why an exception was raised: it is full, over its quota, read-only, or broken."""
+    found: BaseException | None = error
+    while found is not None and not (isinstance(found, OSError) and found.errno in DISK_ERRORS):
+        found = found.__cause__ or found.__context__
+    return found is not None

@@ -100,7 +100,7 @@ def test_a_folder_that_cannot_be_written_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/results cannot be written \(Not a directory\); make it writable"):
         record(load(), tmp_path / "file" / "results")
-    with pytest.raises(UserError, match=r"runs\.csv cannot be written \(File exists\); the finished runs are kept"):
+    with pytest.raises(UserError, match=r"runs\.csv cannot be written \(File exists\)\. Free space"):
         write_rows(tmp_path / "file" / "runs.csv", [])
 
 
@@ -222,8 +222,22 @@ def test_another_study_file_with_a_mistake_stops_no_study():
     study = load(SELECTING)
     study.path.with_name("draft.yaml").write_text("title: T\nneeds: {}\n")
     runner = Runner(study, Options())
-    assert runner.options.keep_checkpoints
+    assert runner.keeps_all
     assert any("draft.yaml" in note for note in runner.notes)
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+def test_checkpoints_that_were_to_be_kept_are_kept_by_a_later_run_too(keeps):
+    study = load()
+    save(study, {"8": 70.5, "16": 80.0})
+    first = Runner(study, Options())
+    folders = [first.store.run(run.id).checkpoints for run in first.every_run()]
+    for folder in folders:
+        folder.mkdir(parents=True)
+    Runner(study, Options(keep_checkpoints=keeps)).run()
+    later = Runner(study, Options())
+    later._trim()
+    assert [folder.exists() for folder in folders] == [keeps] * len(folders)
 
 
 def test_a_run_gets_one_of_the_gpus_that_are_visible():

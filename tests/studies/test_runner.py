@@ -202,6 +202,30 @@ def test_a_fresh_clone_trains_only_what_is_missing(undisturbed, tmp_path):
     assert table(tmp_path) == table(undisturbed)
 
 
+def test_a_full_disk_stops_the_study_in_a_sentence_and_loses_nothing(undisturbed, tmp_path):
+    write_study(tmp_path)
+    place = tmp_path / "lightning_logs"
+    place.mkdir()
+
+    def mount(options):
+        return subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)], capture_output=True
+        ).returncode
+
+    if shutil.which("mount") is None or mount("size=2m"):
+        pytest.skip("a small file system can be mounted by root alone")
+    try:
+        full = study(tmp_path, "run", "two-widths", check=False)
+        assert full.returncode == 1, full.stdout + full.stderr
+        assert "Traceback" not in full.stderr
+        assert re.search(r"(?m)^visionbench: error: .*Free space there.* run the same command again", full.stderr)
+        assert mount("remount,size=100m") == 0
+        study(tmp_path, "run", "two-widths")
+        assert table(tmp_path) == table(undisturbed)
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
 def test_failed_and_diverged_runs_have_no_score_and_do_not_win(tmp_path):
     text = TEXT.replace("16: {model.widths: [16]}", "16: {model: failing.FailsLate}")
     text = text.replace("width: {8:", "width: {nan: {model: failing.Diverges}, 8:")

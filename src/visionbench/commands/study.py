@@ -98,7 +98,7 @@ def _run(args: Sequence[str]) -> int:
     parser.add_argument(
         "--keep_checkpoints",
         action="store_true",
-        help="Whether all checkpoints are kept; by default those that a later run or a figure needs.",
+        help="Whether all checkpoints are kept, from now on; by default those that a later run or a figure needs.",
     )
     options = parser.parse_args(args)
     if options.workers is not None and options.workers < 1:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from visionbench.errors import RunFailed, Stopped, UserError
+from visionbench.errors import RunFailed, Stopped, UserError, is_disk_error
 from visionbench.runs.folder import RunFolder
 from visionbench.studies.results import row_of
 from visionbench.text import one_line
 
 # Exit status of a process whose run another process is training.
 ELSEWHERE = 75
+# Exit status of a process that could not write its run, since the disk is full or fails.
+DISK = 74
 LOG_FILE = "log.txt"
 
 
@@ -65,20 +67,22 @@ def run_job(job: Job) -> int:
         job: Run.
 
     Returns:
-        The exit status: 0 for a finished run, 1 for a failed or diverged one, `ELSEWHERE`, or 128 and the number of the
-        signal that interrupted the run.
+        The exit status: 0 for a finished run, 1 for a failed or diverged one, `ELSEWHERE`, `DISK`, or 128 plus the
+        number of the signal that interrupted the run.
     """
-    lock = FileLock(job.lock, timeout=0)
     try:
-        lock.acquire()
+        with FileLock(job.lock, timeout=0):
+            with _output_to(job.log):
+                status = _train(job)
+            if Path(job.folder).is_dir():
+                _append(job.log, Path(job.folder) / LOG_FILE)
+            return status
     except Timeout:
         return ELSEWHERE
-    with _output_to(job.log):
-        status = _train(job)
-    if Path(job.folder).is_dir():
-        _append(job.log, Path(job.folder) / LOG_FILE)
-    lock.release()
-    return status
+    except OSError as error:
+        if is_disk_error(error):
+            return DISK
+        raise
 
 
 def _train(job: Job) -> int:
@@ -96,10 +100,14 @@ def _train(job: Job) -> int:
     except KeyboardInterrupt:
         return 130
     except UserError as error:  # refused, or failed for a reason outside the run
+        if is_disk_error(error):
+            return DISK
         print(f"{'failed' if isinstance(error, RunFailed) else 'refused'}: {error}", flush=True)
         _record_failure(run, one_line(error))
         return 1
     except BaseException as error:
+        if is_disk_error(error):
+            return DISK
         # A run that fails by a mistake in code is a result of the study too, with its traceback in its log, and no
         # score; the study itself goes on.
         traceback.print_exc()

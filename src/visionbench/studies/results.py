@@ -13,7 +13,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 
 import numpy as np
 
-from visionbench.errors import UserError
+from visionbench.errors import RunFailed, UserError, is_disk_error
 from visionbench.evaluation.measures import confusion
 from visionbench.files import write_whole
 from visionbench.runs.folder import RunFolder
@@ -139,7 +139,7 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
         rows: Rows, in the order that they are written in.
 
     Raises:
-        UserError: The file cannot be written.
+        UserError: The file cannot be written; `RunFailed` where the disk is full or fails.
     """
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -150,7 +150,11 @@ def write_rows(path: Path, rows: Iterable[Row]) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_whole(path, text.getvalue().encode())
     except OSError as error:
-        raise UserError(f"{path} cannot be written ({error.strerror or error}); the finished runs are kept.") from error
+        refusal = RunFailed if is_disk_error(error) else UserError
+        raise refusal(
+            f"{path} cannot be written ({error.strerror or error}). Free space there or make it writable, and run the "
+            "same command again: finished runs are kept."
+        ) from error
 
 
 def read_rows(path: Path) -> list[Row]:

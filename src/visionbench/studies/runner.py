@@ -17,12 +17,12 @@ from typing import Any, Protocol
 import yaml
 from filelock import FileLock
 
-from visionbench.errors import RunFailed, Stopped, UserError
+from visionbench.errors import RunFailed, Stopped, UserError, is_disk_error
 from visionbench.files import set_aside, write_whole
 from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import package_digest
 from visionbench.studies.expand import Plan, PlannedRun, Source, Use, plan, runs_folder
-from visionbench.studies.jobs import ELSEWHERE, Job
+from visionbench.studies.jobs import DISK, ELSEWHERE, Job
 from visionbench.studies.judgment import changed_since, record, recorded
 from visionbench.studies.results import Row, read_rows, row_of, write_rows
 from visionbench.studies.spec import Study, load_study
@@ -33,6 +33,8 @@ STUDIES = Path("lightning_logs/studies")
 SAVED = Path("docs/results")
 RESULTS_FILE = "results.csv"
 SAVED_FILE = "runs.csv"
+# An empty file in the folder of a study whose checkpoints are all kept, in every later run of it too.
+KEEP_FILE = ".keep_checkpoints"
 # Options of a run that may be given to a study, since they change no number.
 FREE_OPTIONS = ("data.source", "data.root", "data.offline", "data.memory_budget", "data.workers", "trainer.accelerator")
 # A run whose process is killed is started again this often: most often there was too little memory.
@@ -140,6 +142,7 @@ class Runner:
         self.kills: dict[str, int] = {}
         self.elsewhere: dict[str, float] = {}
         self.trimmed: set[str] = set()
+        self.keeps_all = False
         self.retrained: dict[str, Row] = {}
         self.lost: set[str] = set()
         self.unfinished: dict[str, Row] = {}
@@ -251,13 +254,23 @@ class Runner:
         """
         if self.watcher is not None:
             self.watcher.begin(self)
-        record(self.study, *([self.saved] if self.options.save else []), self.store.folder)
         try:
-            if self.missing():
-                self._train()
-        finally:
-            self._stop_watching()
-            self.write()
+            record(self.study, *([self.saved] if self.options.save else []), self.store.folder)
+            if self.options.keep_checkpoints:
+                (self.store.folder / KEEP_FILE).touch()
+            try:
+                if self.missing():
+                    self._train()
+            finally:
+                self._stop_watching()
+                self.write()
+        except OSError as error:
+            if not is_disk_error(error):
+                raise
+            raise RunFailed(
+                f"The study could not be written ({error}). Free space there, and run the same command again: "
+                "finished runs are kept."
+            ) from error
         if self.watcher is not None:
             self.watcher.end(self)
         return self.is_complete()
@@ -391,6 +404,11 @@ class Runner:
 
     def _ended(self, run: PlannedRun, status: int) -> None:
         store = self.stores[run.study.id]
+        if status == DISK:
+            raise RunFailed(
+                f"The run {run.id} could not be written, since the disk of {store.folder} is full or fails. Free space "
+                "there, and run the same command again: finished runs are kept."
+            )
         if status == ELSEWHERE:
             self.elsewhere[run.id] = time.monotonic() + PATIENCE
             return
@@ -399,9 +417,9 @@ class Runner:
         if row is None:
             self.kills[run.id] = self.kills.get(run.id, 0) + 1
             if self.kills[run.id] < KILLS:
-                self._tell(run, None, f"its process was killed (status {status}); it is resumed")
+                self._tell(run, None, f"its process ended (status {status}); it is resumed")
                 return
-            row = self._failed(run, f"its process was killed {KILLS} times (status {status}); is there enough memory?")
+            row = self._failed(run, f"its process ended {KILLS} times (status {status}); is there enough memory?")
         if not row.is_finished and self.attempts.get(run.id, 1) < ATTEMPTS:
             self.attempts[run.id] = self.attempts.get(run.id, 1) + 1
             self._tell(run, row, f"{row.status}, is tried once more: {row.error}")
@@ -439,7 +457,7 @@ class Runner:
 
     def _trim(self) -> None:
         """Removes checkpoints that nothing needs any more; they are the bulk of a study."""
-        if self.options.keep_checkpoints:
+        if self.keeps_all or (self.store.folder / KEEP_FILE).exists():
             return
         wanted = {
             (source.study, source.run)
@@ -468,7 +486,7 @@ class Runner:
             try:
                 needs = load_study(path).needs.values()
             except UserError as error:  # that file is not asked for; what it needs is not known
-                self.options = with_changes(self.options, keep_checkpoints=True)
+                self.keeps_all = True
                 self._note(f"All checkpoints are kept, since another study may need them: {error}")
                 continue
             for need in needs:

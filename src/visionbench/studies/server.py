@@ -112,7 +112,6 @@ class _Server:
                 os.close(descriptor)
             status = run_job(job)
         finally:
-            sys.stdout.flush()
             os._exit(status)
 
     def _interrupt(self) -> None:

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import errno
 import functools
 import os
 import shlex
@@ -26,7 +25,7 @@ from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from visionbench import guards
-from visionbench.errors import MetricFailed, RunFailed, Stopped, UserError
+from visionbench.errors import MetricFailed, RunFailed, Stopped, UserError, is_disk_error
 from visionbench.evaluation.metrics import Evaluator, expand
 from visionbench.evaluation.predictions import EVALUATIONS, Predictions, save_predictions
 from visionbench.guards import (
@@ -81,9 +80,6 @@ from visionbench.training.library_warnings import reported_warnings
 from visionbench.training.result import RunResult
 from visionbench.training.settings import Settings
 from visionbench.training.summary import opening_lines, parameter_count
-
-# The disk's fault, not the program's.
-DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
 
 NOT_BEFORE = (
     "The run was started without evaluate before, and is resumed past its start, so that the untrained model is not "
@@ -195,7 +191,7 @@ class Session:
             return self._interrupted(end.status if isinstance(end, Stopped) else 130)
         except BaseException as error:
             self._write_ending(self._unfinished("failed"), error)
-            if not isinstance(error, OSError) or error.errno not in DISK_ERRORS:
+            if not isinstance(error, OSError) or not is_disk_error(error):
                 raise
             raise RunFailed(f"The run could not be written ({error}); {self._after_making_room()}.") from error
         finally:
@@ -754,7 +750,7 @@ class Session:
         try:
             self._write_metadata(result, error, divergence)
         except OSError as failure:
-            if result.status == "finished" or failure.errno not in DISK_ERRORS:
+            if result.status == "finished" or not is_disk_error(failure):
                 raise
             self.say(f"The ending of the run could not be recorded ({failure}).")
 
