@@ -17,8 +17,10 @@ from visionbench.text import counted, duration
 if TYPE_CHECKING:
     from visionbench.studies.runner import Runner
 
-# Rows of the live table; those of cells that are being trained come first.
+# Rows of the live table on a high terminal; those of cells that are being trained come first.
 MAX_ROWS = 24
+# Lines of a terminal that the rows leave to the title, the heading, the frame, the state and the prompt.
+OTHER_LINES = 10
 # Largest share of the time in which the table is made again: with a thousand runs, that takes a fifth of a second.
 DRAWING_SHARE = 0.1
 
@@ -114,9 +116,8 @@ class Screen:
 
     def _shown(self) -> RenderableType:
         """What the terminal shows; called by a thread of its own, while runs end."""
-        return Group(
-            self.table, Text(f"{self.state.format(ago=duration(time.monotonic() - self.begun))} · {self.last}")
-        )
+        state = self.state.format(ago=duration(time.monotonic() - self.begun))
+        return Group(Text(f"{state} · {self.last}"), self.table)  # in this order: a low terminal cuts the end off
 
     def _draw(self, runner: "Runner") -> None:
         began = time.monotonic()
@@ -133,8 +134,9 @@ class Screen:
                 }
                 for cell in cells_of(runner.plan, runner.store.rows, protocol, stage):
                     entries.append((tuple(cell.cell.items()) not in used, cell, measures_of(runner.study, stage)[0]))
-        hidden = max(0, len(entries) - MAX_ROWS)
-        shown = sorted(entries, key=lambda entry: entry[0])[:MAX_ROWS] if hidden else entries
+        room = max(1, min(MAX_ROWS, self.console.height - OTHER_LINES))
+        hidden = max(0, len(entries) - room)
+        shown = sorted(entries, key=lambda entry: entry[0])[:room] if hidden else entries
         for idle, cell, measure in shown:
             table.add_row(*_cell_line(cell, measure), style="" if idle else "bold")
         lines: list[RenderableType] = [table]
