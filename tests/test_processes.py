@@ -31,13 +31,13 @@ LINE = "fit --model MLP --model.widths [8] --data Digits --trainer.max_epochs 1 
     ids=["nothing", "torchrun of one", "a rank alone", "empty"],
 )
 def test_a_process_by_itself_is_the_first(variables):
-    assert World.detect(variables) == World(rank=0, run_folder=None, under_slurm=False)
+    assert World.detect(variables) == World(rank=0, run_folder=None)
     assert World.detect(variables).is_first
 
 
 @pytest.mark.parametrize("variables", [BATCH_JOB, {**BATCH_JOB, "SLURM_STEP_NUM_TASKS": "1"}])
-def test_a_process_in_a_batch_job_is_the_first_and_knows_of_the_job(variables):
-    assert World.detect(variables) == World(rank=0, run_folder=None, under_slurm=True)
+def test_a_process_in_a_batch_job_is_the_first(variables):
+    assert World.detect(variables) == World(rank=0, run_folder=None)
 
 
 @pytest.mark.parametrize("rank", [0, 1])

@@ -1,7 +1,13 @@
 """Image-classification studies in PyTorch Lightning: right, exact, fast, and shown."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+import sys
+
+# `python -m` puts the working directory first, where a random.py would hide Python's own; `cli` puts it last.
+if sys.argv[:1] == ["-m"] and sys.orig_argv[1:3] == ["-m", "visionbench"] and not sys.flags.safe_path:
+    sys.path.append(sys.path.pop(0))
+
+import importlib  # noqa: E402
+from typing import TYPE_CHECKING, Any  # noqa: E402
 
 if TYPE_CHECKING:
     from visionbench.api import fit, load_data, open_run

@@ -5,10 +5,10 @@ import importlib
 import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 from visionbench.errors import UserError
+from visionbench.surroundings import OutputFailed, own_surroundings
 
 
 class Command(NamedTuple):
@@ -115,19 +115,11 @@ def main(args: Sequence[str] | None = None) -> int:
         when interrupted, 141 when the reader of the output has gone.
     """
     try:
-        status = _run(list(sys.argv[1:] if args is None else args))
-        sys.stdout.flush()  # here, where a reader that has gone can be noticed
-        return status
-    except UserError as error:
+        with own_surroundings():
+            return _main(list(sys.argv[1:] if args is None else args))
+    except UserError as error:  # the surroundings are no place for a command
         print(f"visionbench: error: {error}", file=sys.stderr)
         return error.status
-    except KeyboardInterrupt:
-        print("visionbench: interrupted", file=sys.stderr)
-        return 130
-    except BrokenPipeError:  # as of `visionbench ... | head`
-        # The rest of the output is discarded, or Python would print an error when the process ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return NO_READER
 
 
 def usage() -> str:
@@ -138,13 +130,34 @@ def usage() -> str:
     return "\n".join(["usage: visionbench COMMAND [options]", "", *lines, "", NOTES])
 
 
+def _main(words: list[str]) -> int:
+    try:
+        status = _run(words)
+        sys.stdout.flush()  # here, where a reader that has gone can be noticed
+        return status
+    except UserError as error:
+        print(f"visionbench: error: {error}", file=sys.stderr)
+        if isinstance(error, OutputFailed):
+            _discard_output()
+        return error.status
+    except KeyboardInterrupt:
+        print("visionbench: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # as of `visionbench ... | head`
+        _discard_output()
+        return NO_READER
+
+
+def _discard_output() -> None:
+    """Discards the rest of the output, or Python would print an error when the process ends."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0 if words else 2
     name, *args = words
-    if str(Path.cwd()) not in sys.path:  # `python -m` puts the working directory there, the console script does not
-        sys.path.insert(0, str(Path.cwd()))
     command = _find(name)
     module, _, function = command.module.partition(":")
     run: Callable[..., int] = getattr(importlib.import_module(module), function or "run")

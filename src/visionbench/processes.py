@@ -28,12 +28,10 @@ class World:
     Attributes:
         rank: Number of this process in the group, from 0.
         run_folder: Run folder that the first process claimed; `None` in the first process.
-        under_slurm: Whether the variables of a SLURM job are set although SLURM did not start this process.
     """
 
     rank: int
     run_folder: Path | None = None
-    under_slurm: bool = False
 
     @property
     def is_first(self) -> bool:
@@ -59,7 +57,7 @@ class World:
                     f"{program} started this process as one of {size} ({name} is {size}), but visionbench starts the "
                     "processes of a run itself; start one process and give --trainer.devices N."
                 )
-        return cls(rank=0, under_slurm="SLURM_NTASKS" in variables)
+        return cls(rank=0)
 
 
 def _number(variables: Mapping[str, str], name: str) -> int:

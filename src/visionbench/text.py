@@ -16,9 +16,9 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def counted(count: int, item: str) -> str:
-    """A number of things: 1 image, 1,200 images."""
-    return f"{count:,} {item}{'s' * (count != 1)}"
+def counted(count: int, item: str, items: str | None = None) -> str:
+    """A number of things: 1 image, 1,200 images; `items` is the plural where it does not end in a mere s."""
+    return f"{count:,} {item if count == 1 else items if items is not None else f'{item}s'}"
 
 
 def one_line(error: BaseException) -> str:

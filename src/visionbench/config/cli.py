@@ -18,6 +18,7 @@ from visionbench.classes import class_of
 from visionbench.config.class_changes import check_carried
 from visionbench.config.parser import Parser
 from visionbench.config.patches import watched_parsing
+from visionbench.config.run_files import check_files
 from visionbench.config.values import check_values
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError, first_user_error, root_cause
@@ -70,6 +71,7 @@ def settings_from(
     Raises:
         UserError: An option, a file or a value is refused.
     """
+    check_files(args)
     words = _classes_first(_without_older_form(args))
     for part, made in (("model", model), ("data", data)):
         if made is not None and any(
@@ -333,15 +335,18 @@ class _SettingsCLI(LightningCLI):
         check_values(self.config)
         self.notes.extend(check_carried(self.words, self.config))
         seed = self.config.seed_everything
-        if isinstance(seed, bool) or not 0 <= seed < 2**32:
+        if seed is None or isinstance(seed, bool) or not 0 <= seed < 2**32:
+            shown = "null" if seed is None else str(seed).lower()
             raise UserError(
-                f"seed_everything is {str(seed).lower()}, expected an integer from 0 to 4294967295, so that the run "
+                f"seed_everything is {shown}, expected an integer from 0 to 4294967295, so that the run "
                 "can be repeated."
             )
         if not 0 <= self.config.threads <= MAX_THREADS:
             raise UserError(
                 f"threads is {self.config.threads}, expected 1 to {MAX_THREADS}, or 0 to choose by the model."
             )
+        if any(channel < 0 for channel in self.config.figure_channels):
+            raise UserError(f"figure_channels is {self.config.figure_channels}, expected numbers of channels from 0.")
         check_names(GUARDS, self.config.allow)
 
     def before_instantiate_classes(self) -> None:
@@ -395,7 +400,7 @@ class _SettingsCLI(LightningCLI):
             if (refusal := first_user_error(error)) is not None:
                 raise refusal from None
             cause = root_cause(error)
-            if isinstance(cause, ValueError):
+            if isinstance(cause, ValueError | ImportError):  # of a logger or a callback whose package is not installed
                 raise UserError(f"Data and model cannot be made from these settings: {one_line(cause)}") from error
             raise
         self.datamodule = self.made_data if self.made_data is not None else self.config_init.data

@@ -9,7 +9,8 @@ from typing import Any
 import yaml
 
 from visionbench import data, models
-from visionbench.config.messages import missing_file, unknown_class
+from visionbench.config.messages import unknown_class
+from visionbench.config.run_files import check_files, is_settings
 from visionbench.data import DATA_SETS
 from visionbench.errors import UserError
 from visionbench.models import MODELS
@@ -23,7 +24,7 @@ KNOWN: dict[str, tuple[Collection[str], Collection[str]]] = {
 
 
 def check_names(args: Sequence[str]) -> None:
-    """Refuses a config file that does not exist, and a model or data set that is not of this package.
+    """Refuses files of settings that cannot be read, and a model or data set that is not of this package.
 
     The short name of a class of the user's own is known once its module is imported. Names are therefore checked only
     where no module is named and none has been imported; every other mistake is left to the parser.
@@ -32,15 +33,10 @@ def check_names(args: Sequence[str]) -> None:
         args: Options of `visionbench fit`.
 
     Raises:
-        UserError: A file or a class does not exist.
+        UserError: A file cannot be read, or a class does not exist.
     """
-    configs = []
-    for file in _values(args, "config"):
-        if "{" in file or ": " in file or "\n" in file:  # a configuration itself
-            continue
-        if not Path(file).exists():
-            raise UserError(missing_file("config", file))
-        configs.append(_content(Path(file)))
+    check_files(args)
+    configs = [_content(Path(file)) for file in _values(args, "config") if not is_settings(file)]
     if "visionbench.models.base" in sys.modules:  # which the module of a user's own class imports
         return
     named = [(key, name) for config in configs for key in KNOWN if (name := _class_name(config.get(key))) is not None]
@@ -62,9 +58,9 @@ def _values(args: Sequence[str], option: str) -> Iterator[str]:
 
 
 def _content(path: Path) -> dict[str, Any]:
-    """Content of a config file; empty where it cannot be read, which the parser refuses in better words."""
+    """Content of a config file; empty where the parser has better words for what is wrong."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}

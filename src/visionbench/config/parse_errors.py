@@ -36,6 +36,11 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
         options: Options of the parser.
     """
     if match := re.match(r"unrecognized arguments: (\S+)", message):
+        if not match[1].startswith("-"):
+            return (
+                f"{match[1]} belongs to no option; write several values as a list, '[..., {match[1]}]', and give a file "
+                "of settings with --config."
+            )
         return unknown_option(match[1].split("=")[0], options, _elsewhere(options))
     if match := re.match(r"Group '(.+)' does not accept option '(.+)'", message):
         return unknown_option(f"--{match[1]}.{match[2]}", options, _elsewhere(options))
@@ -77,7 +82,10 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
     if key and keys[-1] in BASES and value:
         return f"{key}: found {value[1]}, expected the name of a class{_known(keys[-1], value[1])}"
     if key and expected and value:
-        return f"{key}: found {value[1]}, expected {' or '.join(dict.fromkeys(map(_type_name, expected)))}."
+        found = "null" if value[1] == "None" else value[1]
+        names = list(dict.fromkeys(map(_type_name, expected)))
+        ending = f"; write it in brackets and quotes, {_as_list(found)}" if "list" in names and found != "null" else ""
+        return f"{key}: found {found}, expected {' or '.join(names)}{ending}."
     return re.sub(r"\s*\n\s*(- )?", " ", f"{key}: {reason}" if key else message).strip().rstrip(".") + "."
 
 
@@ -98,6 +106,12 @@ def _unknown_class(keys: list[str], reason: str) -> str | None:
     if "is abstract" in reason and keys[-1] in BASES:
         return f"{place}: {BASES[keys[-1]].__name__} is only the base of the classes{_known(keys[-1], '')}"
     return None
+
+
+def _as_list(found: str) -> str:
+    """Values that were not written as a list, as one."""
+    words = re.split(r"[\s,;]+", found.strip("()[]{} "))
+    return f"'[{', '.join(words)}]'" if len(words) > 1 else f"'[{words[0]}]', or '[{words[0]}, ...]' for several"
 
 
 def _type_name(text: str) -> str:

@@ -3,23 +3,16 @@
 import inspect
 import types
 import typing
+from collections.abc import Callable
 from typing import Any
 
 from jsonargparse import Namespace
 
 from visionbench.classes import class_of
+from visionbench.config.run_files import GROUPS
 from visionbench.config.signatures import annotations
 from visionbench.errors import UserError
 from visionbench.guards.config import LINKED
-
-# Groups of options, each of which is a mapping in a file, with one of their options.
-GROUPS = {
-    "trainer": "max_epochs",
-    "objective": "metric",
-    "early_stopping": "patience",
-    "checkpoint": "every_n_steps",
-}
-
 
 def check_values(config: Namespace) -> None:
     """Refuses a group that is a single value, and null where a class takes no null.
@@ -64,5 +57,7 @@ def _type_in_words(annotation: Any) -> str:
         return " or ".join(_type_in_words(part) for part in typing.get_args(annotation))
     if typing.get_origin(annotation) is list:
         return "a list"
+    if typing.get_origin(annotation) is Callable:
+        return "the name of a class"
     words = {bool: "true or false", int: "an integer", float: "a number", str: "a text"}
     return words.get(annotation, getattr(annotation, "__name__", str(annotation)))

@@ -2,10 +2,13 @@
 
 from visionbench.guards.base import Finding, Guard, Refused, Stage, inspect
 from visionbench.guards.config import (
+    AvailableAccelerator,
     ConfigContext,
     LinkedArguments,
     NamedDevices,
+    NumbersOfTrainer,
     OneProcessADevice,
+    OptionsWithoutEffect,
     PlateauInterval,
     ReachedValidation,
     RunName,
@@ -52,9 +55,12 @@ GUARDS: list[Guard] = [
     WatchedTestInConfig(),
     PlateauInterval(),
     WatchedValidation(),
+    NumbersOfTrainer(),
+    OptionsWithoutEffect(),
     ReachedValidation(),
     OneProcessADevice(),
     NamedDevices(),
+    AvailableAccelerator(),
     OptimizerSettings(),
     SharesOfClasses(),
     OfficialTestAsValidation(),

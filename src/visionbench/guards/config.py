@@ -1,19 +1,74 @@
 """Guards of the configuration: asked before data is touched."""
 
 import inspect
+import math
 import re
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.pytorch.accelerators import AcceleratorRegistry
+
 from visionbench.classes import class_of
 from visionbench.evaluation.predictions import EVALUATIONS
 from visionbench.guards.base import Finding, Guard
+from visionbench.runs.identity import process_count
 
 # By these the data set tells the model its shape; a value written by hand would be lost without a word.
 LINKED = ("num_classes", "input_shape")
+
+# Names of Lightning's profilers, apart from that of TPUs.
+PROFILERS = ("simple", "advanced", "pytorch")
+
+NumberRange = tuple[Callable[[float], bool], str]
+
+
+def _at_least(least: int, *others: int) -> NumberRange:
+    words = "".join(f", or {other} for {'all' if least == 0 else 'no limit'}" for other in others)
+    return (lambda value: value in others or value >= least), f"{least} or more{words}"
+
+
+def _part_of_batches(least: int) -> NumberRange:
+    """A number of batches, or a share of them, which is written with a point."""
+    share = "from 0.0 to 1.0" if least == 0 else "above 0.0, at most 1.0"
+
+    def is_allowed(value: float) -> bool:
+        return value >= least if isinstance(value, int) else 0 <= value <= 1 and (value > 0 or least == 0)
+
+    return is_allowed, f"a number of batches, {least} or more, or a share of them, {share}"
+
+
+# Numbers of the trainer, each with whether a value is allowed, and what is expected.
+TRAINER_NUMBERS: dict[str, NumberRange] = {
+    "max_epochs": _at_least(1, -1),
+    "min_epochs": _at_least(0),
+    "max_steps": _at_least(1, -1),
+    "min_steps": _at_least(0),
+    "limit_train_batches": _part_of_batches(1),
+    "limit_val_batches": _part_of_batches(0),
+    "limit_test_batches": _part_of_batches(0),
+    "overfit_batches": _part_of_batches(0),
+    "val_check_interval": _part_of_batches(1),
+    "check_val_every_n_epoch": _at_least(1),
+    "num_sanity_val_steps": _at_least(0, -1),
+    "log_every_n_steps": _at_least(0),
+    "accumulate_grad_batches": _at_least(1),
+    "gradient_clip_val": (lambda value: 0 < value < math.inf, "a finite number above 0, or null for no clipping"),
+    "reload_dataloaders_every_n_epochs": _at_least(0),
+    "fast_dev_run": _at_least(0),
+}
+# Options of the trainer that visionbench does not pass on, with what to do instead.
+WITHOUT_EFFECT = {
+    "overfit_batches": "leave it out, and give the number of training samples with --data.train_size",
+    "default_root_dir": "leave it out, and give the folder of all runs with --log_dir, or the run folder with --run_dir",
+    "limit_predict_batches": "leave it out, since a run predicts nothing",
+    "barebones": "leave it out, since a run keeps metrics and checkpoints; trainer.logger, trainer.enable_checkpointing "
+    "and predictions turn them off",
+    "model_registry": "leave it out, since the checkpoints of a run are in its folder",
+}
 
 
 @dataclass(frozen=True)
@@ -69,6 +124,8 @@ class RunName(_ConfigGuard):
         name = context.config.name
         if name is not None and (name in ("", ".", "..") or Path(name).name != name):
             return f"name is {name!r}, expected the name of one folder; --log_dir says where it lies."
+        if (folder := context.config.log_dir) in ("", "null"):  # a text has no null on the command line
+            return f"log_dir is {folder or 'empty'}, expected the path of a folder; leave it out for lightning_logs."
         return None
 
 
@@ -131,6 +188,53 @@ class ReachedValidation(_ConfigGuard):
         return None
 
 
+class NumbersOfTrainer(_ConfigGuard):
+    """Numbers of the trainer are in their range."""
+
+    def refusal(self, context: ConfigContext) -> str | None:  # noqa: D102
+        trainer = context.config.trainer
+        for name, (is_allowed, expected) in TRAINER_NUMBERS.items():
+            value = trainer[name]
+            if isinstance(value, int | float) and not isinstance(value, bool) and not is_allowed(value):
+                return f"trainer.{name} is {value}, expected {expected}."
+        if trainer.max_epochs is None and trainer.max_steps == -1 and trainer.max_time is None:
+            return (
+                "trainer.max_epochs is null, and neither trainer.max_steps nor trainer.max_time ends the run; give one "
+                "of the three."
+            )
+        if trainer.min_epochs is not None and -1 != (trainer.max_epochs or -1) < trainer.min_epochs:
+            return (
+                f"trainer.min_epochs is {trainer.min_epochs}, but trainer.max_epochs is {trainer.max_epochs}; raise "
+                "max_epochs, or leave min_epochs out."
+            )
+        return None
+
+
+class OptionsWithoutEffect(_ConfigGuard):
+    """An option that is given has an effect."""
+
+    def refusal(self, context: ConfigContext) -> str | None:  # noqa: D102
+        config, trainer = context.config, context.config.trainer
+        for name, instead in WITHOUT_EFFECT.items():
+            if trainer[name] not in (None, False):
+                return f"trainer.{name} is {str(trainer[name]).lower() if trainer[name] is True else trainer[name]}, which has no effect here; {instead}."
+        if isinstance(trainer.profiler, str) and trainer.profiler not in PROFILERS:
+            return f"trainer.profiler is {trainer.profiler}, expected one of {', '.join(PROFILERS)}."
+        if trainer.gradient_clip_algorithm is not None and trainer.gradient_clip_val is None:
+            return (
+                f"trainer.gradient_clip_algorithm is {trainer.gradient_clip_algorithm}, but no gradient is clipped; "
+                "give trainer.gradient_clip_val too."
+            )
+        if trainer.sync_batchnorm and process_count(trainer.as_dict()) > 1 and not torch.cuda.is_available():
+            return "trainer.sync_batchnorm is true, but only batch norms on GPUs of NVIDIA can be synchronized; remove it."
+        if config.early_stopping.min_delta and config.early_stopping.patience is None:
+            return (
+                f"early_stopping.min_delta is {config.early_stopping.min_delta}, but training is not ended early; give "
+                "early_stopping.patience too."
+            )
+        return None
+
+
 class OneProcessADevice(_ConfigGuard):
     """Processes that are forked keep their metrics to themselves; other machines are out of reach."""
 
@@ -147,6 +251,30 @@ class OneProcessADevice(_ConfigGuard):
                 "and give the devices of this machine with --trainer.devices."
             )
         return None
+
+
+class AvailableAccelerator(_ConfigGuard):
+    """The accelerator is one that this machine has."""
+
+    def refusal(self, context: ConfigContext) -> str | None:  # noqa: D102
+        return missing_accelerator("trainer.accelerator", context.config.trainer.accelerator)
+
+
+def missing_accelerator(option: str, name: Any) -> str | None:
+    """The sentence about an accelerator that this machine does not have; `None` for one that it has.
+
+    Args:
+        option: Option that names the accelerator.
+        name: Name of the accelerator, or an object of Lightning, which is not checked.
+    """
+    known = {key: entry["accelerator"] for key, entry in AcceleratorRegistry.items()}
+    if not isinstance(name, str) or name == "auto" or (name in known and known[name].is_available()):
+        return None
+    available = [key for key, kind in known.items() if kind.is_available()]
+    if name == "gpu" and not {"cuda", "mps"}.isdisjoint(available):
+        return None
+    why = "which this machine does not have" if name in ("gpu", *known) else "which is unknown"
+    return f"{option} is {name}, {why}; give one that is available here: {', '.join(('auto', *sorted(available)))}."
 
 
 class NamedDevices(_ConfigGuard):

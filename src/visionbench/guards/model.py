@@ -1,15 +1,19 @@
 """Guards of the model: asked when the model is built, before the data are prepared."""
 
+import math
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from visionbench.data.augment import Mixing
 from visionbench.data.base import VisionDataModule
 from visionbench.guards.base import Finding, Guard
 from visionbench.models.base import Classifier
-from visionbench.models.schedulers import LONG_RUN
+from visionbench.models.schedulers import LONG_RUN, class_and_arguments
 from visionbench.text import one_line
 
 
@@ -26,19 +30,80 @@ class ModelContext:
     data: VisionDataModule
 
 
+# Smallest and largest values of the schedulers' arguments that torch takes and uses in another way, by name.
+SCHEDULER_RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("patience", "cooldown", "eps", "min_lr", "eta_min", "warmup", "threshold", "factor"), (0, math.inf)),
+    **dict.fromkeys(("step_size", "T_max", "T_0", "T_mult", "total_steps", "epochs"), (1, math.inf)),
+    **dict.fromkeys(("steps_per_epoch", "milestones"), (1, math.inf)),
+}
+# Steps of a scheduler that is tried: enough for a division by zero, and for a rate that changes its sign.
+TRIED_STEPS = 3
+
+
 class OptimizerSettings(Guard):
     """Builds optimizer and scheduler once as a trial, so that a refused setting is reported before the run starts."""
 
     stage = "model"
 
     def check(self, context: ModelContext) -> Iterator[Finding]:  # noqa: D102
-        model = context.model
+        for sentence in self._sentences(context.model):
+            yield Finding("refusal", sentence)
+
+    def _sentences(self, model: Classifier) -> Iterator[str]:
         try:
             optimizer = model.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
-            if model.make_lr_scheduler is not None:
-                model.build_lr_scheduler(optimizer, LONG_RUN)
+        except (ValueError, TypeError, RuntimeError) as error:
+            yield f"model.optimizer does not take these settings: {one_line(error)}"
+            return
+        name = type(optimizer).__name__
+        for key, value in optimizer.defaults.items():
+            if not _all_finite(value):
+                yield f"model.optimizer.{key} is {_shown(value)}, expected finite numbers for {name}."
+                return
+        if (momentum := optimizer.defaults.get("momentum", 0)) > 1:
+            yield f"model.optimizer.momentum is {momentum}, expected 0 to 1, since {name} would not converge."
+            return
+        if model.make_lr_scheduler is None:
+            return
+        arguments = class_and_arguments(model.make_lr_scheduler)[1]
+        for key, value in arguments.items():
+            least, most = SCHEDULER_RANGES.get(key, (-math.inf, math.inf))
+            values = value if isinstance(value, list | tuple) else [value]
+            if not all(least <= entry <= most for entry in values if isinstance(entry, int | float)):
+                yield f"model.lr_scheduler.{key} is {_shown(value)}, expected {least:g} or more."
+                return
+            if not _all_finite(value):
+                yield f"model.lr_scheduler.{key} is {_shown(value)}, expected finite numbers."
+                return
+        yield from self._tried(model, optimizer)
+
+    def _tried(self, model: Classifier, optimizer: torch.optim.Optimizer) -> Iterator[str]:
+        """Builds the scheduler and steps it a few times."""
+        try:
+            scheduler: Any = model.build_lr_scheduler(optimizer, LONG_RUN)
+            rates = [group["lr"] for group in optimizer.param_groups]
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # that the optimizer makes no step in between
+                for _ in range(TRIED_STEPS):
+                    scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
+                    rates += [group["lr"] for group in optimizer.param_groups]
         except (ValueError, TypeError, ZeroDivisionError, OverflowError, RuntimeError) as error:
-            yield Finding("refusal", f"The optimizer or its scheduler does not take these settings: {one_line(error)}")
+            yield f"model.lr_scheduler does not take these settings: {one_line(error)}"
+            return
+        if wrong := [float(rate) for rate in rates if not 0 <= float(rate) < math.inf]:
+            yield (
+                f"model.lr_scheduler ({type(scheduler).__name__}) makes a learning rate of {wrong[0]:g} of the settings "
+                "that are given, expected finite numbers of 0 or more."
+            )
+
+
+def _all_finite(value: Any) -> bool:
+    values = value if isinstance(value, list | tuple) else [value]
+    return all(math.isfinite(entry) for entry in values if isinstance(entry, float))
+
+
+def _shown(value: Any) -> str:
+    return str(list(value)) if isinstance(value, tuple) else str(value)
 
 
 class SharesOfClasses(Guard):

@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -160,8 +161,8 @@ class Classifier(LightningModule, ABC):
             )
         if not 0 <= label_smoothing < 1:
             raise UserError(f"model.label_smoothing is {label_smoothing}, expected at least 0 and less than 1.")
-        if l1 < 0:
-            raise UserError(f"model.l1 is {l1}, expected at least 0.")
+        if not 0 <= l1 < math.inf:
+            raise UserError(f"model.l1 is {l1}, expected a finite number of at least 0.")
         self.num_classes = num_classes
         self.input_shape = input_shape
         self.loss_name = loss

@@ -9,6 +9,7 @@ from torch import nn
 from visionbench.errors import UserError
 from visionbench.models.activations import Activation, make_activation
 from visionbench.models.base import Classifier
+from visionbench.models.ranges import check_counts, check_probabilities
 from visionbench.text import counted
 
 Padding = Literal["same", "none"]
@@ -63,7 +64,7 @@ class CNNNetwork(nn.Sequential):
                     height, width = height - filter_size + 1, width - filter_size + 1
             block.append(nn.MaxPool2d(pool))
             height, width = height // pool, width // pool
-            if dropout != 0:  # torch refuses one below 0
+            if dropout != 0:
                 block.append(nn.Dropout2d(dropout) if channel_dropout else nn.Dropout(dropout))
             blocks.append(block)
         if min(height, width) < 1:
@@ -130,6 +131,9 @@ class CNN(Classifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, input_shape, **kwargs)
+        check_counts(widths=widths, convs=convs, filter_size=filter_size, pool=pool)
+        check_counts(0, dense=dense)
+        check_probabilities(dropouts=dropouts, dense_dropout=dense_dropout)
         if not len(widths) == len(convs) == len(dropouts):
             raise UserError(
                 f"model.widths, model.convs and model.dropouts have {len(widths)}, {len(convs)} and {len(dropouts)} "

@@ -10,6 +10,7 @@ from torch import nn
 from visionbench.errors import UserError
 from visionbench.models.activations import Activation, make_activation
 from visionbench.models.base import Classifier
+from visionbench.models.ranges import check_counts, check_probabilities
 
 
 class MLPNetwork(nn.Sequential):
@@ -76,6 +77,8 @@ class MLP(Classifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, input_shape, **kwargs)
+        check_counts(widths=widths)
+        check_probabilities(dropout=dropout)
         after = dropout_after if dropout_after is not None else list(range(1, len(widths) + 1))
         if not all(1 <= number <= len(widths) for number in after):
             raise UserError(f"model.dropout_after is {after}, expected numbers of hidden layers, 1 to {len(widths)}.")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from visionbench.errors import UserError
 from visionbench.models.activations import Activation, make_activation
 from visionbench.models.base import Classifier
+from visionbench.models.ranges import check_counts
 
 
 class Patches(nn.Module):
@@ -166,6 +167,8 @@ class PatchMLP(Classifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, input_shape, **kwargs)
+        check_counts(width=width, patch_hidden=patch_hidden, feature_hidden=feature_hidden)
+        check_counts(0, blocks=blocks)
         self.network = PatchMLPNetwork(
             input_shape,
             self.num_outputs,

@@ -13,6 +13,7 @@ from torchvision.models import get_model, get_model_weights, list_models
 
 from visionbench.errors import UserError
 from visionbench.models.base import Classifier
+from visionbench.models.ranges import check_counts, check_probabilities
 from visionbench.models.weights import load_weights, read_weights
 
 TIMM = "timm/"
@@ -124,6 +125,8 @@ class FrozenResNet(Classifier):
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, input_shape, freeze=freeze, **kwargs)
+        check_counts(min_size=min_size, hidden=hidden)
+        check_probabilities(dropout=dropout)
         self.architecture = architecture
         self.weights = weights
         self.network = TransferNetwork(input_shape, self.num_outputs, architecture, min_size, hidden, dropout)

@@ -90,7 +90,7 @@ def _train(job: Job) -> int:
     if run.metadata_path.exists() and run.is_finished:
         return 0  # by another process, meanwhile
     if job.import_path:
-        sys.path.insert(0, job.import_path)
+        sys.path.append(job.import_path)
     if job.gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = visible_gpu(job.gpu, os.environ.get("CUDA_VISIBLE_DEVICES"))
     try:

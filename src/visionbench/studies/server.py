@@ -130,6 +130,6 @@ class _Server:
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(Path.cwd()))
+    sys.path.append(str(Path.cwd()))
     # At once: extensions of torch tell their developers at exit what was not freed.
     os._exit(main())

@@ -16,11 +16,12 @@ import numpy as np
 import torch
 import yaml
 from filelock import FileLock
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.profilers import AdvancedProfiler, Profiler, PyTorchProfiler, SimpleProfiler
 from lightning.pytorch.trainer.states import TrainerStatus
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -80,6 +81,14 @@ from visionbench.training.library_warnings import reported_warnings
 from visionbench.training.result import RunResult
 from visionbench.training.settings import Settings
 from visionbench.training.summary import opening_lines, parameter_count
+
+PROFILERS: dict[str, Callable[..., Profiler]] = {
+    "simple": SimpleProfiler,
+    "advanced": AdvancedProfiler,
+    "pytorch": PyTorchProfiler,
+}
+# End of the names of the files that a profiler writes into the run folder.
+PROFILE = "profile"
 
 NOT_BEFORE = (
     "The run was started without evaluate before, and is resumed past its start, so that the untrained model is not "
@@ -270,6 +279,9 @@ class Session:
             "logger": self._logger(self.run_folder),
             "plugins": [*_as_list(settings.trainer.get("plugins")), AtomicCheckpointIO()],
         }
+        if isinstance(profiler := settings.trainer.get("profiler"), str):
+            # Lightning's own would print a table for developers, which `quiet_libraries` keeps off the screen.
+            overrides["profiler"] = PROFILERS[profiler](self.run_folder, PROFILE)
         self._make_trainer(overrides, self._run_callbacks(RunFolder(self.run_folder), self._record()))
         if self.world.is_first:
             run = RunFolder(self.run_folder)
@@ -369,13 +381,14 @@ class Session:
         if arguments.get("deterministic") is None and is_on_cuda(arguments.get("accelerator", "auto")):
             # So that the same command gives the same weights there too; what has no such kernel goes into run.json.
             overrides["deterministic"] = "warn"
-        if self.world.under_slurm:
-            # The variables of the job are not about this process: Lightning would wait for the job's other tasks.
-            overrides["plugins"] = [*_as_list(overrides.get("plugins")), LightningEnvironment()]
+        plugins = _as_list(overrides.get("plugins", arguments.get("plugins")))
+        if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+            # The variables of a batch job are not about this process: Lightning would wait for the job's other tasks.
+            overrides["plugins"] = [*plugins, LightningEnvironment()]
         overrides["callbacks"] = [*_as_list(arguments.get("callbacks")), *callbacks]
         try:
             self.trainer = Trainer(**{**arguments, **overrides})
-        except (MisconfigurationException, ValueError, TypeError) as error:
+        except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
             self._withdraw()
             raise UserError(f"The Trainer does not take these settings: {one_line(error)}") from error
 
@@ -390,7 +403,7 @@ class Session:
         losses = StepLosses(run.losses_path, resumption.batches if resumption is not None else None)
         finite = FiniteLosses(self.data)
         callbacks: list[Callback] = [*self._guard_callbacks(), EpochSeed(settings.seed), metrics_file, losses, finite]
-        if settings.trainer.get("enable_checkpointing") is not False:
+        if settings.keeps_checkpoints:
             self.checkpoints = self._checkpoints(run.checkpoints, description, [losses.write, finite.check])
             callbacks.append(self.checkpoints)
         outputs = SplitOutputs(self.evaluator, keep=settings.predictions)
@@ -560,7 +573,8 @@ class Session:
             return self._interrupted(status)
         seconds = self._seconds()
         if self.run_folder is None:  # fast_dev_run: nothing was kept, so nothing can be tested
-            self.say("fast_dev_run: one batch of each kind ran through; nothing was written.")
+            batches = counted(int(settings.trainer["fast_dev_run"]), "batch", "batches")
+            self.say(f"fast_dev_run: {batches} of each kind ran through; nothing was written.")
             return RunResult(None, "finished")
         self._ask("end", EndContext(self.rows, settings.objective.metric if settings.chooses_epoch else None))
         checkpoint = RunFolder(self.run_folder).result_checkpoint() if self.checkpoints is not None else None
@@ -602,7 +616,7 @@ class Session:
             seconds=seconds,
             figure_lines=lines,
         )
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and settings.trainer.get("enable_autolog_hparams") is not False:
             self._log_hyperparameters(RunFolder(self.run_folder), result.metrics)
         self._write_ending(result)
         return result
@@ -817,7 +831,7 @@ class Session:
     def _diverged(self, text: str, divergence: Divergence | None = None) -> RunResult:
         """The result of a run with a loss that is not finite: it has no score and is not tested."""
         epochs = counted(len(self.rows), "epoch")
-        kept = f"; the checkpoints are those of the {epochs} before" if divergence is not None and self.rows else ""
+        kept = f"; the checkpoints are those of the {epochs} before" if divergence is not None and self.rows and self.checkpoints else ""
         self.say(f"diverged   {text}; the run is not tested{kept}.")
         seconds, lines = self._seconds(), []
         if self.figures is not None and self.rows and self.trainer.is_global_zero:

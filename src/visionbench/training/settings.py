@@ -1,5 +1,6 @@
 """All that a session is told: plain values and the objects that they describe."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,10 +28,12 @@ class EarlyStopping:
         """Refuses a number below 0.
 
         Raises:
-            UserError: `patience` is below 0.
+            UserError: `patience` or `min_delta` is below 0, or `min_delta` is not finite.
         """
         if self.patience is not None and self.patience < 0:
             raise UserError(f"early_stopping.patience is {self.patience}, expected 0 or more, or null.")
+        if not 0 <= self.min_delta < math.inf:
+            raise UserError(f"early_stopping.min_delta is {self.min_delta}, expected a finite number of 0 or more.")
 
 
 @dataclass
@@ -124,7 +127,11 @@ class Settings:
     notes: list[str] = field(default_factory=list)
 
     @property
+    def keeps_checkpoints(self) -> bool:
+        """Whether checkpoints are written."""
+        return self.trainer.get("enable_checkpointing") is not False
+
+    @property
     def chooses_epoch(self) -> bool:
         """Whether the result is the epoch that the objective chooses; otherwise it is the last one."""
-        has_checkpoints = self.trainer.get("enable_checkpointing") is not False
-        return self.has_objective and has_checkpoints and self.checkpoint.result == "best"
+        return self.has_objective and self.keeps_checkpoints and self.checkpoint.result == "best"

@@ -1,6 +1,8 @@
 """What is run and what came out, in words."""
 
 import inspect
+import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -79,7 +81,8 @@ def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
         yield from metric_lines("test", data, metrics, result.counts["test"])
     if "val/acc" in metrics:
         share = _share(metrics["val/acc"], result.counts.get("val", data.sizes()["val"]), data.item)
-        kept = "the one that was kept and tested" if "test/acc" in metrics else "the one that was kept"
+        kept = "the one that was kept" if settings.keeps_checkpoints else "the last one, of which no checkpoint was kept"
+        kept += (", and tested" if not settings.keeps_checkpoints else " and tested") if "test/acc" in metrics else ""
         which = f"epoch {(result.best_epoch or 0) + 1} of {result.epochs}"
         yield f"validation  {share} in {which}, {kept}"
         yield from additional_lines("val", metrics)
@@ -95,7 +98,9 @@ def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
     yield f"time        {duration(result.seconds)} of training"
     yield from result.figure_lines
     yield f"run         {result.folder}"
-    yield f"curves      tensorboard --logdir {settings.log_dir}"
+    if run is not None and run.events:
+        # Beside the other runs of its log folder, wherever that is now.
+        yield f"curves      tensorboard --logdir {shlex.quote(os.path.relpath(run.log_folder))}"
 
 
 def _share(accuracy: float, count: int | None, item: str) -> str:
