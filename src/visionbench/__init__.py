@@ -6,8 +6,8 @@ import sys
 if sys.argv[:1] == ["-m"] and sys.orig_argv[1:3] == ["-m", "visionbench"] and not sys.flags.safe_path:
     sys.path.append(sys.path.pop(0))
 
-import importlib  # noqa: E402
-from typing import TYPE_CHECKING, Any  # noqa: E402
+import importlib
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from visionbench.api import fit, load_data, open_run

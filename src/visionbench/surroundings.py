@@ -4,6 +4,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, TextIO
 
 from visionbench.errors import RunFailed, UserError
@@ -32,7 +33,7 @@ def own_surroundings() -> Iterator[None]:
         OutputFailed: Standard output cannot be written.
     """
     try:
-        here = os.getcwd()
+        here = str(Path.cwd())
     except FileNotFoundError:
         raise UserError("The working directory does not exist any more; change to another folder.") from None
     variables, path, streams = dict(os.environ), list(sys.path), (sys.stdin, sys.stdout, sys.stderr)
@@ -49,7 +50,7 @@ def own_surroundings() -> Iterator[None]:
     handlers = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]
     for stream, _ in handlers:
         stream.reconfigure(errors="backslashreplace")
-    sys.stdout, sys.stderr = _Output(sys.stdout), _Errors(sys.stderr)  # type: ignore[assignment]
+    sys.stdout, sys.stderr = _Output(sys.stdout), _Errors(sys.stderr)
     try:
         yield
     finally:
@@ -75,7 +76,7 @@ def _open_closed_streams() -> None:
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest number that is free
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115 - as long as the process
+            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))
 
 
 class _Stream:

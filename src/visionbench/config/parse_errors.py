@@ -38,8 +38,8 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
     if match := re.match(r"unrecognized arguments: (\S+)", message):
         if not match[1].startswith("-"):
             return (
-                f"{match[1]} belongs to no option; write several values as a list, '[..., {match[1]}]', and give a file "
-                "of settings with --config."
+                f"{match[1]} belongs to no option; write several values as a list, '[..., {match[1]}]', and give a "
+                "file of settings with --config."
             )
         return unknown_option(match[1].split("=")[0], options, _elsewhere(options))
     if match := re.match(r"Group '(.+)' does not accept option '(.+)'", message):

@@ -117,7 +117,9 @@ def check_text(text: str, name: str, is_run: bool = False, is_file: bool = True)
         with contextlib.suppress(ValueError):  # of a date that is none, which is a text to the parser
             yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
-        raise UserError(f"{_place(name, _line_of(error, text), is_file)}: {_problem(error, text)}; correct the line.") from error
+        raise UserError(
+            f"{_place(name, _line_of(error, text), is_file)}: {_problem(error, text)}; correct the line."
+        ) from error
     if node is None:
         raise UserError(f"{name} is empty, or all of its lines are comments; write options in it, or leave it out.")
     if not isinstance(node, yaml.MappingNode):
@@ -194,5 +196,9 @@ def _problem(error: yaml.YAMLError, text: str) -> str:
         return f"this is no YAML ({one_line(error).rstrip('.')})"
     if "cannot start any token" in problem:
         character = text.splitlines()[mark.line][mark.column]
-        return "a tab, where YAML takes blanks only" if character == "\t" else f"a value that begins with {character} has to be quoted"
+        return (
+            "a tab, where YAML takes blanks only"
+            if character == "\t"
+            else f"a value that begins with {character} has to be quoted"
+        )
     return f"this is no YAML ({problem.removeprefix('but ')})"

@@ -14,6 +14,7 @@ from visionbench.config.signatures import annotations
 from visionbench.errors import UserError
 from visionbench.guards.config import LINKED
 
+
 def check_values(config: Namespace) -> None:
     """Refuses a group that is a single value, and null where a class takes no null.
 

@@ -63,7 +63,7 @@ TRAINER_NUMBERS: dict[str, NumberRange] = {
 # Options of the trainer that visionbench does not pass on, with what to do instead.
 WITHOUT_EFFECT = {
     "overfit_batches": "leave it out, and give the number of training samples with --data.train_size",
-    "default_root_dir": "leave it out, and give the folder of all runs with --log_dir, or the run folder with --run_dir",
+    "default_root_dir": "leave it out, and give the folder of all runs by --log_dir, or the run folder by --run_dir",
     "limit_predict_batches": "leave it out, since a run predicts nothing",
     "barebones": "leave it out, since a run keeps metrics and checkpoints; trainer.logger, trainer.enable_checkpointing "
     "and predictions turn them off",
@@ -216,8 +216,9 @@ class OptionsWithoutEffect(_ConfigGuard):
     def refusal(self, context: ConfigContext) -> str | None:  # noqa: D102
         config, trainer = context.config, context.config.trainer
         for name, instead in WITHOUT_EFFECT.items():
-            if trainer[name] not in (None, False):
-                return f"trainer.{name} is {str(trainer[name]).lower() if trainer[name] is True else trainer[name]}, which has no effect here; {instead}."
+            if (value := trainer[name]) not in (None, False):
+                shown = "true" if value is True else value
+                return f"trainer.{name} is {shown}, which has no effect here; {instead}."
         if isinstance(trainer.profiler, str) and trainer.profiler not in PROFILERS:
             return f"trainer.profiler is {trainer.profiler}, expected one of {', '.join(PROFILERS)}."
         if trainer.gradient_clip_algorithm is not None and trainer.gradient_clip_val is None:
@@ -226,7 +227,9 @@ class OptionsWithoutEffect(_ConfigGuard):
                 "give trainer.gradient_clip_val too."
             )
         if trainer.sync_batchnorm and process_count(trainer.as_dict()) > 1 and not torch.cuda.is_available():
-            return "trainer.sync_batchnorm is true, but only batch norms on GPUs of NVIDIA can be synchronized; remove it."
+            return (
+                "trainer.sync_batchnorm is true, but only batch norms on GPUs of NVIDIA can be synchronized; remove it."
+            )
         if config.early_stopping.min_delta and config.early_stopping.patience is None:
             return (
                 f"early_stopping.min_delta is {config.early_stopping.min_delta}, but training is not ended early; give "

@@ -32,7 +32,9 @@ class ModelContext:
 
 # Smallest and largest values of the schedulers' arguments that torch takes and uses in another way, by name.
 SCHEDULER_RANGES: dict[str, tuple[float, float]] = {
-    **dict.fromkeys(("patience", "cooldown", "eps", "min_lr", "eta_min", "warmup", "threshold", "factor"), (0, math.inf)),
+    **dict.fromkeys(
+        ("patience", "cooldown", "eps", "min_lr", "eta_min", "warmup", "threshold", "factor"), (0, math.inf)
+    ),
     **dict.fromkeys(("step_size", "T_max", "T_0", "T_mult", "total_steps", "epochs"), (1, math.inf)),
     **dict.fromkeys(("steps_per_epoch", "milestones"), (1, math.inf)),
 }
@@ -92,8 +94,8 @@ class OptimizerSettings(Guard):
             return
         if wrong := [float(rate) for rate in rates if not 0 <= float(rate) < math.inf]:
             yield (
-                f"model.lr_scheduler ({type(scheduler).__name__}) makes a learning rate of {wrong[0]:g} of the settings "
-                "that are given, expected finite numbers of 0 or more."
+                f"model.lr_scheduler ({type(scheduler).__name__}) makes a learning rate of {wrong[0]:g} of its settings, "
+                "expected finite numbers of 0 or more."
             )
 
 

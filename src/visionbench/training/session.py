@@ -16,7 +16,8 @@ import numpy as np
 import torch
 import yaml
 from filelock import FileLock
-from lightning.fabric.plugins.environments import ClusterEnvironment, LightningEnvironment
+from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
@@ -831,7 +832,8 @@ class Session:
     def _diverged(self, text: str, divergence: Divergence | None = None) -> RunResult:
         """The result of a run with a loss that is not finite: it has no score and is not tested."""
         epochs = counted(len(self.rows), "epoch")
-        kept = f"; the checkpoints are those of the {epochs} before" if divergence is not None and self.rows and self.checkpoints else ""
+        has_checkpoints = divergence is not None and self.rows and self.checkpoints is not None
+        kept = f"; the checkpoints are those of the {epochs} before" if has_checkpoints else ""
         self.say(f"diverged   {text}; the run is not tested{kept}.")
         seconds, lines = self._seconds(), []
         if self.figures is not None and self.rows and self.trainer.is_global_zero:

@@ -81,8 +81,8 @@ def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
         yield from metric_lines("test", data, metrics, result.counts["test"])
     if "val/acc" in metrics:
         share = _share(metrics["val/acc"], result.counts.get("val", data.sizes()["val"]), data.item)
-        kept = "the one that was kept" if settings.keeps_checkpoints else "the last one, of which no checkpoint was kept"
-        kept += (", and tested" if not settings.keeps_checkpoints else " and tested") if "test/acc" in metrics else ""
+        kept = "the one that was kept" if settings.keeps_checkpoints else "the last one"
+        kept += " and tested" * ("test/acc" in metrics) + ", without a checkpoint" * (not settings.keeps_checkpoints)
         which = f"epoch {(result.best_epoch or 0) + 1} of {result.epochs}"
         yield f"validation  {share} in {which}, {kept}"
         yield from additional_lines("val", metrics)
