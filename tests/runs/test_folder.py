@@ -99,7 +99,9 @@ def test_input_is_written_with_its_schema(run):
 @pytest.mark.parametrize("content", ["trainer: {}\nmodel: {}\n", "just words", "trainer: [\n"])
 def test_a_damaged_configuration_is_named(run, content):
     run.config_path.write_text(content)
-    with pytest.raises(UserError, match=r"config\.yaml .*restore the file as the run wrote it\.$"):
+    with pytest.raises(
+        UserError, match=r"config\.yaml .*restore the file from a copy, or train the run again with its options\.$"
+    ):
         _ = run.config
 
 

@@ -8,6 +8,7 @@ from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError
 from visionbench.processes import run_cleanly
+from visionbench.runs.checkpoints import load_checkpoint
 from visionbench.runs.folder import RunFolder, folder_argument
 from visionbench.training.session import Session
 from visionbench.training.summary import metric_lines, provenance_lines
@@ -40,6 +41,7 @@ def _evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
             f"{run} has diverged ({run.divergence}), so that it has no result to evaluate; start a new run with other "
             "settings, such as a lower learning rate."
         )
+    load_checkpoint(checkpoint, run.how_to_repeat())  # a torn one would open the test samples for nothing
     console = plain_console()
     stage: Literal["val", "test"] = "val" if command == "validate" else "test"
     with quiet_libraries():

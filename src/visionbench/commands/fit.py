@@ -62,6 +62,6 @@ def _with_run_config(args: Sequence[str]) -> list[str]:
         folder = following if word == "--resume" else word.removeprefix("--resume=") if "=" in word else ""
         if word.startswith("--resume") and not word.startswith("--resume_") and folder not in ("", "auto", "null"):
             run = RunFolder(Path(folder))
-            run.require_run()
+            _ = run.config  # which says in its own words what is wrong with it
             return ["--config", str(run.config_path), *words]
     return words

@@ -37,6 +37,7 @@ def _repeat(args: Sequence[str]) -> int:
         raise UserError(
             f"{first} is {status}, not finished; visionbench fit --resume {shlex.quote(str(first))} resumes it."
         )
+    _ = first.config  # which says in its own words what is wrong with it
     # Beside the first run, also where that one was named by --run_dir, which would be taken.
     words = ["--config", str(first.config_path), "--run_dir", "null"]
     words += ["--log_dir", str(first.path.parent.parent), "--name", first.path.parent.name, *options]

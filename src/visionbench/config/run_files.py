@@ -120,7 +120,7 @@ def check_text(text: str, name: str, is_run: bool = False, is_file: bool = True)
         raise UserError(
             f"{_place(name, _line_of(error, text), is_file)}: {_problem(error, text)}; correct the line."
         ) from error
-    if node is None:
+    if node is None or (isinstance(node, yaml.ScalarNode) and not node.value):
         raise UserError(f"{name} is empty, or all of its lines are comments; write options in it, or leave it out.")
     if not isinstance(node, yaml.MappingNode):
         if not is_file:  # which the parser refuses

@@ -75,9 +75,13 @@ def read_predictions(folder: Path, stage: str, class_names: tuple[str, ...]) -> 
     with path.open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
     number = {name: label for label, name in enumerate(class_names)}
+    probabilities = np.load(folder / f"{stage}-probabilities.npy", allow_pickle=False)
+    if probabilities.shape != (len(rows), len(class_names)):
+        expected = f"{len(rows)} rows and {len(class_names)} classes"
+        raise ValueError(f"the probabilities have the shape {probabilities.shape}, expected {expected}")
     return Predictions(
         stage,
-        np.load(folder / f"{stage}-probabilities.npy", allow_pickle=False),
+        probabilities,
         np.array([number[row["predicted"]] for row in rows], dtype=np.int64),
         np.array([number[row["true"]] for row in rows], dtype=np.int64),
         [row["sample"] for row in rows],

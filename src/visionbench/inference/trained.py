@@ -23,8 +23,10 @@ from visionbench.data.store import SPLITS
 from visionbench.decoding import Recipe
 from visionbench.errors import UserError, root_cause
 from visionbench.evaluation.predictions import Predictions
+from visionbench.guards.config import missing_accelerator
 from visionbench.inference.inputs import batches, decoded_files
 from visionbench.models.base import Classifier
+from visionbench.runs.checkpoints import load_checkpoint
 from visionbench.runs.folder import RunFolder
 from visionbench.text import one_line, shown
 
@@ -243,6 +245,7 @@ def _load_model(checkpoint: Path, spec: dict[str, Any]) -> Classifier:
         ) from error
     if not issubclass(kind, Classifier):
         raise UserError(f"The run's model {name} is no longer a Classifier; make it a subclass of Classifier again.")
+    load_checkpoint(checkpoint, RunFolder(checkpoint.parents[1]).how_to_repeat())
     try:
         model: Classifier = kind.load_from_checkpoint(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # a damaged file or a changed class fails in many ways
@@ -294,9 +297,12 @@ class Predictor:
         self.model = run.model
         self.precision = precision if precision is not None else run.precision
         name: Any = self.precision  # Lightning checks the value
+        asked = accelerator if accelerator is not None else run.config["trainer"]["accelerator"]
+        if (sentence := missing_accelerator("accelerator", asked)) is not None:
+            raise UserError(sentence)
         try:
             fabric = Fabric(
-                accelerator=accelerator if accelerator is not None else run.config["trainer"]["accelerator"],
+                accelerator=asked,
                 devices=1,
                 precision=name,
             )

@@ -164,8 +164,11 @@ def read_run(folder: Path) -> ReportedRun:
         input_description=files.input,
         rows=files.rows,
     )
-    run.figure_numbers = files.figure_contents
-    run.untrained = files.untrained_metrics or None
+    try:
+        run.figure_numbers = files.figure_contents
+        run.untrained = files.untrained_metrics or None
+    except UserError as error:
+        run.missing.append(str(error))
     for stage in ("test", "val"):
         try:
             predictions = files.predictions(stage)

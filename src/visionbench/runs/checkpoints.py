@@ -56,6 +56,36 @@ def promote(file: Path, best: bool) -> None:
     _flush_folder(folder)
 
 
+def load_checkpoint(file: Path, otherwise: str) -> dict[str, Any]:
+    """The content of a checkpoint, on the processor.
+
+    Args:
+        file: Checkpoint.
+        otherwise: Words that say what to do where no copy of a torn file is left.
+
+    Raises:
+        UserError: The file is torn, or it is not a checkpoint.
+    """
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+    except Exception as error:  # a torn file fails in a dozen ways, each with an exception of its own
+        if isinstance(error, MemoryError):
+            raise
+        raise UserError(
+            f"{file} cannot be read ({_reason(file, error)}); restore the file from a copy, or {otherwise}."
+        ) from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise UserError(f"{file} is not a checkpoint of a run; restore the file from a copy, or {otherwise}.")
+    return content
+
+
+def _reason(file: Path, error: Exception) -> str:
+    """Why a checkpoint cannot be read, in few words; torch's further sentences are for its developers."""
+    if not file.stat().st_size:
+        return "it is empty"
+    return str(error).partition("\n")[0].partition(". ")[0].rstrip(".") or type(error).__name__
+
+
 def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     """Reads the newest complete checkpoint in a folder.
 
@@ -77,7 +107,7 @@ def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
         try:
             content = torch.load(file, map_location="cpu", weights_only=True)
         except Exception as error:  # a torn file fails in a dozen ways, each with an exception of its own
-            torn[file] = str(error).splitlines()[0] if str(error) else type(error).__name__
+            torn[file] = _reason(file, error)
             continue
         if isinstance(content, dict) and CHECKPOINT_KEY in content:
             complete[file] = content[CHECKPOINT_KEY]
@@ -92,7 +122,7 @@ def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:
     if state["best_epoch"] is not None and not state["improved"] and best not in complete and not repeated:
         raise UserError(
             f"{best}, the result of epoch {state['best_epoch'] + 1}, is {'torn' if best in torn else 'missing'}; "
-            "restore the file, or start a new run."
+            "restore the file from a copy, or start a new run, such as by visionbench repeat for a finished run."
         )
     used = f"resuming from {newest.name}"
     return newest, state, [f"{file} is torn or not a checkpoint of a run ({torn[file]}); {used}" for file in torn]

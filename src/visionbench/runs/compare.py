@@ -114,7 +114,8 @@ def first_difference(first: Path, second: Path) -> str | None:
         step = int(differs[0])
         return f"the loss of step {step + 1} is {losses[step]:.9g} in {first} and {other_losses[step]:.9g} in {second}"
     if len(losses) != len(other_losses):
-        return f"{first} has {len(losses)} steps and {second} has {len(other_losses)}"
+        paths = [run.losses_path for run in runs]
+        return f"{paths[0]} has the losses of {len(losses)} steps and {paths[1]} those of {len(other_losses)}"
     if runs[0].metrics_path.read_bytes() != runs[1].metrics_path.read_bytes():
         return "all losses of the steps are the same, but metrics.csv differs"
     if runs[0].metadata.get("weights_digest") != runs[1].metadata.get("weights_digest"):

@@ -1,9 +1,11 @@
 """Run folders: what lies in one under which name, and how it is read and written."""
 
+import contextlib
 import csv
 import json
 import math
 import os
+import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from io import StringIO
@@ -31,6 +33,9 @@ CONFIG_FILE = "config.yaml"
 
 # Type of step-losses.bin: little-endian float32, one value for each batch.
 DTYPE = np.dtype("<f4")
+
+# Separators of columns that spreadsheets write instead of commas.
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 # How a run ended; only a finished run has a score.
 Status = Literal["finished", "diverged", "interrupted", "failed"]
@@ -172,13 +177,35 @@ class RunFolder:
         self.require_run()
         path = self.config_path
         try:
-            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
+            content = yaml.safe_load(text)
         except (OSError, ValueError, yaml.YAMLError) as error:
-            raise _unreadable(path, error) from error
+            raise _unreadable(path, error, self._how_to_restart()) from error
         parts = ("trainer", "model", "data")
         if not isinstance(content, dict) or not all(isinstance(content.get(part), dict) for part in parts):
-            raise UserError(f"{path} has no trainer, model and data; restore the file as the run wrote it.")
+            raise UserError(
+                f"{path} has no trainer, model and data; restore the file from a copy, or {self._how_to_restart()}."
+            )
+        if not text.endswith("\n"):
+            raise UserError(
+                f"{path} is torn: its last line is not complete; restore the file from a copy, or "
+                f"{self._how_to_restart()}."
+            )
         return _in_todays_form(content)
+
+    def how_to_repeat(self) -> str:
+        """Words that say how the run is trained again, for a message about a file that only training writes."""
+        with contextlib.suppress(UserError):
+            if self.is_finished:
+                return f"train the run again with visionbench repeat {shlex.quote(str(self.path))}"
+        return f"train the run again with visionbench fit --run_dir null --config {shlex.quote(str(self.config_path))}"
+
+    def _how_to_restart(self) -> str:
+        """Words that say how the run is trained again without its configuration."""
+        with contextlib.suppress(UserError):
+            if self.metadata.get("command"):
+                return f"train the run again by its command, which {self.metadata_path} holds"
+        return "train the run again with its options"
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -187,7 +214,10 @@ class RunFolder:
         Raises:
             UserError: The file is damaged, or of a newer version of visionbench.
         """
-        content = _read_json(self.metadata_path)
+        content = _read_json(
+            self.metadata_path,
+            f"remove it and write it anew with visionbench fit --resume {shlex.quote(str(self.path))}",
+        )
         if content.get("schema", SCHEMA) not in (SCHEMA, METADATA_SCHEMA):
             raise UserError(
                 f"{self.metadata_path} has schema {content['schema']}, expected {SCHEMA} or {METADATA_SCHEMA}; use the "
@@ -306,7 +336,7 @@ class RunFolder:
         Raises:
             UserError: The file is damaged.
         """
-        return _read_json(self.input_path)
+        return _read_json(self.input_path, self.how_to_repeat())
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -315,25 +345,39 @@ class RunFolder:
         Raises:
             UserError: The file is damaged.
         """
+        return self.metrics_table()[1]
+
+    def metrics_table(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """The columns of metrics.csv, and its complete rows as `rows` gives them; both empty where there is no file.
+
+        Raises:
+            UserError: The file is damaged.
+        """
         path = self.metrics_path
+        otherwise = f"restore the file from a copy, or {self.how_to_repeat()}"
         try:
-            text = path.read_text(encoding="utf-8")
+            text = path.read_text(encoding="utf-8-sig")
         except FileNotFoundError:
-            return []
+            return [], []
         except (OSError, ValueError) as error:
-            raise _unreadable(path, error) from error
-        complete = text[: text.rfind("\n") + 1]
-        rows = []
+            raise _unreadable(path, error, self.how_to_repeat()) from error
+        reader = csv.DictReader(StringIO(text[: text.rfind("\n") + 1]))
+        columns, rows = list(reader.fieldnames or []), []
+        if columns and "epoch" not in columns:
+            separator = next((name for sign, name in SEPARATORS.items() if f"epoch{sign}" in columns[0]), None)
+            found = f"has {separator} between its columns, as a spreadsheet writes" if separator else "has no column epoch"
+            raise UserError(f"{path} {found}; {otherwise}.")
         try:
-            for row in csv.DictReader(StringIO(complete)):
+            for row in reader:
                 numbers: dict[str, Any] = {name: float(value) for name, value in row.items() if value}
-                rows.append(numbers | {"epoch": int(row["epoch"])})
+                counts = {name: int(row[name]) for name in ("epoch", "step") if name in columns}
+                rows.append(numbers | counts)
         except (ValueError, KeyError, TypeError, csv.Error) as error:
             raise UserError(
-                f"{path} is not a table of numbers ({one_line(error).rstrip('.')}); restore the file as the run wrote "
-                "it."
+                f"{path} is not a table of numbers ({one_line(error).rstrip('.')}, in line {reader.line_num}); "
+                f"{otherwise}."
             ) from error
-        return rows
+        return columns, rows
 
     @property
     def step_losses(self) -> np.ndarray:
@@ -348,7 +392,7 @@ class RunFolder:
         Raises:
             UserError: The file is damaged.
         """
-        return _read_json(self.figures / "figures.json")
+        return _read_json(self.figures / "figures.json", self.how_to_repeat())
 
     @property
     def untrained_metrics(self) -> dict[str, Any]:
@@ -360,7 +404,8 @@ class RunFolder:
         Raises:
             UserError: The file is damaged.
         """
-        content = _read_json(self.untrained_path) or _read_json(self.figures / self.untrained_path.name)
+        again = self.how_to_repeat()
+        content = _read_json(self.untrained_path, again) or _read_json(self.figures / self.untrained_path.name, again)
         return {f"val/{name.rpartition('/')[2]}": value for name, value in content.items()}
 
     def predictions(self, stage: str) -> Predictions | None:
@@ -378,8 +423,8 @@ class RunFolder:
         except (OSError, ValueError, KeyError, EOFError) as error:
             reason = f"there is no class {error}" if isinstance(error, KeyError) else one_line(error).rstrip(".")
             raise UserError(
-                f"{folder / stage}.csv or its probabilities cannot be read ({reason}); restore both files as the run "
-                "wrote them."
+                f"{folder / stage}.csv or its probabilities cannot be read ({reason}); restore both files from a copy, "
+                f"or {self.how_to_repeat()}."
             ) from error
 
     def result_checkpoint(self) -> Path:
@@ -392,8 +437,13 @@ class RunFolder:
         """
         self.require_run()
         best, last = (self.checkpoints / f"{name}.ckpt" for name in ("best", "last"))
-        if best.is_file() and result_of(self.config) == "best":
+        chosen = result_of(self.config) == "best"
+        if best.is_file() and chosen:
             return best
+        if chosen and self.is_finished and self.choosing_metric is not None and self.metadata.get("result") == "best":
+            raise UserError(
+                f"{best}, the result of the run, is missing; restore the file from a copy, or {self.how_to_repeat()}."
+            )
         if last.is_file():
             return last
         raise UserError(
@@ -593,17 +643,24 @@ def divergence(rows: Sequence[Mapping[str, Any]]) -> str | None:
     return f"not a number: {', '.join(places)}" if places else None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
+    """The content of a JSON file; empty where there is none.
+
+    Args:
+        path: Path of the file.
+        otherwise: Words that say what to do where no copy of a damaged file is left.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return {}
     except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(path, error, otherwise) from error
     if not isinstance(content, dict):
-        raise UserError(f"{path} holds no names with values; restore the file as the run wrote it.")
+        raise UserError(f"{path} holds no names with values; restore the file from a copy, or {otherwise}.")
     return content
 
 
-def _unreadable(path: Path, error: Exception) -> UserError:
-    return UserError(f"{path} cannot be read ({one_line(error).rstrip('.')}); restore the file as the run wrote it.")
+def _unreadable(path: Path, error: Exception, otherwise: str) -> UserError:
+    reason = "it is empty" if path.is_file() and not path.stat().st_size else one_line(error).rstrip(".")
+    return UserError(f"{path} cannot be read ({reason}); restore the file from a copy, or {otherwise}.")

@@ -96,7 +96,8 @@ def open_for_resume(folder: Path, current: Mapping[str, Any], allow_changes: boo
         torn = [name for name in CHECKPOINT_FILES if (run.checkpoints / name).is_file()]
         if torn:
             raise UserError(
-                f"None of the checkpoints in {run.checkpoints} ({', '.join(torn)}) can be read; start a new run."
+                f"None of the checkpoints in {run.checkpoints} ({', '.join(torn)}) can be read; restore one from a "
+                f"copy, or {run.how_to_repeat()}."
             ) from None
         return Resumption(folder, notes=["The run has no checkpoint yet, so it starts from the beginning."])
     before = _started_as(state)

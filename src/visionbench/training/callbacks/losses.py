@@ -33,8 +33,8 @@ class StepLosses(StepwiseCallback):
         written = path.stat().st_size // DTYPE.itemsize if path.exists() else 0
         if written < batches:
             raise UserError(
-                f"{path} has {written} losses, but {batches} batches are done; restore the file as the run "
-                "wrote it, or start a new run."
+                f"{path} has {written} losses, but {batches} batches are done; restore the file from a copy, or "
+                f"{RunFolder(path.parent).how_to_repeat()}."
             )
         if path.exists():
             os.truncate(path, batches * DTYPE.itemsize)

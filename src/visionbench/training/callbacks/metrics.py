@@ -1,7 +1,6 @@
 """The run's metrics as a file that only grows."""
 
 import csv
-import itertools
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,8 @@ from lightning.pytorch import LightningModule, Trainer
 from visionbench.errors import UserError
 from visionbench.files import replacing
 from visionbench.models.base import Classifier
+from visionbench.runs.folder import RunFolder
+from visionbench.text import counted
 from visionbench.training.callbacks.after_epoch import AfterEpoch
 
 
@@ -46,17 +47,14 @@ class MetricsFile(AfterEpoch):
         if epochs == 0:
             self.path.unlink(missing_ok=True)  # its header may be torn
             return
-        if self.path.is_file():
-            with self.path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self.columns = list(dict.fromkeys([*(reader.fieldnames or []), *self.additional]))
-                for row in itertools.islice(reader, epochs):  # what comes later may be torn
-                    numbers: dict[str, Any] = {name: float(value) for name, value in row.items() if value}
-                    self.rows.append(numbers | {name: int(row[name]) for name in ("epoch", "step")})
+        run = RunFolder(self.path.parent)
+        columns, rows = run.metrics_table()
+        self.columns = list(dict.fromkeys([*columns, *self.additional]))
+        self.rows += rows[:epochs]
         if len(self.rows) < epochs:
             raise UserError(
-                f"{self.path} has {len(self.rows)} rows, but {epochs} epochs are finished; restore the file as "
-                "the run wrote it, or start a new run."
+                f"{self.path} has {counted(len(self.rows), 'row')}, but {counted(epochs, 'epoch')} "
+                f"{'is' if epochs == 1 else 'are'} finished; restore the file from a copy, or {run.how_to_repeat()}."
             )
         with replacing(self.path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, restval="")
