@@ -70,7 +70,7 @@ def test_a_callback_that_needs_a_logger_gets_one_that_writes_nothing(cli, tmp_pa
 
 def test_mistakes_of_the_command_are_sentences(cli):
     assert "No data is given" in cli("check").refusal()
-    assert "there is no file missing.yaml" in cli("check missing.yaml").refusal()
+    assert "the file missing.yaml does not exist" in cli("check missing.yaml").refusal()
     assert "leave --resume out" in cli(f"{LINE} --resume auto").refusal()
     assert "widhts" in cli(f"{LINE} --model.widhts [4]").refusal()
 

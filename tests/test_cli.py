@@ -67,7 +67,7 @@ MISTAKES = {
     ),
     "text as an optimizer's number": (f"{DIGITS} --model.optimizer.lr fast", "model.optimizer.lr: found fast"),
     "unknown choice": (f"{DIGITS} --model.activation rleu", "model.activation: found rleu, expected one of relu, "),
-    "missing config": ("fit --config nofile.yaml", "config: there is no file ", "nofile.yaml"),
+    "missing config": ("fit --config nofile.yaml", "config: the file nofile.yaml does not exist"),
     "base of the models": (
         "fit --model Classifier --data Digits",
         "Classifier is only the base of the classes; known: CNN",
@@ -124,13 +124,17 @@ MISTAKES = {
         "early_stopping watches val/loss, but there is no validation",
     ),
     "true as a seed": (f"{DIGITS} --seed_everything true", "seed_everything", "expected an integer"),
-    "unknown accelerator": (f"{DIGITS} --trainer.accelerator warp", "accelerator='warp'", "cpu"),
+    "unknown accelerator": (
+        f"{DIGITS} --trainer.accelerator warp",
+        "trainer.accelerator is warp, which is unknown",
+        "cpu",
+    ),
     "plateau stepped at each step": (
         f"{DIGITS} --model.lr_scheduler ReduceLROnPlateau --model.lr_interval step",
         "model.lr_interval is step",
     ),
-    "no epochs": (f"{DIGITS} --trainer.max_epochs 0", "Nothing was trained", "max_epochs"),
-    "no batches": (f"{DIGITS} --trainer.limit_train_batches 0", "Nothing was trained", "limit_train_batches"),
+    "no epochs": (f"{DIGITS} --trainer.max_epochs 0", "trainer.max_epochs is 0, expected 1 or more"),
+    "no batches": (f"{DIGITS} --trainer.limit_train_batches 0", "trainer.limit_train_batches is 0, expected"),
     "validation of everything": (f"{DIGITS} --data.val_size 1437", "val_size asks for 1437 of the 1437"),
     "validation of nothing": (f"{DIGITS} --data.val_size 0.0001", "not one image"),
     "unknown optimizer option": (f"{DIGITS} --model.optimizer SGD --model.optimizer.momentun 1", "optimizer.momentum?"),
@@ -203,7 +207,7 @@ FILES = {
         "{model: {class_path: MLP, init_args: {input_shape: [1, 28, 28]}}, data: Digits}",
         "model.input_shape is set to",
     ),
-    "broken": ("model: [unclosed\nx: {", "pars"),
+    "broken": ("model: [unclosed\nx: {", "run.yaml, line 2: this is no YAML"),
 }
 
 

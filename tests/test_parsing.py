@@ -231,9 +231,9 @@ def test_a_batch_may_be_larger_than_any_integer_of_the_machine(cli):
 @pytest.mark.parametrize(
     ("options", "sentence"),
     [
-        ("--model MLP --model.dropout -0.1", "dropout probability has to be between 0 and 1, but got -0.1"),
-        ("--model CNN --model.dense_dropout -1", "dropout probability has to be between 0 and 1, but got -1.0"),
-        ("--model CNN --model.dropouts [0,0,-1]", "dropout probability has to be between 0 and 1, but got -1.0"),
+        ("--model MLP --model.dropout -0.1", "model.dropout is -0.1, expected 0 to 1"),
+        ("--model CNN --model.dense_dropout -1", "model.dense_dropout is -1.0, expected 0 to 1"),
+        ("--model CNN --model.dropouts [0,0,-1]", "model.dropouts is [0.0, 0.0, -1.0], expected 0 to 1"),
         ("--model MLP --checkpoint.every_n_steps 0", "checkpoint.every_n_steps is 0, expected 1 or more, or null."),
         ("--model MLP --early_stopping.patience -1", "early_stopping.patience is -1, expected 0 or more, or null."),
         ("--model MLP --threads 5000", "threads is 5000, expected 1 to 1024, or 0 to choose by the model."),

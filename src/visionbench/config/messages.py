@@ -59,7 +59,7 @@ def missing_file(key: str, path: str) -> str:
         key: Option that names the file.
         path: Path as it was given.
     """
-    return f"{key}: there is no file {path}; give the path of a file that exists."
+    return f"{key}: the file {path} does not exist; give the path of a file that exists."
 
 
 def unknown_option(option: str, known: Iterable[str], elsewhere: Iterable[str] = ()) -> str:
