@@ -36,7 +36,8 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON file that is never seen half-written."""
     # JSON has no NaN: the loss of a diverged run is null, so that every JSON reader can read the file.
     text = json.dumps(_without_nan(content), indent=2, ensure_ascii=False, allow_nan=False)
-    write_whole(path, f"{text}\n".encode())
+    # A name that is no UTF-8 text has half characters, which JSON writes as the same escapes.
+    write_whole(path, f"{text}\n".encode("utf-8", "backslashreplace"))
 
 
 def write_whole(path: Path, content: bytes) -> None:

@@ -12,7 +12,7 @@ from visionbench.processes import RUN_FOLDER_VARIABLE
 
 # The number of a process among others, as other programs set it. A run numbers its processes itself, and Lightning
 # would take the number of another program for it.
-RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK")
+RANKS = ("RANK", "LOCAL_RANK", "NODE_RANK", "GROUP_RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK")
 
 
 class OutputFailed(RunFailed):

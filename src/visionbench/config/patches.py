@@ -1,4 +1,4 @@
-"""The functions of jsonargparse that are replaced: three while a command line is parsed, and one for good.
+"""The functions of jsonargparse that are replaced: three while a command line is parsed, and two for good.
 
 - `resolve_class_path_by_name` finds two classes for a short name that torch and Lightning share, and refuses to choose.
 - `discard_init_args_on_class_path_change` keeps and drops arguments without a word when only a class changes; the
@@ -6,14 +6,17 @@
 - `sort_subtypes_for_union` leaves int and float in the order of the annotation, and typing may give an annotation in
   the order of an equal one that was made earlier in the process, by any library: 4 images would become 4.0. It is
   replaced for good, since values are also converted when classes are instantiated.
+- `open`, where files of settings are read, takes the encoding of the machine, which may be none for names in UTF-8.
 """
 
 import contextlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
+import jsonargparse._paths as paths
 import jsonargparse._typehints as typehints
 from jsonargparse import Namespace
 from torch.optim import Optimizer
@@ -41,6 +44,14 @@ def _sort_with_int_first(subtypes: Any, *arguments: Any, **options: Any) -> Any:
 
 
 typehints.sort_subtypes_for_union = _sort_with_int_first
+
+
+def _open_as_utf8(file: Any, mode: str = "r") -> Any:
+    """Opens a file of settings as the check of run files reads it, whatever the locale of the machine."""
+    return Path(file).open(mode, encoding=None if "b" in mode else "utf-8")
+
+
+vars(paths)["open"] = _open_as_utf8
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from visionbench.console import quiet_libraries
 from visionbench.errors import UserError, first_user_error, root_cause
 from visionbench.evaluation.predictions import Predictions
 from visionbench.runs.folder import RunFolder, Status
-from visionbench.text import one_line
+from visionbench.text import counted, one_line
 
 if TYPE_CHECKING:
     from visionbench.data.base import VisionDataModule
@@ -169,6 +169,10 @@ def read_run(folder: Path) -> ReportedRun:
         run.untrained = files.untrained_metrics or None
     except UserError as error:
         run.missing.append(str(error))
+    epochs = run.report.get("epochs") or 0
+    if run.finished and len(run.rows) < epochs:
+        rows, count = counted(len(run.rows), "row"), counted(epochs, "epoch")
+        run.missing.append(f"{files.metrics_path} has {rows} of {count}; restore the file, or {files.how_to_repeat()}.")
     for stage in ("test", "val"):
         try:
             predictions = files.predictions(stage)

@@ -116,6 +116,9 @@ def first_difference(first: Path, second: Path) -> str | None:
     if len(losses) != len(other_losses):
         paths = [run.losses_path for run in runs]
         return f"{paths[0]} has the losses of {len(losses)} steps and {paths[1]} those of {len(other_losses)}"
+    for run in runs:
+        if not run.metrics_path.is_file():
+            return f"all losses of the steps are the same, but {run.metrics_path} is missing"
     if runs[0].metrics_path.read_bytes() != runs[1].metrics_path.read_bytes():
         return "all losses of the steps are the same, but metrics.csv differs"
     if runs[0].metadata.get("weights_digest") != runs[1].metadata.get("weights_digest"):

@@ -157,6 +157,10 @@ class RunFolder:
         Raises:
             UserError: It has no config.yaml.
         """
+        if not self.config_path.is_file() and self.metadata_path.is_file():
+            raise UserError(
+                f"{self.config_path} is missing; restore the file from a copy, or {self._how_to_restart()}."
+            )
         if not self.config_path.is_file():
             raise UserError(
                 f"{self.path} is not a run folder (it has no config.yaml); give one like lightning_logs/cnn/version_0."
@@ -365,7 +369,9 @@ class RunFolder:
         columns, rows = list(reader.fieldnames or []), []
         if columns and "epoch" not in columns:
             separator = next((name for sign, name in SEPARATORS.items() if f"epoch{sign}" in columns[0]), None)
-            found = f"has {separator} between its columns, as a spreadsheet writes" if separator else "has no column epoch"
+            found = (
+                f"has {separator} between its columns, as a spreadsheet writes" if separator else "has no column epoch"
+            )
             raise UserError(f"{path} {found}; {otherwise}.")
         try:
             for row in reader:

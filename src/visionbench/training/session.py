@@ -49,6 +49,7 @@ from visionbench.runs.checkpoints import AtomicCheckpointIO
 from visionbench.runs.folder import RunFolder, Status, divergence
 from visionbench.runs.identity import (
     config_digest,
+    flat,
     git_state,
     identity,
     process_count,
@@ -56,7 +57,7 @@ from visionbench.runs.identity import (
     versions,
     weights_digest,
 )
-from visionbench.text import counted, one_line
+from visionbench.text import counted, one_line, shown
 from visionbench.training.callbacks import (
     BeforeTraining,
     Diverged,
@@ -273,6 +274,7 @@ class Session:
             self._make_trainer({"logger": True, "enable_checkpointing": False}, self._guard_callbacks())
             return
         self._make_paths_absolute()
+        self._check_texts()
         self.run_folder = self._claim(self._record())
         overrides: dict[str, Any] = {
             "default_root_dir": str(self.run_folder),
@@ -375,6 +377,19 @@ class Session:
             # A word with a meaning of its own stays one, though a folder may be called the same.
             if value not in (None, "imagenet", "none") and Path(value).exists():
                 arguments[place] = str(Path(value).resolve())
+
+    def _check_texts(self) -> None:
+        """Refuses paths that config.yaml cannot hold.
+
+        Raises:
+            UserError: A path is not UTF-8 text.
+        """
+        for name, value in flat(self.settings.config).items():
+            if isinstance(value, str) and not _is_utf8(value):
+                raise UserError(
+                    f"{name.replace('init_args.', '')} is {shown(value)}, which is not UTF-8 text, so that the run "
+                    "could not be read; rename the file or folder, or give another one."
+                )
 
     def _make_trainer(self, overrides: dict[str, Any], callbacks: list[Callback]) -> None:
         arguments = self.settings.trainer
@@ -918,6 +933,14 @@ def _in_words(error: BaseException) -> str:
     if isinstance(error, UserError):
         return one_line(error)
     return f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _as_list(value: Any) -> list[Any]:
