@@ -101,7 +101,7 @@ def test_a_working_directory_that_is_gone_is_one_sentence(tmp_path, monkeypatch,
     assert capsys.readouterr().err == error
 
 
-NAMES = "random logging yaml torch csv types signal pickle socket numpy PIL json decimal tempfile queue".split()
+NAMES = ["random", "logging", "yaml", "torch", "csv", "types", "signal", "pickle", "socket", "numpy", "PIL", "json"]
 
 
 @pytest.fixture
@@ -131,7 +131,18 @@ def test_processes_that_decode_images_are_not_shadowed(shadowed):
         (shadowed / "photos" / name).mkdir(parents=True)
         for number in range(150):
             Image.new("RGB", (4, 4), (number, 0, 0)).save(shadowed / "photos" / name / f"{number}.png")
-    line = [*COMMAND, *"data prepare ImageFolder --data.source photos --data.size 4 --data.root root".split()]
+    line = [
+        *COMMAND,
+        "data",
+        "prepare",
+        "ImageFolder",
+        "--data.source",
+        "photos",
+        "--data.size",
+        "4",
+        "--data.root",
+        "root",
+    ]
     result = subprocess.run(
         line, cwd=shadowed, env=os.environ | {"PYTHONSAFEPATH": "1"}, capture_output=True, text=True
     )

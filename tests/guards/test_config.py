@@ -251,7 +251,7 @@ def test_a_number_of_the_model_is_in_its_range(model, options, part):
 @pytest.mark.fast
 @pytest.mark.parametrize("min_delta", [-1.0, math.nan, math.inf])
 def test_the_smallest_improvement_is_a_finite_number(min_delta):
-    with pytest.raises(UserError, match="early_stopping.min_delta is"):
+    with pytest.raises(UserError, match=r"^early_stopping\.min_delta is"):
         EarlyStopping(patience=1, min_delta=min_delta)
 
 

@@ -126,6 +126,6 @@ def test_a_new_run_comes_after_all_others(tmp_path):
 
 
 def test_a_run_without_a_checkpoint_cannot_be_evaluated(tmp_path):
-    (tmp_path / "config.yaml").touch()
+    (tmp_path / "config.yaml").write_text("{trainer: {}, model: {}, data: {}}\n")
     with pytest.raises(UserError, match="no checkpoint yet"):
         RunFolder(tmp_path).result_checkpoint()

@@ -65,8 +65,8 @@ WITHOUT_EFFECT = {
     "overfit_batches": "leave it out, and give the number of training samples with --data.train_size",
     "default_root_dir": "leave it out, and give the folder of all runs by --log_dir, or the run folder by --run_dir",
     "limit_predict_batches": "leave it out, since a run predicts nothing",
-    "barebones": "leave it out, since a run keeps metrics and checkpoints; trainer.logger, trainer.enable_checkpointing "
-    "and predictions turn them off",
+    "barebones": "leave it out, since a run keeps metrics and checkpoints; trainer.logger, "
+    "trainer.enable_checkpointing and predictions turn them off",
     "model_registry": "leave it out, since the checkpoints of a run are in its folder",
 }
 

@@ -94,8 +94,8 @@ class OptimizerSettings(Guard):
             return
         if wrong := [float(rate) for rate in rates if not 0 <= float(rate) < math.inf]:
             yield (
-                f"model.lr_scheduler ({type(scheduler).__name__}) makes a learning rate of {wrong[0]:g} of its settings, "
-                "expected finite numbers of 0 or more."
+                f"model.lr_scheduler ({type(scheduler).__name__}) makes of its settings a learning rate of {wrong[0]:g}, "
+                "expected a finite number of 0 or more."
             )
 
 

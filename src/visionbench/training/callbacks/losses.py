@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from visionbench.errors import UserError
-from visionbench.runs.folder import DTYPE
+from visionbench.runs.folder import DTYPE, RunFolder
 from visionbench.training.steps import Steps, StepwiseCallback
 
 
