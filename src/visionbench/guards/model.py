@@ -94,7 +94,7 @@ class OptimizerSettings(Guard):
             return
         if wrong := [float(rate) for rate in rates if not 0 <= float(rate) < math.inf]:
             yield (
-                f"model.lr_scheduler ({type(scheduler).__name__}) makes of its settings a learning rate of {wrong[0]:g}, "
+                f"model.lr_scheduler ({type(scheduler).__name__}) makes a learning rate of {wrong[0]:g}, "
                 "expected a finite number of 0 or more."
             )
 
