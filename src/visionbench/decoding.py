@@ -15,10 +15,18 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Literal
+from typing import IO, BinaryIO, Literal
 
 import numpy as np
-from PIL import ExifTags, Image, ImagePalette, Jpeg2KImagePlugin, PngImagePlugin, TiffImagePlugin, UnidentifiedImageError
+from PIL import (
+    ExifTags,
+    Image,
+    ImagePalette,
+    Jpeg2KImagePlugin,
+    PngImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+)
 
 from visionbench.file_kinds import CONVERT, HEAD_BYTES, foreign_kind
 from visionbench.pixel_data import exif_orientation, jpeg_2000_layout, tiff_numbers, without_metadata
@@ -36,11 +44,11 @@ TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # by the EXIF orientation
-DNG_VERSION = 50706  # tag of TIFF
+NEW_SUBFILE_TYPE, INK_SET, DNG_VERSION = 254, 332, 50706  # tags of TIFF
 JPEG_2000_COLOR_SPACES = (12, 15, 16, 17, 18)  # CMYK, black and white, sRGB, gray, sYCC
 PHOTOMETRIC = {0: "white is zero", 5: "CMYK", 6: "YCbCr", 8: "CIELab", 32803: "the mosaic of a camera", 32844: "LogL"}
 # Beginnings of Pillow's messages about files that are not damaged.
-UNSUPPORTED = ("unsupported", "cannot handle", "unknown pixel mode", "unable to determine")
+UNSUPPORTED = ("unsupported", "cannot handle", "unknown pixel mode", "unknown raw mode", "unable to determine")
 
 # Largest number of pixels of an enlarged image: Pillow's limit for the pixels of a file.
 MAX_PIXELS = 89_478_485
@@ -270,12 +278,21 @@ def _layout(image: Image.Image) -> Layout:
 def _tiff_layout(image: TiffImagePlugin.TiffImageFile) -> Layout:
     tags = image.tag_v2
     bits, sample_formats = tags.get(TiffImagePlugin.BITSPERSAMPLE, (1,)), tags.get(TiffImagePlugin.SAMPLEFORMAT, (1,))
-    if tags.get(TiffImagePlugin.OSUBFILETYPE, 0) & 1 or DNG_VERSION in tags:
+    if tags.get(NEW_SUBFILE_TYPE, 0) & 1 or DNG_VERSION in tags:
         raise Unusable(f"a raw file of a camera (DNG, NEF or the like), or a thumbnail before the image; {CONVERT}")
     if 2 in sample_formats:
         raise Unusable(f"pixels of signed {bits[0]}-bit integers; save it with unsigned 8 or 16 bits")
     if image.mode == "I":
         raise Unusable(f"pixels of {bits[0]}-bit integers, whose range is not known; save it with 8 or 16 bits")
+    is_raw, photometric = image.info["compression"] == "raw", tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION, 0)
+    if image.mode in ("1", "L", "I;16", "I;16B") and TiffImagePlugin.PHOTOMETRIC_INTERPRETATION not in tags:
+        raise Unusable(f"a TIFF that does not tell whether 0 is black or white; {CONVERT}")
+    if photometric == 5 and tags.get(INK_SET, 1) != 1:
+        raise Unusable(f"a TIFF of inks other than CMYK; {CONVERT}")
+    if is_raw and tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2 and bits[0] > 8:
+        raise Unusable(f"a TIFF of {bits[0]} bits with its bands one after the other; {CONVERT}")
+    if is_raw and photometric == 6 and tags.get(TiffImagePlugin.YCBCRSUBSAMPLING, (2, 2)) != (1, 1):
+        raise Unusable(f"a TIFF in YCbCr with fewer colors than pixels, without compression; {CONVERT}")
     if image.mode in ("P", "PA"):
         colors = tags[TiffImagePlugin.COLORMAP]
         if max(colors) < 256:  # written by programs that take the 16 bits of a color for 8
@@ -299,8 +316,9 @@ def _png_layout(image: PngImagePlugin.PngImageFile) -> Layout:
 
 def _jpeg_2000_layout(image: Jpeg2KImagePlugin.Jpeg2KImageFile) -> Layout:
     """Tables for components of less than 8 bits, which Pillow shifts to the left."""
-    image.fp.seek(0)
-    bits, color_space = jpeg_2000_layout(image.fp.read())
+    file: IO[bytes] = image.fp  # type: ignore[assignment]  # open until the pixels are loaded
+    file.seek(0)
+    bits, color_space = jpeg_2000_layout(file.read())
     if color_space not in (None, *JPEG_2000_COLOR_SPACES):
         raise Unusable(f"a JPEG 2000 image in the color space number {color_space}; save it in RGB")
     if min(bits) >= 8 or image.mode == "I;16":

@@ -54,6 +54,7 @@ SIGNATURES = [
     (344, b"n+1\0", "a NIfTI volume", "save its slices as PNG"),
     (0, b"NRRD", "an NRRD volume", "save its slices as PNG"),
     (0, b"SIMPLE  =", "a FITS file", "save it as PNG, with a range that you choose"),
+    (0, b"MM\0+", "a BigTIFF whose bytes are in big-endian order", CONVERT),
     (0, b"FUJIFILMCCD-RAW", "a raw file of a camera (RAF)", CONVERT),
     (0, b"IIRO", "a raw file of a camera (ORF)", CONVERT),
     (0, b"IIRS", "a raw file of a camera (ORF)", CONVERT),
