@@ -237,13 +237,13 @@ def test_every_file_is_told_about_and_a_bad_one_does_not_stop_the_others(tmp_pat
     problems = {
         "good.png": None,
         "cut.jpg": "damaged (image file is truncated",
-        "text.png": "not an image",
+        "text.png": "text, not an image",
         "zero.png": "empty",
-        "script.eps": "not an image",
+        "script.eps": "a PostScript document",
         "warned_of.png": "more than 1,000 pixels",
         "refused.png": "more than 1,000 pixels",
         "float.tif": "pixels in floating point",
-        "wide.tif": "pixels of 32 bits",
+        "wide.tif": "pixels of signed 32-bit integers",
         "small.png": "7 x 8 pixels, smaller than 8 x 8",
         "missing.png": "cannot be read (No such file or directory)",
         "really_png.jpg": None,
@@ -329,8 +329,8 @@ def test_a_damaged_file_is_decoded_or_left_out_for_a_reason_and_nothing_else(tmp
     assert 0.2 < images / count < 0.8  # some of both, so that both are tested
     for problem in filter(None, problems):
         assert problem.isprintable()
-        assert len(problem) < 150
-        assert problem.split(" (")[0] in ("damaged", "not an image") or problem.startswith(("more than", "pixels of"))
+        assert len(problem) < 200
+        assert problem.startswith(("damaged (", "not an image", "a ", "an ", "text", "more than", "pixels "))
 
 
 def test_a_process_that_decodes_needs_no_torch():

@@ -13,18 +13,8 @@ ORDER = (
     *("__main__", "cli", "commands", "studies", "visionbench", "estimator", "api"),
     *("report", "figures", "inference"),
     *("arguments", "config", "progress", "training", "guards", "models", "data", "runs", "evaluation"),
-    *(
-        "surroundings",
-        "processes",
-        "random_state",
-        "interrupts",
-        "console",
-        "files",
-        "text",
-        "classes",
-        "decoding",
-        "errors",
-    ),
+    *("surroundings", "processes", "random_state", "interrupts", "console", "files", "decoding", "file_kinds"),
+    *("pixel_data", "text", "classes", "errors"),
 )
 # A study worker, a notebook and the command line call the same session.
 UNKNOWN_TO_TRAINING = {

@@ -195,7 +195,7 @@ def _text(content: bytes) -> str | None:
     is_plain_ppm = re.match(r"P[123]\s", text) is not None
     if is_plain_ppm or not all(character.isprintable() or character in "\t\n\r\f" for character in text):
         return None
-    return "text; remove it"
+    return "text, not an image; remove it"
 
 
 def _is_targa(content: bytes) -> bool:

@@ -127,7 +127,7 @@ def device(path):
 
 SPOILERS = {
     "cut short": (cut_jpeg, "damaged ("),
-    "text": (lambda path: path.write_text("hello"), "not an image"),
+    "text": (lambda path: path.write_text("hello"), "text, not an image"),
     "bomb": (bomb, "more than 89,478,485 pixels"),
     "zero bytes": (Path.touch, "empty"),
     "link out": (link_out, "a link that leads out of the folder"),

@@ -201,8 +201,12 @@ def test_up_to_the_limit_files_are_left_out_and_named(spoiled, folder, capsys, l
     data = folder(spoiled, max_skipped=limit)
     data.setup()
     reasons = {entry["file"]: entry["reason"].split(" (")[0] for entry in data.store.meta["skipped"]}
-    assert reasons == {"test/b/01.png": "damaged", "train/a/zero.png": "empty", "train/b/text.png": "not an image"}
-    assert "skipped: train/b/text.png: not an image" in capsys.readouterr().out
+    assert reasons == {
+        "test/b/01.png": "damaged",
+        "train/a/zero.png": "empty",
+        "train/b/text.png": "text, not an image; remove it",
+    }
+    assert "skipped: train/b/text.png: text, not an image" in capsys.readouterr().out
     assert_holds(data.store, "train", sorted(spoiled.glob("train/*/0*")))
     assert_holds(data.store, "test", [*sorted(spoiled.glob("test/a/*")), spoiled / "test" / "b" / "00.png"])
 

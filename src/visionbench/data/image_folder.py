@@ -22,11 +22,13 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from visionbench.data.folder_names import check_distinct, class_name, ignored_as, is_ignored, look_alikes
 from visionbench.data.from_source import FromSource
 from visionbench.data.memory import processor_cores
 from visionbench.data.store import SPLITS, Store, StoreWriter, read_meta
 from visionbench.decoding import Decoded, Recipe, decode_files, start_process
 from visionbench.errors import UserError
+from visionbench.file_kinds import UNPACK, kind_of_file
 from visionbench.text import counted
 from visionbench.text import shown as _shown
 
@@ -39,7 +41,6 @@ SPLIT_NAMES = {
     "test": "test",
     "testing": "test",
 }
-SYSTEM_FILES = ("thumbs.db", "desktop.ini")  # written by file managers
 TASK_BYTES = 4 * 2**20  # pixels of one task that is sent to a decoding process
 TASK_FILES = 256
 FEW_FILES = 256  # this many files are decoded faster than other processes start
@@ -65,10 +66,12 @@ class Listing:
         files: Files of each split, in order.
         fingerprint: Number of files, their bytes, and a sha256 of the class names and of the names, sizes and times of
             the files.
+        ignored: Number of files and folders that are ignored, by the kind of their names, such as `._*`.
     """
 
     files: Mapping[str, Sequence[File]]
     fingerprint: Mapping[str, Any]
+    ignored: Mapping[str, int]
 
 
 @dataclass
@@ -115,12 +118,12 @@ class ImageFolder(FromSource):
 
     The layouts are `source/train/CLASS/*`, optionally with `val` (or `valid`, `validation`) and `test` beside `train`;
     `source/CLASS/*`, from which the other splits are cut; and `source/CLASS/train/*` and so on. Names of splits may be
-    in upper or lower case. The class names are the sorted names of the class folders. Names that begin with a dot are
-    ignored.
+    in upper or lower case. The class names are the sorted names of the class folders. Names that begin with a dot and
+    names that systems leave in folders, such as `__MACOSX` and `Thumbs.db`, are ignored.
 
-    - Images: BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP, recognized by content, resized and converted to uint8.
-      The EXIF orientation is applied; transparent pixels are put on white; 16-bit values are divided by 257; only the
-      first of several frames is used; color profiles are ignored.
+    - Images: AVIF, BMP, GIF, JPEG, JPEG 2000, PNG, PPM, TIFF or WebP, recognized by content, resized and converted to
+      uint8. The EXIF orientation is applied; transparent pixels are put on white; 16-bit values are divided by 257;
+      only the first of several frames is used; color profiles are ignored.
     - Classes: one per folder. A class folder without a usable image is an error, as is a class in `val` or `test` that
       `train` does not have.
     - Split: that of the folders; without a folder for a split, or with a size, folds or `pool`, cut by `split_seed`.
@@ -293,6 +296,10 @@ class ImageFolder(FromSource):
         if unread := _unread_entries(self.source, self._folders):
             listed = ", ".join(unread[:MAX_LISTED]) + " ..." * (len(unread) > MAX_LISTED)
             print(f"  outside of the class folders, not read: {listed}")
+        if listing.ignored:
+            print(f"  ignored, as left by systems or hidden: {_ignored_in_words(listing.ignored)}")
+        if alike := look_alikes(self.class_names):
+            print(f"  note: these classes have names that look alike: {', '.join(alike)}")
         file_filter = FileFilter(self.duplicates)
         # Test first, so that of two duplicates in different splits the training image is skipped.
         parts = {split: listing.files[split] for split in reversed(SPLITS) if split in listing.files}
@@ -319,6 +326,7 @@ class ImageFolder(FromSource):
             "skipped": file_filter.skipped,
             "copies": file_filter.copies,
             "not_read": unread,
+            "ignored": listing.ignored,
         }
 
     def _write_split(
@@ -436,7 +444,7 @@ def find_classes(source: Path) -> dict[str, dict[str, Path]]:
             )
         if unknown := [name for name in folders if name not in train]:
             raise UserError(
-                f"{_shown(str(folders[unknown[0]]))} is of a class that train does not have (train has "
+                f"{_shown_folder(source, folders[unknown[0]])} is of a class that train does not have (train has "
                 f"{', '.join(train)}); rename the folder, or remove it."
             )
     return {split: by_split[split] for split in SPLITS if split in by_split}
@@ -446,7 +454,7 @@ def _folders(parent: Path, source: Path) -> dict[str, Path]:
     """Folders in `parent` that are not hidden, sorted, by their printable names."""
     try:
         with os.scandir(parent) as entries:
-            paths = {entry.name: Path(entry.path) for entry in entries if is_folder(entry) and not is_hidden(entry)}
+            paths = {entry.name: Path(entry.path) for entry in entries if is_folder(entry) and not is_ignored(entry)}
     except OSError as error:
         raise _unreadable(parent, error) from error
     for path in paths.values():
@@ -455,7 +463,13 @@ def _folders(parent: Path, source: Path) -> dict[str, Path]:
                 f"{_shown(str(path))} is a link that leads out of {_shown(str(source))}, which is not followed; "
                 "replace the link with the folder itself."
             )
-    return {_shown(name): paths[name] for name in sorted(paths)}
+    check_distinct(paths, str(parent))
+    return {class_name(name): paths[name] for name in sorted(paths)}
+
+
+def _shown_folder(source: Path, folder: Path) -> str:
+    """A folder within the source, with escapes for blanks at the ends of names."""
+    return "/".join([_shown(str(source)), *map(class_name, folder.relative_to(source).parts)])
 
 
 def _unreadable(folder: Path, error: OSError) -> UserError:
@@ -485,17 +499,26 @@ def list_files(source: Path, folders: Folders) -> Listing:
     labels = {name: label for label, name in enumerate(folders["train"])}
     digest = hashlib.sha256(json.dumps({split: list(names) for split, names in folders.items()}).encode())
     files: dict[str, list[File]] = {}
+    ignored: Counter[str] = Counter()
     size = 0
+    parents = {source, *(folder.parent for classes in folders.values() for folder in classes.values())}
+    for parent in parents:
+        with os.scandir(parent) as scan:
+            ignored.update(kind for entry in scan if (kind := ignored_as(entry.name)) is not None)
     for split, classes in folders.items():
         files[split] = []
         for name, folder in classes.items():
             try:
                 with os.scandir(folder) as scan:
-                    entries = sorted((e for e in scan if not is_hidden(e)), key=lambda entry: entry.name)
+                    every = sorted(scan, key=lambda entry: entry.name)
             except OSError as error:
                 raise _unreadable(folder, error) from error
+            kinds = [ignored_as(entry.name) for entry in every]
+            entries = [entry for entry, kind in zip(every, kinds, strict=True) if kind is None]
+            ignored.update(kind for kind in kinds if kind is not None)
             if not entries:
-                raise UserError(f"The class folder {_shown(str(folder))} is empty; add images, or remove it.")
+                besides = f", besides {_ignored_in_words(Counter(filter(None, kinds)))}" if kinds else ""
+                raise UserError(f"The class folder {_shown(str(folder))} is empty{besides}; add images, or remove it.")
             prefix = folder.relative_to(source)
             for entry in entries:
                 if is_folder(entry):
@@ -509,14 +532,20 @@ def list_files(source: Path, folders: Folders) -> Listing:
                 digest.update(os.fsencode(path) + b"\0%d %d\0" % state)
                 size += state[0]
     count = sum(map(len, files.values()))
-    return Listing(files, {"files": count, "bytes": size, "sha256": digest.hexdigest()})
+    return Listing(files, {"files": count, "bytes": size, "sha256": digest.hexdigest()}, dict(ignored))
+
+
+def _ignored_in_words(ignored: Mapping[str, int]) -> str:
+    """Kinds of ignored names, each with the number of files and folders: ._* (24), .DS_Store (2)."""
+    kinds = sorted(ignored, key=lambda kind: (-ignored[kind], kind))
+    return ", ".join(f"{kind} ({ignored[kind]:,})" for kind in kinds[:MAX_LISTED]) + " ..." * (len(kinds) > MAX_LISTED)
 
 
 def _unread_entries(source: Path, folders: Folders) -> list[str]:
     """Printable names of files and folders in the source that are not read, since they are no splits or classes."""
     read = {path.relative_to(source).parts[0] for classes in folders.values() for path in classes.values()}
     with os.scandir(source) as entries:
-        return sorted(_shown(entry.name) for entry in entries if entry.name not in read and not is_hidden(entry))
+        return sorted(_shown(entry.name) for entry in entries if entry.name not in read and not is_ignored(entry))
 
 
 def _inspect(entry: os.DirEntry[str], source: Path) -> tuple[str | None, tuple[int, int]]:
@@ -541,7 +570,11 @@ def is_folder(entry: os.DirEntry[str]) -> bool:
 def _folder_problem(path: Path) -> str | None:
     """Reason why a path is not a readable folder; `None` if it is one."""
     try:
-        return None if stat.S_ISDIR(path.stat().st_mode) else "is not a folder"
+        if stat.S_ISDIR(path.stat().st_mode):
+            return None
+        kind = kind_of_file(path) if path.is_file() else None
+        name, _, advice = (kind or "").partition("; ")
+        return "is not a folder" + f" but {name}" * bool(name) + " (unpack it)" * (advice == UNPACK)
     except FileNotFoundError:
         return "does not exist"
     except OSError as error:
@@ -556,11 +589,6 @@ def _is_inside(path: Path, source: Path) -> bool:
 def _resolved(path: Path) -> Path:
     """A path with all links resolved; `Path.resolve` would fail for a link to itself."""
     return Path(os.path.realpath(path))
-
-
-def is_hidden(entry: os.DirEntry[str]) -> bool:
-    """Whether a file or folder is ignored: its name begins with a dot, or a file manager wrote it."""
-    return entry.name.startswith(".") or entry.name.casefold() in SYSTEM_FILES
 
 
 def task_size(recipe: Recipe) -> int:

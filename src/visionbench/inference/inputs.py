@@ -4,6 +4,7 @@ import itertools
 import os
 import stat
 import sys
+import unicodedata
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from visionbench.data.base import VisionDataModule
-from visionbench.data.image_folder import FEW_FILES, SPLIT_NAMES, decoder, is_folder, is_hidden, task_size
+from visionbench.data.folder_names import class_name, is_ignored
+from visionbench.data.image_folder import FEW_FILES, SPLIT_NAMES, decoder, is_folder, task_size
 from visionbench.data.store import SPLITS
 from visionbench.decoding import Recipe
 from visionbench.errors import UserError
@@ -135,7 +137,7 @@ def _walk(folder: str) -> Iterator[tuple[str, str | None]]:
     """The files in a folder and its subfolders, sorted, without hidden files."""
     try:
         with os.scandir(folder) as scan:
-            entries = sorted((entry for entry in scan if not is_hidden(entry)), key=lambda entry: entry.name)
+            entries = sorted((entry for entry in scan if not is_ignored(entry)), key=lambda entry: entry.name)
     except OSError as error:
         yield folder, f"cannot be read ({error.strerror})"
         return
@@ -158,7 +160,7 @@ def decoded_files(
         recipe: Recipe that turns a file into pixels.
         class_names: Names of the classes, for the labels of files in folders with these names.
     """
-    labels = {name: label for label, name in enumerate(class_names)}
+    labels = {unicodedata.normalize("NFC", name): label for label, name in enumerate(class_names)}
     first = list(itertools.islice(files, FEW_FILES + 1))
     files = itertools.chain(first, files)
     # The lists in decoding, in their order: each path with its problem, where the problem is known.
@@ -187,7 +189,7 @@ def _problem_outside(path: str) -> str | None:
 
 
 def _label(path: str, labels: Mapping[str, int]) -> int | None:
-    above, parent = ("", "", *map(shown, Path(os.path.abspath(path)).parts[:-1]))[-2:]  # noqa: PTH100 - no links
+    above, parent = ("", "", *map(class_name, Path(os.path.abspath(path)).parts[:-1]))[-2:]  # noqa: PTH100 - no links
     if parent not in labels and parent.casefold() in SPLIT_NAMES:  # CLASS/train/*
         parent = above
     return labels.get(parent)

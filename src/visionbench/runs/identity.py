@@ -40,7 +40,7 @@ DATA_NOT_IDENTITY = DATA_ASIDE | {"source"}
 STARTING_WEIGHTS = ("start_from", "weights")
 
 # The package's code that makes numbers.
-NUMBER_CODE = ("data/", "models/", "training/", "evaluation/metrics.py", "decoding.py")
+NUMBER_CODE = ("data/", "models/", "training/", "evaluation/metrics.py", "decoding.py", "pixel_data.py")
 
 
 def weights_digest(state: Mapping[str, "Tensor"]) -> str:
