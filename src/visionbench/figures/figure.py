@@ -1,7 +1,10 @@
 """A figure with its data: drawn without a screen, and written as a picture and a CSV file."""
 
+import contextlib
 import csv
+import functools
 import io
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +12,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
@@ -17,6 +21,7 @@ from visionbench.files import write_whole
 
 DPI = 100
 CORRECT, WRONG = "#2f6f3e", "#b3261e"
+FONTS = ["DejaVu Sans"]  # matplotlib's own; those after it are installed ones that have glyphs which it lacks
 # Equal figures give equal files, since the files contain no time and no random identifiers.
 STYLE: Any = {"svg.hashsalt": "visionbench", "font.size": 9, "axes.titlesize": 10}
 
@@ -46,7 +51,7 @@ class Figure:
 
     def picture(self) -> tuple[np.ndarray, bytes]:
         """Pixels, (H, W, 3), uint8, and content of the picture's file."""
-        with matplotlib.rc_context(STYLE):
+        with matplotlib.rc_context({**STYLE, "font.sans-serif": FONTS}):
             pixels = render(self.canvas)
             picture = io.BytesIO()
             if self.is_curve:
@@ -135,15 +140,53 @@ def render(canvas: Canvas) -> np.ndarray:
 
 
 def cut(name: str, length: int) -> str:
-    """Shortens a name to a length, on one line, with dollar signs escaped for matplotlib.
+    """Shortens a name to a length, on one line, as matplotlib can draw it.
 
-    The middle is removed, since similar names differ at their ends.
+    The middle is removed, since similar names differ at their ends. Characters without a glyph are escaped.
     """
-    plain = " ".join(name.split())
-    if len(plain) > length:
+    drawn = [character if has_glyph(character) else escaped(character) for character in " ".join(name.split())]
+    if sum(map(len, drawn)) > length:
         tail = (length - 3) // 2
-        plain = f"{plain[: length - 3 - tail]}...{plain[len(plain) - tail :]}"
-    return plain.replace("$", r"\$")
+        start, end = _within(drawn, length - 3 - tail), _within(drawn[::-1], tail)[::-1]
+        drawn = [*start, "...", *end]
+    return "".join(drawn).replace("$", r"\$")
+
+
+def _within(parts: Sequence[str], length: int) -> list[str]:
+    """The first parts that together are not longer than a length."""
+    return [part for part, end in zip(parts, itertools.accumulate(map(len, parts)), strict=True) if end <= length]
+
+
+def escaped(character: str) -> str:
+    """A character as an escape of ASCII, with its code point."""
+    return character.encode("unicode_escape", "surrogatepass").decode()
+
+
+@functools.cache
+def has_glyph(character: str) -> bool:
+    """Whether a character can be drawn; if need be, with another installed font, which figures then also use."""
+    if character.isascii():
+        return character.isprintable()
+    for path in _fonts():
+        with contextlib.suppress(RuntimeError):  # a font that matplotlib cannot open, such as one of bitmaps
+            font = font_manager.get_font(path)
+            if font.get_char_index(ord(character)):
+                if font.family_name not in FONTS:
+                    FONTS.append(font.family_name)
+                return True
+    return False
+
+
+@functools.cache
+def _fonts() -> list[str]:
+    """Files of the upright fonts of usual weight, the default font first; without those whose glyphs are all boxes."""
+    default = font_manager.findfont(FONTS[0])
+    others = [
+        (font.name, font.fname)
+        for font in font_manager.fontManager.ttflist
+        if font.style == "normal" and font.weight in (400, "normal") and "Last Resort" not in font.name
+    ]
+    return [default, *(path for _, path in sorted(others) if path != default)]
 
 
 def in_percent(share: float) -> str:

@@ -16,7 +16,7 @@ from visionbench.evaluation.measures import best_threshold, summary
 from visionbench.evaluation.predictions import Predictions
 from visionbench.figures.classes import draw_classes
 from visionbench.figures.curves import draw_learning_curves, draw_step_losses, draw_throughput
-from visionbench.figures.figure import Figure
+from visionbench.figures.figure import Figure, escaped, has_glyph
 from visionbench.figures.images import describe, draw_errors, draw_samples
 from visionbench.figures.network import draw_activations, draw_filters, draw_grad_cam, draw_layers
 from visionbench.files import write_json
@@ -158,5 +158,8 @@ class RunFigures:
         """Lines about the figures that were drawn and those that failed."""
         share = f", {100 * self.seconds / training_seconds:.1f} % of the training time" if training_seconds > 60 else ""
         yield f"figures     {len(self.files)} in {self.folder} ({self.seconds:.1f} s{share})"
+        letters = dict.fromkeys("".join(self.data.class_names))
+        if missing := [letter for letter in letters if not has_glyph(letter)]:
+            yield f"            no installed font has {missing[0]}, which figures write as {escaped(missing[0])}"
         for name, reason in self.failed.items():
             yield f"            {name} could not be drawn ({reason})"

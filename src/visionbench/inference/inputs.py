@@ -1,12 +1,13 @@
 """Inputs of a trained model: splits of its data set, folders, files, or a list of files on standard input."""
 
+import codecs
 import itertools
 import os
 import stat
 import sys
 import unicodedata
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,19 +43,24 @@ class Sample:
 
 
 def check_inputs(inputs: Sequence[str]) -> None:
-    """Checks that each input exists.
+    """Checks that each input exists, and that each folder holds files.
 
     Args:
         inputs: Splits, folders, files, or - for standard input.
 
     Raises:
-        UserError: An input is neither a split nor an existing file or folder.
+        UserError: An input is neither a split nor an existing file or folder, or it is an empty folder.
     """
     for source in inputs:
         if source not in (LIST, *SPLITS) and not os.path.lexists(source):
             raise UserError(
                 f"There is no file or folder {shown(source)}; give a split of the run's data set "
                 f"({', '.join(SPLITS)}), folders, files, or - for a list of files on standard input."
+            )
+        if source not in (LIST, *SPLITS) and next(_files(source), None) is None:
+            raise UserError(
+                f"The folder {shown(source)} and its subfolders hold no files, apart from hidden ones and those that "
+                "systems leave; give a folder that holds images."
             )
 
 
@@ -124,13 +130,28 @@ def batches(stream: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
 def _files(source: str) -> Iterator[tuple[str, str | None]]:
     """The paths of an input, each with its problem, where the problem is known before the file is opened."""
     if source == LIST:
-        for line in sys.stdin.buffer:
-            if path := os.fsdecode(line.rstrip(b"\r\n")):
-                yield path, None
+        for path in _listed(sys.stdin.buffer):
+            yield path, None
     elif Path(source).is_dir():
         yield from _walk(source)
     else:
         yield source, None
+
+
+def _listed(lines: Iterable[bytes]) -> Iterator[str]:
+    """The paths of a list, without empty ones: one a line, or separated by NUL as `find -print0` does."""
+    lines = iter(lines)
+    first = next(lines, b"")
+    if first.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):  # as PowerShell writes it
+        yield from filter(None, b"".join([first, *lines]).decode("utf-16", "replace").splitlines())
+        return
+    rest = b""
+    is_separated = b"\0" in first  # a line feed is then part of a path
+    for line in itertools.chain([first.removeprefix(codecs.BOM_UTF8)], lines):
+        *paths, rest = (rest + line).split(b"\0") if is_separated else [line.rstrip(b"\r\n"), b""]
+        yield from map(os.fsdecode, filter(None, paths))
+    if rest:
+        yield os.fsdecode(rest)
 
 
 def _walk(folder: str) -> Iterator[tuple[str, str | None]]:
