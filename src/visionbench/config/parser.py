@@ -1,12 +1,15 @@
 """The parser behind the commands: its errors are one sentence."""
 
-from typing import NoReturn
+import itertools
+import sys
+from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from visionbench import data, models
 from visionbench.config.parse_errors import sentence
 from visionbench.errors import UserError
+from visionbench.text import shown
 
 # jsonargparse knows a class by its short name only where the class is imported.
 for package in (data, models):
@@ -16,6 +19,22 @@ for package in (data, models):
 
 class Parser(LightningArgumentParser):
     """A parser whose errors are one sentence, raised instead of printed below a page of usage."""
+
+    def parse_args(self, args: list[str] | None = None, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
+        """Parses words; refuses those that are not UTF-8, which neither YAML nor a run's files can hold.
+
+        Raises:
+            UserError: A word is not UTF-8, or the words cannot be parsed.
+        """
+        words = ["", *(sys.argv[1:] if args is None else args)]
+        for before, word in itertools.pairwise(words):
+            if not _is_utf_8(word):
+                option, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
+                raise UserError(
+                    f"The value of {shown(option)} is {shown(value)}, whose bytes are not UTF-8; rename the file or "
+                    "folder, or give a link to it whose name is UTF-8."
+                )
+        return super().parse_args(args, *arguments, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises the message as a sentence.
@@ -27,3 +46,11 @@ class Parser(LightningArgumentParser):
             super().error(message, ex)
         options = {option for action in self._actions for option in action.option_strings}
         raise UserError(sentence(message, ex, options)) from ex
+
+
+def _is_utf_8(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -413,7 +413,8 @@ def _write(folder: Path, write: Callable[[StoreWriter], dict[str, Any]]) -> None
     try:
         writer = StoreWriter(temporary)
         meta = write(writer) | {"schema": SCHEMA, "arrays": writer.arrays}
-        with (temporary / "meta.json").open("w", encoding="utf-8") as text:
+        with (temporary / "meta.json").open("w", encoding="utf-8", errors="backslashreplace") as text:
+            # A path that is not UTF-8 is escaped as JSON escapes it.
             json.dump(meta, text, indent=2, ensure_ascii=False)
             _flush(text)
         temporary.chmod(0o755)  # mkdtemp's 0o700 would exclude the other users of a shared root
