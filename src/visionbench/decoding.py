@@ -315,13 +315,15 @@ def _png_layout(image: PngImagePlugin.PngImageFile) -> Layout:
 
 
 def _jpeg_2000_layout(image: Jpeg2KImagePlugin.Jpeg2KImageFile) -> Layout:
-    """Tables for components of less than 8 bits, which Pillow shifts to the left."""
+    """Tables for bands of less than 8 bits, whose bits Pillow shifts to the left."""
     file: IO[bytes] = image.fp  # type: ignore[assignment]  # open until the pixels are loaded
     file.seek(0)
     bits, color_space = jpeg_2000_layout(file.read())
     if color_space not in (None, *JPEG_2000_COLOR_SPACES):
         raise Unusable(f"a JPEG 2000 image in the color space number {color_space}; save it in RGB")
-    if min(bits) >= 8 or image.mode == "I;16":
+    if max(bits) > 8 and image.mode != "I;16":  # Pillow rounds white up to 256, which becomes black
+        raise Unusable(f"a JPEG 2000 image of {max(bits)} bits with several bands; {CONVERT}")
+    if min(bits) == 8 or image.mode == "I;16":
         return Layout()
     if len(bits) != len(image.getbands()) or image.mode in ("P", "PA"):
         raise Unusable(f"a JPEG 2000 image of {min(bits)} bits with a palette; {CONVERT}")
