@@ -8,7 +8,7 @@ from typing import NamedTuple
 # Chunks and segments that decide what the pixels are; all others are metadata.
 PNG_CHUNKS = (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND")
 WEBP_CHUNKS = (b"VP8 ", b"VP8L", b"VP8X", b"ALPH", b"ANIM", b"ANMF")
-JPEG_SEGMENTS = (0xE0, 0xEE)  # of the application segments: JFIF and Adobe, which tell the color space
+JPEG_SEGMENTS = {0xE0: 14, 0xEE: 12}  # JFIF and Adobe, which tell the color space; their bytes, if they are whole
 # Tags of TIFF: size, bits, compression, photometric interpretation, strips, tiles, predictor, colors, samples, JPEG.
 TIFF_TAGS = frozenset(
     {254, 256, 257, 258, 259, 262, 266, 273, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324, 325, 332, 338}
@@ -123,7 +123,8 @@ def _jpeg(content: bytes) -> Reduced:
         segment, end = content[place + 4 : place + 2 + length], place + 2 + length
         if marker == 0xE1 and segment.startswith(b"Exif\0\0"):
             orientation = exif_orientation(segment)
-        if marker in JPEG_SEGMENTS or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+        is_metadata = 0xE0 <= marker <= 0xEF or marker == 0xFE
+        if not is_metadata or len(segment) >= JPEG_SEGMENTS.get(marker, 2**16):
             parts.append(content[place:end])
         place = end
     return Reduced(b"".join([*parts, content[place:]]), orientation)
