@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import tracemalloc
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -193,7 +194,7 @@ def test_a_file_that_is_broken_gets_a_row_with_the_error(photos, tmp_path):
     errors = {Path(row["path"]).name: row["error"] for row in table if row["error"]}
     assert errors.pop("c.png").startswith("damaged (")
     assert errors == {
-        "b.txt": "not an image",
+        "b.txt": "text, not an image; remove it",
         "d.png": "empty",
         "loop": "a link to a folder, which is not followed",
         "pipe": "not a file",
@@ -226,6 +227,64 @@ def test_a_list_is_read_from_standard_input(photos, monkeypatch):
         ("source", "", "not a file"),
         ("source/test/cat/00.png", "cat", ""),
     ]
+
+
+LISTED = ["source/test/dog/01.png", "source/test/cat/00.png"]
+LISTS = {
+    "print0": ("\0".join(LISTED) + "\0").encode(),
+    "print0 without an end": "\0".join(LISTED).encode(),
+    "byte order mark": b"\xef\xbb\xbf" + "\r\n".join(LISTED).encode(),
+    "UTF-16": "\r\n".join(LISTED).encode("utf-16"),
+    "UTF-16, big-endian": b"\xfe\xff" + "\r\n".join(LISTED).encode("utf-16-be"),
+}
+
+
+@pytest.mark.parametrize("content", LISTS.values(), ids=LISTS)
+def test_a_list_may_be_separated_by_nul_or_written_by_windows(photos, monkeypatch, content):
+    _, cli = photos
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+    table = wrote(cli(f"predict {RUN} -"))
+    assert [(row["path"], row["true"], row["error"]) for row in table] == [
+        (LISTED[0], "dog", ""),
+        (LISTED[1], "cat", ""),
+    ]
+
+
+def test_a_line_feed_is_part_of_a_path_in_a_list_that_nul_separates(photos, tmp_path, monkeypatch):
+    _, cli = photos
+    write_images(tmp_path, {"x": 2})
+    odd = tmp_path / "x" / "a\nb.png"
+    (tmp_path / "x" / "00.png").rename(odd)
+    listed = f"{tmp_path}/x/01.png\0{odd}\0".encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(listed)))
+    table = wrote(cli(f"predict {RUN} -"))
+    assert [(row["path"], row["error"]) for row in table] == [(f"{tmp_path}/x/01.png", ""), (str(odd), "")]
+
+
+def test_a_folder_without_files_is_refused(photos, tmp_path):
+    _, cli = photos
+    (tmp_path / "empty" / "inner").mkdir(parents=True)
+    (tmp_path / "empty" / "Thumbs.db").touch()
+    (tmp_path / "empty" / ".DS_Store").touch()
+    said = cli(f"predict {RUN} source/test {tmp_path}/empty --output {tmp_path}/out.csv").refusal()
+    assert said.startswith(f"The folder {tmp_path}/empty and its subfolders hold no files, apart from hidden ones")
+    assert not (tmp_path / "out.csv").exists()
+
+
+def test_what_systems_leave_in_folders_is_not_predicted(photos, tmp_path):
+    _, cli = photos
+    write_images(tmp_path, {"cat": 1, "cat/@eaDir/00.png": 1, "__MACOSX/cat": 1, "cat/lost+found": 1})
+    (tmp_path / "cat" / "Icon\r").touch()
+    table = wrote(cli(f"predict {RUN} {tmp_path}"))
+    assert [row["path"] for row in table] == [f"{tmp_path}/cat/00.png"]
+
+
+def test_the_class_of_a_folder_is_known_in_each_form_of_unicode(tmp_path):
+    name = "caf\u00e9"
+    write_images(tmp_path, {unicodedata.normalize("NFD", name): 1, "tea ": 1})
+    recipe = Recipe((8, 8), 3, "crop", 1.0, False)
+    for names in ([name, r"tea\x20"], [unicodedata.normalize("NFD", name), r"tea\x20"]):
+        assert [sample.label for sample in inputs.samples([str(tmp_path)], recipe, names, None)] == [0, 1]
 
 
 def test_the_true_class_is_that_of_the_folder(photos, tmp_path):

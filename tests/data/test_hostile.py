@@ -12,6 +12,8 @@ import subprocess
 import sys
 import tempfile
 import time
+import unicodedata
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -402,3 +404,103 @@ def test_a_read_only_root_opens_what_is_prepared_and_says_what_it_cannot_do(sour
         in prepare(size=5).refusal()
     )
     assert "(Read-only file system); make it writable" in cli("data prepare Digits --data.root root").refusal()
+
+
+# Names
+
+SYSTEM_FOLDERS = [
+    *("__MACOSX", "@eaDir", "@tmp", "#recycle", "lost+found", "$RECYCLE.BIN", "System Volume Information", "LOST.DIR"),
+    *(".ipynb_checkpoints", ".git", ".AppleDouble", ".Trash-1000", ".fseventsd", "__pycache__", "Temporary Items"),
+    *("~snapshot", "@Recycle", "FOUND.000"),
+]
+SYSTEM_FILES = [
+    *("Icon\r", "._00.png", ".DS_Store", "Thumbs.db", "ehthumbs.db", "desktop.ini", "THUMBS.DB", "Desktop.ini"),
+    *("00.png:Zone.Identifier", "00.png@SynoEAStream", ".nomedia", ".directory", "ZbThumbnail.info"),
+]
+
+
+@pytest.mark.parametrize("place", ["", "cat", "train", "train/cat"])
+def test_what_systems_leave_in_folders_is_ignored_and_counted(tmp_path, prepare, place):
+    splits = ("train/", "test/") if place.startswith("train") else ("",)
+    source = write_images(tmp_path / "photos", {f"{split}{name}": 6 for split in splits for name in ("cat", "dog")})
+    for name in SYSTEM_FOLDERS:
+        write_images(source / place / name, {"cat": 1})
+        (source / place / name / "._00.png").write_bytes(b"\0\5\26\7")
+    for name in SYSTEM_FILES:
+        (source / place / name).write_bytes(b"x")
+    before = contents(source)
+    done = prepare("--data.val_size 2 --data.test_size 2" if splits == ("",) else "--data.val_size 2")
+    assert done.status == 0, done
+    assert f"prepared {12 * len(splits)} images" in done.out
+    assert "2 classes" in done.out
+    (line,) = re.findall("^  ignored, as left by systems or hidden: (.*)$", done.out, flags=re.MULTILINE)
+    assert line.endswith(" ...")
+    meta = json.loads((stores(tmp_path)[0] / "meta.json").read_text(encoding="utf-8"))
+    assert sum(meta["ignored"].values()) == len(SYSTEM_FOLDERS) + len(SYSTEM_FILES)
+    assert meta["ignored"]["._*"] == 1
+    assert meta["ignored"]["*:Zone.Identifier"] == 1
+    assert contents(source) == before
+    assert "ignored" not in prepare("--data.val_size 2 --data.test_size 2" if splits == ("",) else "").err
+
+
+def test_a_class_folder_with_nothing_but_files_of_systems_is_empty(source, prepare):
+    (source / "ox").mkdir()
+    (source / "ox" / "Thumbs.db").write_bytes(b"x")
+    (source / "ox" / "._00.png").write_bytes(b"x")
+    assert "photos/ox is empty, besides ._* (1), Thumbs.db (1); add images" in prepare().refusal()
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+@pytest.mark.parametrize("name", ["café", "Ångström", "한국", "ガ", "ế"])
+def test_names_that_unicode_composes_differently_are_one_class(tmp_path, prepare, name, form):
+    other = {"NFC": "NFD", "NFD": "NFC"}[form]
+    composed, alike = (unicodedata.normalize(one, name) for one in (form, other))
+    assert composed != alike
+    write_images(tmp_path / "photos", {f"train/{composed}": 6, "train/tea": 6, f"test/{alike}": 3, "test/tea": 3})
+    done = prepare("--data.val_size 2")
+    assert done.status == 0, done
+    assert "6 test images of 3 x 8 x 9, 2 classes" in done.out
+    write_images(tmp_path / "both", {composed: 6, "tea": 6, alike: 6})
+    said = prepare("", "both").refusal()
+    assert said.startswith(f"both holds two folders whose names look the same, {unicodedata.normalize('NFC', name)}:")
+    assert ascii(composed) in said
+    assert ascii(alike) in said
+
+
+def test_blanks_at_the_ends_of_class_names_are_shown(tmp_path, prepare):
+    write_images(tmp_path / "photos", {"cat ": 6, "cat": 6, " dog": 6, "Cat": 6})
+    done = prepare()
+    assert done.status == 0, done
+    meta = json.loads((stores(tmp_path)[0] / "meta.json").read_text(encoding="utf-8"))
+    assert meta["class_names"] == [r"\x20dog", "Cat", "cat", r"cat\x20"]
+    assert r"note: these classes have names that look alike: cat, cat\x20" + "\n" in done.out
+    write_images(tmp_path / "split", {"train/cat": 6, "train/dog": 6, "test/cat ": 3})
+    said = prepare("", "split").refusal()
+    assert said.startswith(r"split/test/cat\x20 is of a class that train does not have (train has cat, dog)")
+
+
+def test_a_source_that_is_an_archive_is_called_one(tmp_path, prepare):
+    with zipfile.ZipFile(tmp_path / "photos.zip", "w") as archive:
+        archive.writestr("cat/00.png", "x")
+    said = prepare("", "photos.zip").refusal()
+    assert "photos.zip is not a folder but a ZIP archive, or a document of an office program (unpack it)" in said
+    (tmp_path / "list.txt").write_text("cat/00.png\n")
+    assert "list.txt is not a folder but text" in prepare("", "list.txt").refusal()
+
+
+@pytest.mark.parametrize("words", ["--data.source {}", "--data.source={}"])
+def test_a_source_that_is_not_utf_8_is_refused_by_name(tmp_path, cli, words):
+    name = os.fsdecode(b"caf\xe9")
+    write_images(tmp_path / name, {"cat": 6, "dog": 6})
+    for command in ("data prepare ImageFolder", "fit --model MLP --data ImageFolder"):
+        said = cli(f"{command} {words.format(name)} --data.size 8").refusal()
+        assert said.startswith(r"The value of --data.source is caf\udce9, whose bytes are not UTF-8; rename")
+
+
+def test_a_source_that_is_not_utf_8_is_prepared_from_python(tmp_path):
+    source = write_images(tmp_path / os.fsdecode(b"caf\xe9"), {os.fsdecode(b"\xff"): 6, "dog": 6})
+    data = ImageFolder(source=str(source), size=[8, 9], root=str(tmp_path / "root"))
+    data.prepare_data()
+    assert data.class_names == ("dog", r"\udcff")
+    again = ImageFolder(source=str(source), size=[8, 9], root=str(tmp_path / "root"))
+    assert again.open_store().meta["arrays"] == data.open_store().meta["arrays"]
