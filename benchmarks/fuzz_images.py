@@ -12,9 +12,9 @@ second decoder, OpenCV. It fails where
   what the compression changes,
 - both decoders read the file, and the difference is `MEAN` levels or more in the mean, or `LARGEST` or more anywhere.
 
-What OpenCV reads otherwise by its own rules is listed in `OWN_RULES` and is compared with the drawn picture alone. A
-file with changed bytes may be read by one decoder and refused by the other, and what they make of the damaged part may
-differ: of these files, those that both read without a complaint and with different pixels are counted, not failed.
+CMYK and the orientation of TIFF and AVIF, which OpenCV reads by rules of its own, are compared with the drawn picture
+alone. A file with changed bytes may be read by one decoder and refused by the other, and what they make of the damaged
+part may differ: such files are counted, not failed.
 """
 
 import argparse
