@@ -1,6 +1,8 @@
 """Numbers, names and errors as text."""
 
+import json
 import math
+import shlex
 import textwrap
 
 MINUS = "\N{MINUS SIGN}"
@@ -29,3 +31,19 @@ def one_line(error: BaseException) -> str:
 def shown(name: str) -> str:
     """A name as it can be printed on one line and written as UTF-8."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
+
+
+def quoted(text: str) -> str:
+    """Text of a cell or a name for a message, shortened if it is long."""
+    text = shown(text)
+    return f"'{text if len(text) <= 40 else text[:37] + '...'}'"
+
+
+def option(name: str, value: object) -> str:
+    """An option with its value, as it is written in a shell; every text in the value is quoted.
+
+    Args:
+        name: Name of the option, such as data.missing.
+        value: Value of plain types.
+    """
+    return f"--{name} {shlex.quote(shown(json.dumps(value, ensure_ascii=False)))}"

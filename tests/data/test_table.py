@@ -307,11 +307,12 @@ TRAIN = "n,word,kind\n1,x,a\n2,y,b\n3,x,a\n4,y,b\n"
         "long row": ({"train": TRAIN, "test": "n,word,kind\n1,x,a,b\n"}, {}, r"test\.csv, line 2, has 4 cells"),
         "open quote": ({"train": TRAIN + '5,"x,a\n'}, {}, r"train\.csv cannot be read as CSV after line 5"),
         "not UTF-8": ({"train": TRAIN.encode() + b"5,\xe9,a\n"}, {}, r"is not UTF-8 \(byte 0xe9 in line 6\)"),
-        "UTF-16": ({"train": TRAIN.encode("utf-16")}, {}, r"is not UTF-8 \(byte 0xff in line 1\)"),
+        "UTF-16 without a mark": ({"train": TRAIN.encode("utf-16-le")}, {}, r"line 1, holds a NUL byte, expected text"),
         "word among numbers": (
             {"train": "n,kind\n1,a\n2,b\nabc,a\n4,b\n"},
             {},
-            r"line 4: column 'n' holds 'abc', expected a number as in 3 of its 4 cells; .*\"\{n: abc\}\", or name the",
+            r"line 4: column 'n' holds 'abc', expected a number as in 3 of its 4 cells; correct the cell, or mark this "
+            r"""value as missing with --data\.missing '\{"n": "abc"\}', or name the column as""",
         ),
         "word in a numeric column": (
             {"train": "n,m,kind\nx,1,a\n2,1,b\ny,2,a\n"},
@@ -446,7 +447,7 @@ def test_how_it_is_encoded_needs_no_other_store_and_how_it_is_read_does(tmp_path
     for arguments in ({}, {"encoding": "label"}, {"scaling": "none"}, {"val_size": 0}):
         ready(source, **arguments)
     assert len(stores(tmp_path)) == 1
-    ready(source, missing={"size": 0})
+    ready(source, missing={"colour": "red"})
     ready(source, ignore=["weight"])
     assert len(stores(tmp_path)) == 3
 
@@ -505,7 +506,7 @@ def test_a_changed_table_that_is_broken_leaves_the_old_store(tmp_path, ready, so
 
 def test_a_store_copied_to_another_machine_needs_no_source(tmp_path, source, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = {"source": "things", "target": "kind", "missing": {"weight": 0}}
+    arguments = {"source": "things", "target": "kind", "missing": {"colour": "red"}}
     here = Table(root="root", **arguments)
     here.setup()
     (tmp_path / "elsewhere").mkdir()

@@ -7,6 +7,7 @@ from typing import Any, NoReturn
 from lightning.pytorch.cli import LightningArgumentParser
 
 from visionbench import data, models
+from visionbench.config import cell_texts, patches  # noqa: F401, since they replace functions of jsonargparse
 from visionbench.config.parse_errors import sentence
 from visionbench.errors import UserError
 from visionbench.text import shown

@@ -4,14 +4,16 @@
 - `discard_init_args_on_class_path_change` keeps and drops arguments without a word when only a class changes; the
   method of the same name fails where the new class has got no arguments.
 - `sort_subtypes_for_union` leaves int and float in the order of the annotation, and typing may give an annotation in
-  the order of an equal one that was made earlier in the process, by any library: 4 images would become 4.0. It is
-  replaced for good, since values are also converted when classes are instantiated.
+  the order of an equal one that was made earlier in the process, by any library: 4 images would become 4.0. It also
+  tries text last, so that the text 010 of a cell would become 10. It is replaced for good, since values are also
+  converted when classes are instantiated.
 - `open`, where files of settings are read, takes the encoding of the machine, which may be none for names in UTF-8.
 """
 
 import contextlib
 import inspect
 import sys
+import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from visionbench.classes import class_of
 from visionbench.data.base import VisionDataModule
+from visionbench.data.table import CellValue
 from visionbench.models.base import Classifier
 
 Say = Callable[[str], None]
@@ -34,16 +37,22 @@ SHORT_NAMES = {"ReduceLROnPlateau": "torch.optim.lr_scheduler.ReduceLROnPlateau"
 _sort: Any = typehints.sort_subtypes_for_union
 
 
-def _sort_with_int_first(subtypes: Any, *arguments: Any, **options: Any) -> Any:
-    """Types of a union in the order in which they are tried: int before float, which accepts integers too."""
-    order = list(_sort(subtypes, *arguments, **options))
+def _sort_with_int_first(subtypes: Any, value: Any, *arguments: Any, **options: Any) -> Any:
+    """Types of a union in the order in which they are tried: int before float, which accepts integers too.
+
+    The text of a cell, however, is a text.
+    """
+    order = list(_sort(subtypes, value, *arguments, **options))
+    if isinstance(value, str) and set(typing.get_args(CellValue)) <= set(order):
+        order.remove(str)
+        order.insert(0, str)
     if int in order and float in order and order.index(float) < order.index(int):
         order.remove(int)
         order.insert(order.index(float), int)
     return order
 
 
-typehints.sort_subtypes_for_union = _sort_with_int_first
+typehints.sort_subtypes_for_union = _sort_with_int_first  # type: ignore[assignment]
 
 
 def _open_as_utf8(file: Any, mode: str = "r") -> Any:

@@ -1,27 +1,24 @@
 """Columns of CSV files: their kinds, their values and their features.
 
-The csv module of the standard library reads each file in two passes, without keeping its text in memory. Imputation,
-scaling and one-hot encoding are a few lines of NumPy each; scikit-learn would add seconds of import time to each run,
-so it serves only as the reference in tests.
+Imputation, scaling and one-hot encoding are a few lines of NumPy each; scikit-learn would add seconds of import time to
+each run, so it serves only as the reference in tests.
 """
 
-import csv
 import difflib
 import math
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
+from visionbench.data.csv_file import MISSING, CsvFile
+from visionbench.data.numbers import Mark, NumberStyle, is_number_like, plain_number
 from visionbench.errors import UserError
-from visionbench.text import counted, shown
+from visionbench.text import counted, option, quoted, shown
 
-DELIMITERS = ",;\t|"
-MISSING = frozenset({"", "?", "na", "n/a", "#n/a", "nan", "null"})  # in upper or lower case
 MAX_ABSOLUTE = float(np.finfo(np.float32).max)  # features are float32
 CHUNK_ROWS = 4096  # rows that are read before they are written
 # Limits of the number of categories: of a column that is not listed as categorical, and of any column.
@@ -41,12 +38,16 @@ class Column:
         kind: Kind of the cells.
         categories: Sorted categories of a categorical column.
         has_missing: Whether cells of the training file are missing in this column.
+        decimal: Decimal mark of the numbers in the training file; the other mark separates their thousands.
+        sign: Percent or currency sign of all numbers; empty for none.
     """
 
     name: str
     kind: Literal["numeric", "categorical"]
     categories: tuple[str, ...] = ()
     has_missing: bool = False
+    decimal: Mark = "."
+    sign: str = ""
 
 
 @dataclass(frozen=True)
@@ -74,111 +75,31 @@ class TableOptions:
     unseen: Literal["error", "zeros"]
 
 
-class CsvFile:
-    """A CSV file, opened by reading its first line, which names the columns.
-
-    Fields are separated by commas, semicolons, tabs or bars (the separator that gives the most names is used) and may
-    be quoted. The text is UTF-8, with or without a byte order mark. If commas do not separate fields, they may be
-    decimal commas. Empty lines are ignored.
-
-    Args:
-        path: Path of the file.
-        allow_unnamed: Whether columns without a name are allowed.
-
-    Raises:
-        UserError: The file cannot be read or is empty, or a column name is missing or repeated.
-    """
-
-    def __init__(self, path: Path, allow_unnamed: bool = False) -> None:
-        self.path = path
-        headers = {}
-        refusal = None
-        for delimiter in DELIMITERS:
-            self.delimiter = delimiter
-            try:
-                headers[delimiter] = next(self._records(), None)
-            except UserError as error:  # with a wrong delimiter, quotes may seem to be in a wrong position
-                refusal = refusal or error
-        readable = {delimiter: header for delimiter, header in headers.items() if header is not None}
-        if not readable:
-            raise refusal or UserError(
-                f"{self.name} is empty, expected a line with the names of the columns, followed by one row per line."
-            )
-        self.delimiter, (_, self.names) = max(readable.items(), key=lambda item: len(item[1][1]))
-        if len(self.names) == 1:
-            raise UserError(
-                f"{self.name} has one column, {quoted(self.names[0])}, expected two or more (the target and others), "
-                "separated by commas, semicolons, tabs or bars."
-            )
-        for name, count in Counter(self.names).items():
-            if count > 1 and (name or not allow_unnamed):
-                raise UserError(f"{self.name} has {count} columns named {quoted(name)}; give each a different name.")
-        if "" in self.names and not allow_unnamed:
-            raise UserError(
-                f"Column {self.names.index('') + 1} of {self.name} has no name (pandas writes row numbers like this); "
-                "give it a name, or ignore it with --data.ignore \"['']\"."
-            )
-
-    @property
-    def name(self) -> str:
-        """Path of the file, for messages."""
-        return shown(str(self.path))
-
-    def rows(self) -> Iterator[tuple[int, list[str]]]:
-        """Line number (of the row's last line) and cells of each row.
-
-        Raises:
-            UserError: The file cannot be read, or the number of cells of a row is not that of the columns.
-        """
-        records = self._records()
-        next(records, None)
-        for line, cells in records:
-            if len(cells) != len(self.names):
-                raise UserError(
-                    f"{self.name}, line {line}, has {len(cells)} cells, expected {len(self.names)}, one for each "
-                    "column; put a cell that contains the separator in double quotes."
-                )
-            yield line, cells
-
-    def number(self, cell: str) -> float | None:
-        """Number in a cell; `None` if the cell is not a number."""
-        if self.delimiter != "," and cell.count(",") == 1 and "." not in cell:
-            cell = cell.replace(",", ".")
-        try:
-            value = float(cell) if "_" not in cell else math.nan  # only Python reads 1_000 as a number
-        except ValueError:
-            return None
-        return None if math.isnan(value) else value
-
-    def _records(self) -> Iterator[tuple[int, list[str]]]:
-        line = 0
-        try:
-            with self.path.open(encoding="utf-8-sig", newline="") as file:
-                reader = csv.reader(file, delimiter=self.delimiter, strict=True)
-                for cells in reader:
-                    line = reader.line_num
-                    stripped = [cell.strip() for cell in cells]
-                    if any(stripped):
-                        yield line, stripped
-        except UnicodeDecodeError as error:
-            raise UserError(f"{_where_not_utf8(self.path)}; save it as UTF-8.") from error
-        except csv.Error as error:
-            raise UserError(
-                f"{self.name} cannot be read as CSV after line {line} ({error}); correct the quotes there."
-            ) from error
-        except OSError as error:
-            raise UserError(f"{self.name} cannot be read ({error.strerror}); make it readable.") from error
-
-
 @dataclass
 class ColumnStatistics:
     """Counts of the cells of one column."""
 
+    style: NumberStyle
     values: set[str] = field(default_factory=set)  # distinct cells; at most MAX_CATEGORIES + 1 of them
     present: int = 0
     numbers: int = 0
+    number_like: int = 0  # cells that are no numbers of this style, but look like some
     missing: int = 0
     first_non_number: tuple[int, str] | None = None  # line number and cell
+    first_number_like: tuple[int, str] | None = None
+
+    def add(self, line: int, cell: str) -> None:
+        """Counts a cell that is not missing."""
+        self.present += 1
+        if len(self.values) <= MAX_CATEGORIES:
+            self.values.add(cell)
+        if self.style.number(cell) is not None:
+            self.numbers += 1
+            return
+        self.first_non_number = self.first_non_number or (line, cell)
+        if is_number_like(cell):
+            self.number_like += 1
+            self.first_number_like = self.first_number_like or (line, cell)
 
 
 def infer_schema(file: CsvFile, options: TableOptions) -> Schema:
@@ -198,31 +119,26 @@ def infer_schema(file: CsvFile, options: TableOptions) -> Schema:
         raise UserError(
             f"{file.name} has no column besides the target and those in data.ignore; remove names from data.ignore."
         )
-    missing = _MissingCells(file, options)
-    statistics_by_column = {name: ColumnStatistics() for _, name in features}
+    styles = {name: NumberStyle(file.mark(name) or ".", file.evidence[name].sign()) for _, name in features}
+    missing = _MissingCells(styles, options)
+    statistics_by_column = {name: ColumnStatistics(styles[name]) for _, name in features}
     labels: Counter[str] = Counter()
     for line, cells in file.rows():
-        labels[_label(file, line, cells[target], options.target)] += 1
+        labels[_label(file, line, cells[target], options)] += 1
         for position, name in features:
             cell, statistics = cells[position], statistics_by_column[name]
             if missing.has(name, cell):
                 statistics.missing += 1
-                continue
-            statistics.present += 1
-            if len(statistics.values) <= MAX_CATEGORIES:
-                statistics.values.add(cell)
-            if file.number(cell) is not None:
-                statistics.numbers += 1
-            elif statistics.first_non_number is None:
-                statistics.first_non_number = (line, cell)
+            else:
+                statistics.add(line, cell)
     if not labels:
         raise UserError(f"{file.name} has a line of column names but no rows; add rows.")
     columns = tuple(_column(file, name, statistics, options) for name, statistics in statistics_by_column.items())
-    return Schema(columns, _class_names(file, labels, options.target))
+    return Schema(columns, _class_names(file, labels, options))
 
 
 def read_rows(
-    file: CsvFile, schema: Schema, options: TableOptions, train: str
+    file: CsvFile, schema: Schema, options: TableOptions, train: str, met: set[tuple[str, str]] | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray, dict[str, int]]]:
     """Reads the rows of a file in chunks.
 
@@ -231,6 +147,7 @@ def read_rows(
         schema: Schema of the training file.
         options: Options for reading the table.
         train: Name of the training file, for messages.
+        met: Set that receives the columns and values of `missing` that some cell has.
 
     Yields:
         Raw columns, shape (n, number of columns), float64: numbers (NaN if missing) and indices of categories (-1 if
@@ -243,11 +160,13 @@ def read_rows(
     for name in (options.target, *(column.name for column in schema.columns)):
         if name not in file.names:
             role = "the target" if name == options.target else f"a column of {train}"
+            unlabeled = ", or remove the file, if its rows have no classes" if name == options.target else ""
             raise UserError(
                 f"{file.name} has no column {quoted(name)}, which is {role}{_suggestion(name, file.names)}; it has "
-                f"{_listed(file.names)}."
+                f"{_listed(file.names)}; add or rename the column{unlabeled}."
             )
-    missing_cells = _MissingCells(file, options)
+    styles = {column.name: _style(file, column) for column in schema.columns if column.kind == "numeric"}
+    missing_cells = _MissingCells(styles, options, met)
     target = file.names.index(options.target)
     labels = {name: label for label, name in enumerate(schema.class_names)}
     are_numbers = _all_numbers(file, schema.class_names)
@@ -258,7 +177,7 @@ def read_rows(
     row_labels: list[int] = []
     missing: Counter[str] = Counter()
     for line, cells in file.rows():
-        label = _label(file, line, cells[target], options.target)
+        label = _label(file, line, cells[target], options)
         label = _canonical_number(file, label) if are_numbers else label
         if label not in labels:
             raise UserError(
@@ -271,7 +190,8 @@ def read_rows(
             if is_missing := missing_cells.has(column.name, cell):
                 missing[column.name] += 1
             if column.kind == "numeric":
-                row.append(math.nan if is_missing else _number(file, line, column.name, cell, train))
+                style = styles[column.name]
+                row.append(math.nan if is_missing else _number(file, line, column.name, cell, style, options, train))
             elif is_missing and column.has_missing:
                 row.append(MISSING_CODE)
             else:
@@ -415,27 +335,43 @@ def encode_rows(features: Sequence[Feature], rows: np.ndarray) -> np.ndarray:
     return np.concatenate(encoded, axis=1).astype(np.float32)
 
 
-def quoted(text: str) -> str:
-    """Text of a cell or a name for a message, shortened if it is long."""
-    text = shown(text)
-    return f"'{text if len(text) <= 40 else text[:37] + '...'}'"
-
-
 class _MissingCells:
-    """Decides which cells count as missing."""
+    """Decides which cells count as missing.
 
-    def __init__(self, file: CsvFile, options: TableOptions) -> None:
-        self.file = file
+    Args:
+        styles: Styles of the numbers, by column.
+        options: Options for reading the table.
+        met: Set that receives the columns and values of `missing` that some cell has.
+    """
+
+    def __init__(
+        self, styles: Mapping[str, NumberStyle], options: TableOptions, met: set[tuple[str, str]] | None = None
+    ) -> None:
+        self.met: set[tuple[str, str]] = set() if met is None else met
         self.markers = {name: frozenset(markers) for name, markers in options.missing.items()}
-        numbers = {name: {file.number(marker) for marker in markers} for name, markers in self.markers.items()}
-        self.numbers = {name: values - {None} for name, values in numbers.items()}
+        self.numbers: dict[str, dict[float, str]] = {}
+        self.styles = {name: styles.get(name, NumberStyle()) for name in self.markers}
+        for name, style in self.styles.items():
+            numbers = ((self._number(style, marker), marker) for marker in options.missing[name])
+            self.numbers[name] = {number: marker for number, marker in numbers if number is not None}
 
     def has(self, name: str, cell: str) -> bool:
-        if cell.casefold() in MISSING:
-            return True
-        if name not in self.markers:
-            return False
-        return cell in self.markers[name] or (bool(self.numbers[name]) and self.file.number(cell) in self.numbers[name])
+        if name in self.markers:
+            marker: str | None = cell
+            if cell not in self.markers[name]:
+                numbers = self.numbers[name]
+                number = self._number(self.styles[name], cell) if numbers else None
+                marker = numbers.get(number) if number is not None else None
+            if marker is not None:
+                self.met.add((name, marker))
+                return True
+        return cell.casefold() in MISSING
+
+    @staticmethod
+    def _number(style: NumberStyle, cell: str) -> float | None:
+        """Number in a cell, which may be written without the sign of the others."""
+        number = style.number(cell)
+        return number if number is not None else plain_number(cell)
 
 
 def _check_names(file: CsvFile, options: TableOptions) -> None:
@@ -446,48 +382,89 @@ def _check_names(file: CsvFile, options: TableOptions) -> None:
         )
     lists = {"numeric": options.numeric, "categorical": options.categorical, "ignore": options.ignore}
     named: dict[str, str] = {}
-    for option, names in (*lists.items(), ("missing", options.missing)):
+    for option_name, names in (*lists.items(), ("missing", options.missing)):
         for name in names:
             if name not in file.names:
                 raise UserError(
-                    f"data.{option} names {quoted(name)}, but {file.name} has no such column"
+                    f"data.{option_name} names {quoted(name)}, but {file.name} has no such column"
                     f"{_suggestion(name, file.names)}; it has {_listed(file.names)}."
                 )
-            if name == options.target:
-                raise UserError(f"data.{option} names {quoted(name)}, which is the target; remove it there.")
-            if option != "missing" and named.setdefault(name, option) != option:
+            if name == options.target and option_name != "categorical":
+                raise UserError(f"data.{option_name} names {quoted(name)}, which is the target; remove it there.")
+            if option_name != "missing" and named.setdefault(name, option_name) != option_name:
                 raise UserError(
-                    f"Column {quoted(name)} is named in data.{named[name]} and data.{option}; name it in only one."
+                    f"Column {quoted(name)} is named in data.{named[name]} and data.{option_name}; name it in only one."
                 )
 
 
 def _column(file: CsvFile, name: str, statistics: ColumnStatistics, options: TableOptions) -> Column:
     has_missing = statistics.missing > 0
+    ignored = option("data.ignore", [*options.ignore, name])
+    categorical = option("data.categorical", [*options.categorical, name])
     if not statistics.present:
-        raise UserError(f"Column {quoted(name)} of {file.name} has no value in any row; add it to data.ignore.")
-    if name not in options.categorical and (name in options.numeric or 2 * statistics.numbers > statistics.present):
+        raise UserError(f"Column {quoted(name)} of {file.name} has no value in any row; ignore it with {ignored}.")
+    is_told = name in options.categorical
+    if not is_told and (name in options.numeric or 2 * statistics.numbers > statistics.present):
+        if file.mark(name) is None:
+            cell = next(iter(file.evidence[name].ambiguous.values()))
+            raise UserError(
+                f"Column {quoted(name)} of {file.name} holds {quoted(cell)}, which is one number with a decimal comma "
+                "and another with a decimal point, and no cell tells which is meant; write the numbers without "
+                "separators of thousands, and with decimal points."
+            )
         if statistics.first_non_number is not None:
             line, cell = statistics.first_non_number
-            alternative = "" if name in options.numeric else ", or name the column in data.categorical"
+            alternative = "" if name in options.numeric else f", or name the column as categorical with {categorical}"
             raise UserError(
-                f"{file.name}, line {line}: column {quoted(name)} holds {quoted(cell)}, expected a number as in "
-                f"{statistics.numbers:,} of its {statistics.present:,} cells; correct the cell, or mark this value as "
-                f'missing with --data.missing "{{{shown(name)}: {shown(cell)}}}"{alternative}.'
+                f"{file.name}, line {line}: column {quoted(name)} holds {quoted(cell)}, expected a number"
+                f"{_in_style(statistics.style)} as in {statistics.numbers:,} of its {statistics.present:,} cells; "
+                f"correct the cell, or mark this value as missing with {_as_missing(options, name, cell)}{alternative}."
             )
-        return Column(name, "numeric", has_missing=has_missing)
+        return Column(
+            name, "numeric", has_missing=has_missing, decimal=statistics.style.decimal, sign=statistics.style.sign
+        )
+    if not is_told and 2 * (statistics.numbers + statistics.number_like) > statistics.present:
+        line, cell = statistics.first_number_like or (0, "")
+        raise UserError(
+            f"{file.name}, line {line}: column {quoted(name)} holds {quoted(cell)}, which looks like a number but is "
+            "not written as one, expected digits, in groups of three if thousands are separated, and the same decimal "
+            "mark and the same percent or currency sign in all cells of the column; write it as 1234.5, ignore the "
+            f"column with {ignored}, or declare categories with {categorical}."
+        )
     count = len(statistics.values)
     is_ambiguous = count > MAX_INFERRED_CATEGORIES or (count > MAX_NUMERIC_CLASSES and 2 * count > statistics.present)
-    if count > MAX_CATEGORIES or (is_ambiguous and name not in options.categorical):
+    if count > MAX_CATEGORIES or (is_ambiguous and not is_told):
         more = "more than " if count > MAX_CATEGORIES else ""
-        alternative = "" if count > MAX_CATEGORIES else ", or name it in data.categorical if these are categories"
+        alternative = (
+            "" if count > MAX_CATEGORIES else f", or, if these are categories, declare them with {categorical}"
+        )
         raise UserError(
             f"Column {quoted(name)} of {file.name} has {more}{min(count, MAX_CATEGORIES):,} different values in "
-            f"{statistics.present:,} rows, too many to be categories; add it to data.ignore{alternative}."
+            f"{statistics.present:,} rows, too many to be categories; ignore it with {ignored}{alternative}."
         )
     return Column(name, "categorical", _sorted(file, statistics.values), has_missing)
 
 
-def _class_names(file: CsvFile, labels: Mapping[str, int], target: str) -> tuple[str, ...]:
+def _style(file: CsvFile, column: Column) -> NumberStyle:
+    """Way in which a file writes the numbers of a column of the training file."""
+    mark = file.mark(column.name, column.decimal)
+    return NumberStyle(column.decimal if mark is None else mark, column.sign)
+
+
+def _in_style(style: NumberStyle) -> str:
+    words = [f"with {style.sign}"] * bool(style.sign) + ["with a decimal comma"] * (style.decimal == ",")
+    return f" {' and '.join(words)}" if words else ""
+
+
+def _as_missing(options: TableOptions, name: str, cell: str) -> str:
+    """The option that marks a value as missing, beside those that are marked already."""
+    values = {column: list(markers) for column, markers in options.missing.items()}
+    values.setdefault(name, []).append(cell)
+    return option("data.missing", {column: each[0] if len(each) == 1 else each for column, each in values.items()})
+
+
+def _class_names(file: CsvFile, labels: Mapping[str, int], options: TableOptions) -> tuple[str, ...]:
+    target = options.target
     are_numbers = _all_numbers(file, labels)
     names = _sorted(file, {_canonical_number(file, cell) for cell in labels} if are_numbers else labels)
     rows = sum(labels.values())
@@ -496,40 +473,49 @@ def _class_names(file: CsvFile, labels: Mapping[str, int], target: str) -> tuple
             f"The target {quoted(target)} is {quoted(names[0])} in all {rows:,} rows of {file.name}, expected two "
             "classes or more; give another column as data.target."
         )
+    if target in options.categorical:
+        return names
+    told = option("data.categorical", [*options.categorical, target])
     if are_numbers and len(names) > MAX_NUMERIC_CLASSES and rows < MIN_ROWS_PER_CLASS * len(names):
         raise UserError(
             f"The target {quoted(target)} has {len(names):,} different numbers in the {rows:,} rows of {file.name}, "
-            "which makes it a quantity, expected classes; group it into ranges, or give another column as data.target."
+            "which makes it a quantity, expected classes; group it into ranges, give another column as data.target, "
+            f"or, if each number is a class, say so with {told}."
         )
     if len(names) > MAX_NUMERIC_CLASSES and 2 * len(names) > rows:
         raise UserError(
             f"The target {quoted(target)} has {len(names):,} different values in the {rows:,} rows of {file.name}, "
-            "too many to be classes; give another column as data.target."
+            f"too many to be classes; give another column as data.target, or, if each is a class, say so with {told}."
         )
     return names
 
 
-def _label(file: CsvFile, line: int, cell: str, target: str) -> str:
-    if cell.casefold() in MISSING:
+def _label(file: CsvFile, line: int, cell: str, options: TableOptions) -> str:
+    target = options.target
+    if cell.casefold() in MISSING and (not cell or target not in options.categorical):
+        told = option("data.categorical", [*options.categorical, target])
         raise UserError(
             f"{file.name}, line {line}, has no class (the target {quoted(target)} is {quoted(cell)}); fill it in, or "
-            "remove the row."
+            f"remove the row{f', or, if {quoted(cell)} is a class, say so with {told}' if cell else ''}."
         )
     return cell
 
 
-def _number(file: CsvFile, line: int, name: str, cell: str, train: str) -> float:
-    value = file.number(cell)
+def _number(
+    file: CsvFile, line: int, name: str, cell: str, style: NumberStyle, options: TableOptions, train: str
+) -> float:
+    value = style.number(cell)
     if value is None:
         raise UserError(
-            f"{file.name}, line {line}: column {quoted(name)} holds {quoted(cell)}, expected a number as in {train}; "
-            f'correct the cell, or mark this value as missing with --data.missing "{{{shown(name)}: {shown(cell)}}}".'
+            f"{file.name}, line {line}: column {quoted(name)} holds {quoted(cell)}, expected a number"
+            f"{_in_style(style)} as in {train}; correct the cell, or mark this value as missing with "
+            f"{_as_missing(options, name, cell)}."
         )
     if abs(value) > MAX_ABSOLUTE:
         raise UserError(
             f"{file.name}, line {line}: column {quoted(name)} holds {quoted(cell)}, expected an absolute value of at "
-            f"most {MAX_ABSOLUTE:.1e}; correct the cell, or mark this value as missing with --data.missing "
-            f'"{{{shown(name)}: {shown(cell)}}}".'
+            f"most {MAX_ABSOLUTE:.1e}; correct the cell, or mark this value as missing with "
+            f"{_as_missing(options, name, cell)}."
         )
     return value
 
@@ -563,13 +549,3 @@ def _listed(names: Sequence[str]) -> str:
 
 def _times(count: int) -> str:
     return "once" if count == 1 else f"{count:,} times"
-
-
-def _where_not_utf8(path: Path) -> str:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            try:
-                line.decode("utf-8")
-            except UnicodeDecodeError as error:
-                return f"{shown(str(path))} is not UTF-8 (byte 0x{line[error.start]:02x} in line {number})"
-    return f"{shown(str(path))} is not UTF-8"

@@ -30,6 +30,7 @@ class HeartFailure(Table):
 
     title = "Heart failure"
     named = True
+    usual_missing = {name: [value] for name, value in MISSING.items()}
 
     def __init__(
         self,

@@ -13,7 +13,6 @@ import numpy as np
 
 from visionbench.data.columns import (
     Column,
-    CsvFile,
     Feature,
     Schema,
     TableOptions,
@@ -23,14 +22,24 @@ from visionbench.data.columns import (
     infer_schema,
     read_rows,
 )
+from visionbench.data.csv_file import MISSING, CsvFile
 from visionbench.data.from_source import FromSource
 from visionbench.data.image_folder import SPLIT_NAMES
 from visionbench.data.rows import EncodedRows
-from visionbench.data.store import SPLITS, Store, StoreWriter, read_meta
+from visionbench.data.store import SPLITS, Store, StoreWriter, digests_file, read_meta
 from visionbench.errors import UserError
-from visionbench.text import shown
+from visionbench.text import counted, option, quoted, shown
 
 SUFFIXES = (".csv", ".tsv")
+# Endings of files that are read where no CSV file has the name of the split, and of files that then say what they are.
+TEXT_ENDINGS = ("txt", "tab", "dat", "data")
+OTHER_ENDINGS = ("xlsx", "xls", "xlsm", "xlsb", "ods", "parquet", "pq", "feather", "arrow", "orc", "dta", "sav", "arff")
+ENDINGS = {
+    **{f"{ending}{packed}": 0 for ending in ("csv", "tsv") for packed in ("", ".gz")},
+    **{f"{ending}{packed}": 1 for ending in TEXT_ENDINGS for packed in ("", ".gz")},
+    **{f"{ending}{packed}": 2 for ending in ("csv", "tsv") for packed in (".zip", ".bz2", ".xz", ".zst")},
+    **dict.fromkeys((*OTHER_ENDINGS, "zip"), 2),
+}
 
 CellValue = int | float | str
 
@@ -40,9 +49,10 @@ class Table(EncodedRows, FromSource):
 
     `source` is a folder with `train.csv` and optionally `val.csv` (or `valid`, `validation`) and `test.csv`, or one
     file, from which the other splits are cut. Fields are separated by commas, semicolons, tabs or bars, which is
-    detected, and may be quoted; the text is UTF-8. Cells that are empty, `?`, `NA`, `N/A`, `NaN` or `null` are missing,
-    as are the values listed in `missing`. Models that take rows, such as MLP, take a table; models for images refuse
-    it.
+    detected, and may be quoted; the text is UTF-8, and may be compressed by gzip. Cells that are empty, `?`, `NA`,
+    `N/A`, `NaN` or `null` are missing, as are the values listed in `missing`. Numbers have a decimal point or comma;
+    they may have separators of thousands (1,234.5), and one percent or currency sign in all cells of a column, which is
+    left out. Models that take rows, such as MLP, take a table; models for images refuse it.
 
     - Rows: standardized numbers, and categories as one-hot vectors. A missing number is replaced by the median and
       marked in a feature of its own; a missing category is its own category. Median, mean, deviation and categories
@@ -60,8 +70,10 @@ class Table(EncodedRows, FromSource):
         target: Name of the column that holds the class.
         numeric: Names of numeric columns that are not detected as such.
         categorical: Names of categorical columns that are not detected as such, for example numbers that are codes.
+            If the target is among them, each of its values is a class, such as NA, or one of many numbers.
         ignore: Names of columns that are not used, for example row numbers and names.
-        missing: Values that mark a missing cell, by column, for example {Cholesterol: 0}; one value or a list.
+        missing: Values that mark a missing cell, by column, for example {Cholesterol: 0}; one value or a list. Each
+            must be in some cell.
         encoding: Encoding of a category: one_hot, a vector; or label, its index among the sorted categories (-1 for a
             category that the training split does not contain), which is not standardized.
         scaling: Scaling of numbers: standard, to mean 0 and deviation 1; or none.
@@ -75,6 +87,8 @@ class Table(EncodedRows, FromSource):
     specific_arguments: ClassVar[frozenset[str]] = FromSource.specific_arguments | {
         *("target", "numeric", "categorical", "ignore", "missing", "encoding", "scaling", "unseen", "pool")
     }
+    usual_missing: ClassVar[Mapping[str, Sequence[Any]]] = {}
+    """Values of `missing` that need not be in any cell, by column."""
 
     def __init__(
         self,
@@ -99,7 +113,7 @@ class Table(EncodedRows, FromSource):
                 raise UserError(f"data.{name} is {value}, expected {' or '.join(known)}.")
         if not self.named:
             path = Path(source).expanduser()
-            self.title = shown(path.resolve().stem if path.is_file() else path.resolve().name)
+            self.title = shown(_stem(path.resolve().name)[0] if path.is_file() else path.resolve().name)
         # Arguments for pixels, and for images that do not fit in memory, are not arguments of a table.
         super().__init__(
             augment=None,
@@ -112,13 +126,13 @@ class Table(EncodedRows, FromSource):
         )
         self.encoding = encoding
         self.scaling = scaling
-        markers = {name: values if isinstance(values, list) else [values] for name, values in (missing or {}).items()}
+        # Cells are compared without the blanks around them.
         self.options = TableOptions(
             target=target.strip(),
-            numeric=numeric or (),
-            categorical=categorical or (),
-            ignore=ignore or (),
-            missing={name: [str(value) for value in values] for name, values in markers.items()},
+            numeric=[name.strip() for name in numeric or ()],
+            categorical=[name.strip() for name in categorical or ()],
+            ignore=[name.strip() for name in ignore or ()],
+            missing={name.strip(): _markers(name, values) for name, values in (missing or {}).items()},
             unseen=unseen,
         )
         self.pool = pool
@@ -161,8 +175,7 @@ class Table(EncodedRows, FromSource):
         if folder.exists():
             meta = read_meta(folder)
             if self.fingerprint in (None, meta.get("fingerprint")):
-                columns = [Column(**column | {"categories": tuple(column["categories"])}) for column in meta["columns"]]
-                return Schema(tuple(columns), tuple(meta["class_names"]))
+                return Schema(_columns(meta), tuple(meta["class_names"]))
         if self.files is None:
             raise UserError(
                 f"data.source {shown(self.as_written)} does not exist, and {self.root} has no store that was prepared "
@@ -171,11 +184,15 @@ class Table(EncodedRows, FromSource):
         return infer_schema(self._csv_file(self.files["train"]), self.options)
 
     def _csv_file(self, path: Path) -> CsvFile:
-        return CsvFile(path, allow_unnamed="" in self.options.ignore)
+        options = self.options
+        expected = {options.target, *options.numeric, *options.categorical, *options.ignore, *options.missing}
+        return CsvFile(path, "" in options.ignore, expected=expected, ignored=options.ignore)
 
     def _read(self, path: Path) -> CsvFile:
-        """Opens a file to read its rows; prints the columns that are not read."""
+        """Opens a file to read its rows; prints the columns, and the lines at its top, that are not read."""
         file = self._csv_file(path)
+        if file.comments:
+            print(f"  not read: {counted(file.comments, 'line')} with # at the top of {shown(path.name)}")
         used = {self.options.target, *self.options.ignore, *(column.name for column in self.schema.columns)}
         if unread := [name for name in file.names if name not in used]:
             train = shown(self.files["train"].name) if self.files is not None else "train"
@@ -203,6 +220,7 @@ class Table(EncodedRows, FromSource):
         columns = self.schema.columns
         missing: dict[str, Counter[str]] = {}
         rows = 0
+        met: set[tuple[str, str]] = set()
         parts = {"train": [*self.files.values()]} if self.pool else {split: [p] for split, p in self.files.items()}
         for split, paths in parts.items():
             labels, missing[split] = [], Counter()
@@ -210,7 +228,7 @@ class Table(EncodedRows, FromSource):
                 for path in paths:
                     count = 0
                     for values, chunk_labels, missing_cells in read_rows(
-                        self._read(path), self.schema, self.options, train
+                        self._read(path), self.schema, self.options, train, met
                     ):
                         append(values)
                         labels.append(chunk_labels)
@@ -222,9 +240,15 @@ class Table(EncodedRows, FromSource):
                         )
                     rows += count
             writer.save(f"{split}-labels", np.concatenate(labels))
+        self._check_met(met)
         print(f"prepared {rows:,} rows of {source} in {time.monotonic() - start:.1f} s")
         for line in _column_lines(columns, sum(missing.values(), Counter())):
             print(f"  {line}")
+        repeated = {split: _repeated(writer, split) for split in parts if split != "train"}
+        for split, count in repeated.items():
+            if count:
+                rows_of = f"{counted(count, 'row')} of {shown(self.files[split].name)}"
+                print(f"  {rows_of} {'equals' if count == 1 else 'equal'} rows of {train}; data verify lists them")
         return {
             "source": f"the {'folder' if self.source.is_dir() else 'file'} {self.source.resolve()}",
             "source_as_written": self.as_written,
@@ -233,7 +257,27 @@ class Table(EncodedRows, FromSource):
             "fingerprint": self.fingerprint,
             "columns": [asdict(column) for column in columns],
             "missing": missing,
+            "equal_to_train": repeated,
         }
+
+    def _check_met(self, met: set[tuple[str, str]]) -> None:
+        """Refuses a column of `missing` of whose values no cell is one; prints the values that no cell has."""
+        for name, markers in self.options.missing.items():
+            usual = {str(value) for value in self.usual_missing.get(name, ())}
+            unmet = [
+                marker
+                for marker in markers
+                if (name, marker) not in met and marker not in usual and marker.casefold() not in MISSING
+            ]
+            if not unmet or name in self.options.ignore:
+                continue
+            listed = " or ".join(map(quoted, unmet))
+            if len(unmet) == len(markers):
+                raise UserError(
+                    f"data.missing marks {listed} in column {quoted(name)} as missing, but no cell of the column is "
+                    f"{listed}; correct the value, as it is written in the file, or remove it."
+                )
+            print(f"  no cell of {shown(name)} is {listed}, although data.missing has it")
 
     def open_store(self, check_source: bool = True) -> Store:
         """Opens the prepared store, preparing it first if there is none or if the source has changed.
@@ -245,8 +289,7 @@ class Table(EncodedRows, FromSource):
             UserError: The table cannot be read, or the store is damaged.
         """
         store = super().open_store(check_source)
-        columns = json.loads(json.dumps([asdict(column) for column in self.schema.columns]))
-        if store.meta.get("columns") != columns:
+        if _columns(store.meta) != self.schema.columns:
             raise UserError(
                 f"The columns of the prepared store {store.folder} are not those of {shown(self.as_written)}, which "
                 "changed during this command; run the same command again."
@@ -276,7 +319,7 @@ class Table(EncodedRows, FromSource):
 
 
 def find_files(source: Path) -> dict[str, Path]:
-    """Finds the CSV file of each split: `train` first, then `val` and `test` if they exist.
+    """Finds the file of each split: `train` first, then `val` and `test` if they exist.
 
     Args:
         source: CSV file, which becomes `train`, or a folder with `train.csv` and so on.
@@ -288,15 +331,19 @@ def find_files(source: Path) -> dict[str, Path]:
         return {"train": source}
     name = shown(str(source))
     try:
-        paths = sorted(path for path in source.iterdir() if path.suffix.casefold() in SUFFIXES and path.is_file())
+        paths = sorted(path for path in source.iterdir() if _stem(path.name)[1] is not None and path.is_file())
     except OSError as error:
         raise UserError(f"The folder {name} cannot be read ({error.strerror}); make it readable.") from error
     files: dict[str, Path] = {}
-    for path in paths:
-        split = SPLIT_NAMES.get(path.stem.casefold())
-        if split in files:
-            raise UserError(f"{name} holds two files for {split}, {files[split].name} and {path.name}; keep one.")
-        if split is not None:
+    for preference in sorted(set(ENDINGS.values())):
+        present = dict(files)
+        for path in paths:
+            stem, ending = _stem(path.name)
+            split = SPLIT_NAMES.get(stem.casefold())
+            if split is None or split in present or ending is None or ENDINGS[ending] != preference:
+                continue
+            if split in files:
+                raise UserError(f"{name} holds two files for {split}, {files[split].name} and {path.name}; keep one.")
             files[split] = path
     if "train" not in files:
         listed = ", ".join(shown(path.name) for path in paths[:10]) if paths else "no CSV file"
@@ -305,6 +352,37 @@ def find_files(source: Path) -> dict[str, Path]:
             "files, or give one CSV file as data.source."
         )
     return {split: files[split] for split in SPLITS if split in files}
+
+
+def _stem(name: str) -> tuple[str, str | None]:
+    """Name of a file without the ending of a table, and that ending; `None` for a file that is no table."""
+    for ending in sorted(ENDINGS, key=len, reverse=True):
+        if name.casefold().endswith(f".{ending}"):
+            return name[: -len(ending) - 1], ending
+    return Path(name).stem, None
+
+
+def _markers(name: str, values: Any) -> list[str]:
+    """Texts of the values that mark missing cells of a column."""
+    listed = values if isinstance(values, list) else [values]
+    for value in listed:
+        if not isinstance(value, str | int | float) or isinstance(value, bool):
+            raise UserError(
+                f"data.missing gives {value!r} for column {quoted(name)}, expected the text of a cell; put the text in "
+                f"quotes, as in {option('data.missing', {name: 'no'})}."
+            )
+    return [str(value).strip() for value in listed]
+
+
+def _columns(meta: Mapping[str, Any]) -> tuple[Column, ...]:
+    """Columns of a prepared store."""
+    return tuple(Column(**column | {"categories": tuple(column["categories"])}) for column in meta["columns"])
+
+
+def _repeated(writer: StoreWriter, split: str) -> int:
+    """Number of rows of a split that equal a row of the training file, whatever their classes."""
+    digests = [np.load(writer.folder / digests_file(f"{part}-images")) for part in (split, "train")]
+    return int(np.isin(*digests).sum())
 
 
 def _fingerprint(files: Mapping[str, Path]) -> dict[str, list[Any]]:
@@ -318,5 +396,10 @@ def _column_lines(columns: Sequence[Column], missing: Mapping[str, int]) -> list
     numbers = [shown(column.name) for column in columns if column.kind == "numeric"]
     categories = [f"{shown(c.name)} ({len(c.categories)})" for c in columns if c.kind == "categorical"]
     missing_cells = [f"{shown(name)} ({count:,})" for name, count in missing.items()]
-    lines = (("numeric", numbers), ("categorical", categories), ("missing cells", missing_cells))
+    commas = [shown(column.name) for column in columns if column.decimal == ","]
+    signs = [f"{shown(column.name)} ({column.sign})" for column in columns if column.sign]
+    lines = (
+        *(("numeric", numbers), ("decimal commas", commas), ("signs left out", signs)),
+        *(("categorical", categories), ("missing cells", missing_cells)),
+    )
     return [f"{title}: {', '.join(names)}" for title, names in lines if names]
