@@ -190,8 +190,10 @@ def read_rows(
             if is_missing := missing_cells.has(column.name, cell):
                 missing[column.name] += 1
             if column.kind == "numeric":
-                style = styles[column.name]
-                row.append(math.nan if is_missing else _number(file, line, column.name, cell, style, options, train))
+                number = math.nan if is_missing else styles[column.name].number(cell)
+                if number is None or abs(number) > MAX_ABSOLUTE:
+                    raise _not_a_number(file, line, column.name, cell, number, styles[column.name], options, train)
+                row.append(number)
             elif is_missing and column.has_missing:
                 row.append(MISSING_CODE)
             else:
@@ -501,23 +503,24 @@ def _label(file: CsvFile, line: int, cell: str, options: TableOptions) -> str:
     return cell
 
 
-def _number(
-    file: CsvFile, line: int, name: str, cell: str, style: NumberStyle, options: TableOptions, train: str
-) -> float:
-    value = style.number(cell)
+def _not_a_number(
+    file: CsvFile,
+    line: int,
+    name: str,
+    cell: str,
+    value: float | None,
+    style: NumberStyle,
+    options: TableOptions,
+    train: str,
+) -> UserError:
     if value is None:
-        raise UserError(
-            f"{file.name}, line {line}: column {quoted(name)} holds {quoted(cell)}, expected a number"
-            f"{_in_style(style)} as in {train}; correct the cell, or mark this value as missing with "
-            f"{_as_missing(options, name, cell)}."
-        )
-    if abs(value) > MAX_ABSOLUTE:
-        raise UserError(
-            f"{file.name}, line {line}: column {quoted(name)} holds {quoted(cell)}, expected an absolute value of at "
-            f"most {MAX_ABSOLUTE:.1e}; correct the cell, or mark this value as missing with "
-            f"{_as_missing(options, name, cell)}."
-        )
-    return value
+        expected = f"a number{_in_style(style)} as in {train}"
+    else:
+        expected = f"an absolute value of at most {MAX_ABSOLUTE:.1e}"
+    return UserError(
+        f"{file.name}, line {line}: column {quoted(name)} holds {quoted(cell)}, expected {expected}; correct the cell, "
+        f"or mark this value as missing with {_as_missing(options, name, cell)}."
+    )
 
 
 def _all_numbers(file: CsvFile, values: Sequence[str] | Mapping[str, int]) -> bool:

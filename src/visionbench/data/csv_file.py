@@ -15,7 +15,7 @@ import zlib
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import IO
 
@@ -29,6 +29,9 @@ IN_WORDS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}
 MISSING = frozenset({"", "?", "na", "n/a", "#n/a", "nan", "null"})  # in upper or lower case
 # Lines, and characters, by which the separator is found; and rows by which the line of names is judged.
 SAMPLE_LINES, SAMPLE_CHARACTERS, JUDGED_ROWS = 2000, 4_000_000, 200
+CHUNK_ROWS = 1000  # rows whose numbers are looked at together
+# Bytes for each NUL byte of a file that is no UTF-8 from its beginning, at most; fewer are a damage.
+MOST_PER_NUL = 10
 # From this many on, increasing numbers are names of columns, such as wavelengths.
 MIN_SCALE = 5
 BYTE_ORDER_MARKS = (
@@ -104,8 +107,9 @@ class CsvFile:
         with self._reading():
             self._find_form()
             lines, is_whole = self._sample()
-        separator = SEPARATOR_LINE.fullmatch(lines[0]) if lines else None
-        layouts = _layouts(lines, separator[1] if separator else None, is_whole)
+        named = SEPARATOR_LINE.fullmatch(lines[0]) if lines else None
+        self._separator = named[1] if named else ""
+        layouts = _layouts(lines, self._separator, is_whole)
         if not layouts:
             raise UserError(
                 f"{self.name} is empty, expected a line with the names of the columns, followed by one row per line."
@@ -117,10 +121,10 @@ class CsvFile:
         self._check_layout(layout, layouts, fewest)
         self._check_names(allow_unnamed, ignored)
         self.evidence = {name: NumberEvidence() for name in self.names}
-        adders = [self.evidence[name].add for name in self.names]
-        for _, cells in self.rows():
-            for add, cell in zip(adders, cells, strict=True):
-                add(cell)
+        rows = (cells for _, cells in self.rows())
+        while chunk := list(islice(rows, CHUNK_ROWS)):
+            for name, column in zip(self.names, zip(*chunk, strict=True), strict=True):
+                self.evidence[name].add(column)
         self._mark = common_mark(self.evidence.values())
 
     @property
@@ -186,6 +190,11 @@ class CsvFile:
         if (kind := foreign_kind(self.path, head)) is not None:
             raise UserError(f"{self.name} {kind}")
         self._encoding = next((name for mark, name in BYTE_ORDER_MARKS if head.startswith(mark)), "utf-8-sig")
+        if self._encoding == "utf-8-sig" and head.count(0) * MOST_PER_NUL > len(head):
+            raise UserError(
+                f"{self.name} holds many NUL bytes, as UTF-16 without a byte order mark does, and files that are no "
+                "text, expected a CSV file; save it as CSV in UTF-8."
+            )
 
     def _sample(self) -> tuple[list[str], bool]:
         """The first lines of the file, and whether they are all."""
@@ -201,28 +210,25 @@ class CsvFile:
 
     def _check_layout(self, layout: _Layout, layouts: Sequence[_Layout], fewest: int) -> None:
         first, names, rows = f"{self.name}, line {layout.start + 1},", layout.names, layout.rows
-        widths = Counter(len(cells) for _, cells in rows)
-        if len(names) < fewest:
+        if len(names) < fewest or (len(rows) > 1 and not layout.fitting):
             for other in layouts:
                 (width, count), *_ = Counter(len(cells) for _, cells in other.rows).most_common(1) or [(0, 0)]
-                if width > 1 and 2 * count > len(other.rows) and count > 1:
+                if count > 1 and 2 * count > len(other.rows) and width > 1:
                     raise UserError(
-                        f"{first} has one cell, {quoted(names[0])}, but the lines below it have {width}, separated by "
-                        f"{IN_WORDS.get(other.delimiter, other.delimiter)}, expected the names of the columns in the "
-                        "first line; remove a title above the names, or write the names there."
+                        f"{first} has {counted(len(other.names), 'cell')}, {quoted(', '.join(other.names))}, but the "
+                        f"lines below it have {width}, separated by {IN_WORDS.get(other.delimiter, other.delimiter)}, "
+                        "expected a name for each column; remove a title above the names, name every column (R leaves "
+                        f"out the name of the row names), and {self._advice(width)}."
                     )
+        if len(names) < fewest:
+            said = f"{quoted(self._separator)}, which its first line names" if self._separator else ""
             raise UserError(
                 f"{self.name} has one column, {quoted(names[0])}, expected two or more (the target and others), "
-                "separated by commas, semicolons, tabs or bars; for another separator, such as ^, write the line sep=^ "
-                "above the names."
+                f"separated by {said or 'commas, semicolons, tabs or bars'}; for another separator, such as ^, write "
+                "the line sep=^ above the names."
             )
-        if len(rows) > 1 and len(widths) == 1 and not layout.fitting:
-            raise UserError(
-                f"{first} has {counted(len(names), 'name')}, but all rows have {counted(min(widths), 'cell')}, "
-                "expected one name for each; name every column (R leaves out the name of the row names), and "
-                f"{self._advice(len(names) + 1)}."
-            )
-        if _is_row(names, [cells for _, cells in rows[:JUDGED_ROWS] if len(cells) >= len(names)]):
+        judged = [cells for _, cells in rows[:JUDGED_ROWS] if len(cells) >= len(names) and cells != names]
+        if _is_row(names, judged):
             raise UserError(
                 f"{first} holds {quoted(', '.join(names))}, which looks like a row, expected the names of the columns; "
                 "write a line with a name for each column above it, or rename columns that are called as their cells."
@@ -304,15 +310,15 @@ class CsvFile:
         )
 
 
-def _layouts(lines: Sequence[str], separator: str | None, is_whole: bool) -> list[_Layout]:
+def _layouts(lines: Sequence[str], separator: str, is_whole: bool) -> list[_Layout]:
     """The ways to read the beginning of a file.
 
     Args:
         lines: First lines of the file.
-        separator: Separator that the very first line names.
+        separator: Separator that the very first line names; empty for none.
         is_whole: Whether these are all lines.
     """
-    top = int(separator is not None)
+    top = int(bool(separator))
     place = top
     while place < len(lines) and (not lines[place].strip() or lines[place].lstrip().startswith("#")):
         place += 1

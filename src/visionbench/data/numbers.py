@@ -1,9 +1,8 @@
 """Numbers as tables write them: with a decimal point or comma, thousands separators, and percent or currency signs."""
 
-import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -34,6 +33,10 @@ _NUMBER_LIKE = re.compile(
     r"(?:[0-9][0-9,']*(?:\.[0-9]+)?|[0-9][0-9.']*,[0-9]+)"
     rf"\s?[{re.escape(SIGNS)}]?[)\-]*"
 )
+# Of several cells, one a line: marks that have to be looked at cell by cell; and decimals.
+_TELLING = re.compile(rf"[,{re.escape(SIGNS + MINUS)}]|\.[^\n]*\.")
+_DECIMALS = re.compile(r"^[+-]?(?:[0-9]+\.(?:[0-9]{1,2}|[0-9]{4,})?|\.[0-9]+|0[0-9]*\.[0-9]{3})$", re.MULTILINE)
+_THREE_DECIMALS = re.compile(r"^[+-]?[1-9][0-9]{0,2}\.[0-9]{3}$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -54,10 +57,8 @@ class NumberStyle:
             sign, cell = split_sign(cell)
             if sign != self.sign:
                 return None
-        if self.decimal == ".":
-            value = plain_number(cell)
-            if value is not None:
-                return value
+        if self.decimal == "." and (value := plain_number(cell)) is not None:
+            return value
         if PATTERNS[self.decimal].fullmatch(cell):
             return float(cell.translate(PLAIN[self.decimal]))
         return plain_number(cell) if self.decimal == "," and "." not in cell else None
@@ -66,10 +67,10 @@ class NumberStyle:
 def plain_number(cell: str) -> float | None:
     """Number in a cell as Python writes it; `None` if the cell is not one."""
     try:
-        value = float(cell) if "_" not in cell else math.nan  # only Python reads 1_000 as a number
+        value = float(cell)
     except ValueError:
         return None
-    return None if math.isnan(value) else value
+    return value if value == value and "_" not in cell else None  # only Python reads 1_000 as a number
 
 
 def split_sign(cell: str) -> tuple[str, str]:
@@ -93,33 +94,38 @@ class NumberEvidence:
     """What the cells of a column tell about the way in which it writes numbers.
 
     Attributes:
+        cells: Number of cells that are not empty.
         marks: Number of cells that can be a number only with this decimal mark.
         ambiguous: First cell that is another number with a decimal point than with a decimal comma, by the mark that it
             has: 1.234 or 1,234.
-        signs: Number of cells that are numbers, by their sign.
+        signs: Number of cells that are numbers with a sign, by sign.
     """
 
+    cells: int = 0
     marks: Counter[Mark] = field(default_factory=Counter)
     ambiguous: dict[str, str] = field(default_factory=dict)
     signs: Counter[str] = field(default_factory=Counter)
 
-    def add(self, cell: str) -> None:
-        """Counts a cell."""
-        if cell.isdecimal():
-            self.signs[""] += 1
+    def add(self, cells: Sequence[str]) -> None:
+        """Counts cells."""
+        self.cells += sum(map(bool, cells))
+        text = "\n".join(cells)
+        if _TELLING.search(text):
+            for cell in cells:
+                self._add_one(cell)
             return
-        if not cell or cell[0].isalpha():
-            return
-        whole, _, decimals = cell.removeprefix("-").partition(".")
-        if len(decimals) != 3 and decimals.isdecimal() and whole.isdecimal():  # a common number, told faster
-            self.signs[""] += 1
-            self.marks["."] += 1
-            return
+        # Most columns hold nothing but words, integers and common decimals, which are told faster together.
+        self.marks["."] += len(_DECIMALS.findall(text))
+        if "." not in self.ambiguous and (match := _THREE_DECIMALS.search(text)):
+            self.ambiguous["."] = match[0]
+
+    def _add_one(self, cell: str) -> None:
         sign, body = split_sign(cell)
         point, comma = PATTERNS["."].fullmatch(body), PATTERNS[","].fullmatch(body)
         if not point and not comma:
             return
-        self.signs[sign] += 1
+        if sign:
+            self.signs[sign] += 1
         if not comma:
             self.marks["."] += 1
         elif not point:
@@ -135,7 +141,7 @@ class NumberEvidence:
                 not known.
             in_commas: Whether commas separate the cells, so that numbers have decimal points.
         """
-        if self.marks:
+        if self.marks.total():
             return "," if self.marks[","] > self.marks["."] else "."
         if len(self.ambiguous) > 1:
             return None
@@ -144,9 +150,9 @@ class NumberEvidence:
         return elsewhere or "."
 
     def sign(self) -> str:
-        """The sign that most of the numbers have."""
+        """The sign that most of the cells have."""
         (sign, count), *_ = self.signs.most_common(1) or [("", 0)]
-        return sign if 2 * count > self.signs.total() else ""
+        return sign if 2 * count > self.cells else ""
 
 
 def common_mark(columns: Iterable[NumberEvidence]) -> Mark | None:

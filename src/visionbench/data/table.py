@@ -141,6 +141,7 @@ class Table(EncodedRows, FromSource):
         self.files = find_files(self.source) if is_read else None
         self.fingerprint = _fingerprint(self.files) if self.files is not None else None
         self.check_unchanged(fingerprint, self.fingerprint)
+        self._opened: dict[Path, CsvFile] = {}
         self.schema = self._find_schema()
         self.features: list[Feature] = []
         """Features of each column; filled by `setup`."""
@@ -181,9 +182,15 @@ class Table(EncodedRows, FromSource):
                 f"data.source {shown(self.as_written)} does not exist, and {self.root} has no store that was prepared "
                 "from it with these settings; give the folder or the file that holds the table."
             )
-        return infer_schema(self._csv_file(self.files["train"]), self.options)
+        train = self.files["train"]
+        file = self._csv_file(train)
+        schema = infer_schema(file, self.options)
+        self._opened[train] = file
+        return schema
 
     def _csv_file(self, path: Path) -> CsvFile:
+        if path in self._opened:  # to find the columns, a moment ago
+            return self._opened.pop(path)
         options = self.options
         expected = {options.target, *options.numeric, *options.categorical, *options.ignore, *options.missing}
         return CsvFile(path, "" in options.ignore, expected=expected, ignored=options.ignore)
@@ -399,7 +406,7 @@ def _column_lines(columns: Sequence[Column], missing: Mapping[str, int]) -> list
     commas = [shown(column.name) for column in columns if column.decimal == ","]
     signs = [f"{shown(column.name)} ({column.sign})" for column in columns if column.sign]
     lines = (
-        *(("numeric", numbers), ("decimal commas", commas), ("signs left out", signs)),
+        *(("numeric", numbers), ("read with decimal commas", commas), ("signs left out", signs)),
         *(("categorical", categories), ("missing cells", missing_cells)),
     )
     return [f"{title}: {', '.join(names)}" for title, names in lines if names]
