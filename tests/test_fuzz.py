@@ -1,4 +1,4 @@
-"""Changed configurations are refused in one sentence, or mean what they say."""
+"""Changed configurations, images and tables are refused in one sentence, or mean what they say."""
 
 import subprocess
 import sys
@@ -24,3 +24,12 @@ def test_a_hundred_image_files_are_decoded_as_by_another_decoder_or_refused():
     done = subprocess.run([sys.executable, str(fuzz), "--count", "100"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "100 files of seed 0, 0 failures" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_hundred_tables_are_read_as_pandas_reads_them():
+    """A fifth of the tables of the benchmark."""
+    command = [sys.executable, str(FUZZ.with_name("fuzz_tables.py")), "--count", "100"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "100 tables of seed 0, 0 failures" in done.stdout

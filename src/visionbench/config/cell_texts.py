@@ -4,6 +4,8 @@ YAML reads `no` as false, `010` as 8 and `12:30` as 750, so that the cells and c
 The options below therefore keep the text of each value, in files and on the command line.
 """
 
+import json
+import re
 from typing import Any
 
 import yaml
@@ -22,6 +24,7 @@ NUMBERS = {"tag:yaml.org,2002:int": int, "tag:yaml.org,2002:float": float}
 # Private names of jsonargparse; tests/data/test_table_texts.py fails when they are no longer what it calls.
 _typing: Any = _typehints
 _loading: Any = _loaders_dumpers
+_PAIR = re.compile(r"((?<!\\)(?:\\\\)*)(\\u[dD][89abAB][0-9a-fA-F]{2}\\u[dD][c-fC-F][0-9a-fA-F]{2})")
 _parse_value_or_config = _typing.parse_value_or_config
 
 
@@ -34,8 +37,9 @@ class _Loader(_loading.get_yaml_default_loader()):  # type: ignore[misc]
     """
 
     def __init__(self, text: str, name: str = "") -> None:
-        self.text, self.name = text, name
-        super().__init__(text)
+        # JSON writes a character such as an emoji as two escapes, which YAML does not read.
+        self.text, self.name = _PAIR.sub(lambda pair: pair[1] + json.loads(f'"{pair[2]}"'), text), name
+        super().__init__(self.text)
 
     def get_single_node(self) -> Node | None:
         """The syntax tree of the document."""
@@ -115,7 +119,7 @@ def _text(node: Node, name: str, text: str, numbers: bool = False) -> ScalarNode
 
 def _load(text: str) -> Any:
     """Loads a YAML text as jsonargparse does, but with the texts of tables."""
-    if not any(name in text for name in (*NAMES, VALUES, *TEXTS)):
+    if not any(name in text for name in (*NAMES, VALUES, *TEXTS)) and not _PAIR.search(text):
         return _loading.yaml_load(text)
     return yaml.load(text, Loader=_Loader)
 
@@ -135,7 +139,10 @@ def _parse(value: Any, enable_path: bool = True, simple_types: bool = False) -> 
         return _parse_value_or_config(value, enable_path, simple_types)
     loader = _Loader(value.val, name)
     try:
-        return _typing.NestedArg(value.key, loader.get_single_data()), None
+        content = loader.get_single_data()
+        if value.key.endswith("+") and not isinstance(content, list):
+            content = [value.val]  # one name to append
+        return _typing.NestedArg(value.key, content), None
     except yaml.YAMLError as error:
         example: Any = {"column": "value"} if name == VALUES else ["column"]
         raise UserError(

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from visionbench.data.csv_file import MISSING, CsvFile
-from visionbench.data.numbers import Mark, NumberStyle, is_number_like, plain_number
+from visionbench.data.csv_file import CsvFile
+from visionbench.data.numbers import MISSING, Mark, NumberStyle, is_number_like, plain_number
 from visionbench.errors import UserError
 from visionbench.text import counted, option, quoted, shown
 

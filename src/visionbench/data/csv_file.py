@@ -20,13 +20,12 @@ from pathlib import Path
 from typing import IO
 
 from visionbench.data.file_kinds import GZIP, HEAD, foreign_kind
-from visionbench.data.numbers import Mark, NumberEvidence, NumberStyle, common_mark, plain_number
+from visionbench.data.numbers import MISSING, Mark, NumberEvidence, NumberStyle, common_mark, plain_number
 from visionbench.errors import UserError
 from visionbench.text import counted, option, quoted, shown
 
 DELIMITERS = "\t;|,"  # commas last, since they are in names and numbers too
 IN_WORDS = {"\t": "tabs", ";": "semicolons", "|": "bars", ",": "commas"}
-MISSING = frozenset({"", "?", "na", "n/a", "#n/a", "nan", "null"})  # in upper or lower case
 # Lines, and characters, by which the separator is found; and rows by which the line of names is judged.
 SAMPLE_LINES, SAMPLE_CHARACTERS, JUDGED_ROWS = 2000, 4_000_000, 200
 CHUNK_ROWS = 1000  # rows whose numbers are looked at together
@@ -322,10 +321,10 @@ def _layouts(lines: Sequence[str], separator: str, is_whole: bool) -> list[_Layo
     place = top
     while place < len(lines) and (not lines[place].strip() or lines[place].lstrip().startswith("#")):
         place += 1
-    # The names may stand in the last of the lines with #.
-    named = [number for number in range(top, place) if lines[number].lstrip().startswith("#")][-1:]
+    # The names may stand in a line with #: above all rows, or below comments.
+    marked = [number for number in range(top, place) if lines[number].lstrip().startswith("#")]
     layouts = []
-    for start in (place, *named):
+    for start in dict.fromkeys([*marked[:1], *marked[-1:], place]):
         for delimiter in separator or DELIMITERS:
             records: list[Record] = []
             error = ""
@@ -363,13 +362,26 @@ def _split(lines: Iterable[str], delimiter: str, start: int) -> Iterator[Record]
     Raises:
         csv.Error: The quotes are wrong.
     """
-    # The csv module takes no blank between a quote at the end of a cell and the separator.
-    separator = re.escape(delimiter)
-    quoted_cell = re.compile(rf'((?:^|{separator}) *"(?:[^"]|"")*") +(?={separator}|[\r\n]*$)')
-    tidied = (quoted_cell.sub(r"\1", line) if '" ' in line else line for line in lines)
-    reader = csv.reader(tidied, delimiter=delimiter, strict=True, skipinitialspace=True)
+    reader = csv.reader(_tidied(lines, delimiter), delimiter=delimiter, strict=True, skipinitialspace=True)
     for cells in reader:
         yield start + reader.line_num, [cell.strip() for cell in cells]
+
+
+def _tidied(lines: Iterable[str], delimiter: str) -> Iterator[str]:
+    """Lines without blanks between the quote at the end of a cell and the separator, which the csv module refuses."""
+    separator = re.escape(delimiter)
+    ending = rf" +(?={separator}|[\r\n]*$)"
+    quoted_cell = re.compile(rf'((?:^|{separator}) *"(?:[^"]|"")*"){ending}')
+    rest_of_cell = re.compile(rf'(^(?:[^"]|"")*"){ending}')
+    is_open = False  # whether a quoted cell goes on from the line above
+    for line in lines:
+        if '"' in line:
+            if '" ' in line:
+                if is_open:
+                    line = rest_of_cell.sub(r"\1", line)
+                line = quoted_cell.sub(r"\1", line)
+            is_open ^= line.count('"') % 2 == 1
+        yield line
 
 
 def _fits(cells: Sequence[str], width: int) -> bool:

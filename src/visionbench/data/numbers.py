@@ -8,6 +8,7 @@ from typing import Literal
 
 Mark = Literal[".", ","]
 
+MISSING = frozenset({"", "?", "na", "n/a", "#n/a", "nan", "null"})  # in upper or lower case
 SIGNS = "%‰$¢£¤¥€₩₪₫₦₱₴₹₺₽₿"
 BLANKS = " \u00a0\u2009\u202f'\u2019"  # blanks of all widths, and apostrophes, which separate thousands
 MINUS = "\u2212"
@@ -94,7 +95,7 @@ class NumberEvidence:
     """What the cells of a column tell about the way in which it writes numbers.
 
     Attributes:
-        cells: Number of cells that are not empty.
+        cells: Number of cells that are no words for a missing one.
         marks: Number of cells that can be a number only with this decimal mark.
         ambiguous: First cell that is another number with a decimal point than with a decimal comma, by the mark that it
             has: 1.234 or 1,234.
@@ -108,7 +109,7 @@ class NumberEvidence:
 
     def add(self, cells: Sequence[str]) -> None:
         """Counts cells."""
-        self.cells += sum(map(bool, cells))
+        self.cells += sum(cell.casefold() not in MISSING for cell in cells)
         text = "\n".join(cells)
         if _TELLING.search(text):
             for cell in cells:

@@ -22,9 +22,10 @@ from visionbench.data.columns import (
     infer_schema,
     read_rows,
 )
-from visionbench.data.csv_file import MISSING, CsvFile
+from visionbench.data.csv_file import CsvFile
 from visionbench.data.from_source import FromSource
 from visionbench.data.image_folder import SPLIT_NAMES
+from visionbench.data.numbers import MISSING
 from visionbench.data.rows import EncodedRows
 from visionbench.data.store import SPLITS, Store, StoreWriter, digests_file, read_meta
 from visionbench.errors import UserError
