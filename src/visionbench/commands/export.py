@@ -11,10 +11,12 @@ from visionbench.arguments import add_data_options, make_data
 from visionbench.config.parser import Parser
 from visionbench.config.patches import watched_parsing
 from visionbench.console import plain_console, quiet_libraries
+from visionbench.data.base import VisionDataModule
 from visionbench.data.store import SPLITS
 from visionbench.errors import UserError
 from visionbench.inference.export import SUFFIXES, Export, Format, check_packages, export_model
-from visionbench.inference.inputs import check_inputs, samples
+from visionbench.inference.inputs import Sample, check_inputs, samples
+from visionbench.inference.tables import InputTables, refuse_tables
 from visionbench.inference.trained import TrainedRun, open_run
 from visionbench.runs.folder import RunFolder, folder_argument
 from visionbench.text import counted
@@ -36,7 +38,7 @@ def run(args: Sequence[str]) -> int:
         The exit status: 0.
 
     Raises:
-        UserError: The run does not exist, a package is missing, or there is no image for the check.
+        UserError: The run does not exist, a package is missing, or there is no sample for the check.
         RunFailed: The model cannot be exported, or the predictions of the file differ from those of the checkpoint; no
             file is kept.
     """
@@ -61,6 +63,9 @@ def run(args: Sequence[str]) -> int:
         trained = open_run(run_folder.path)
         if (warning := run_folder.warning()) is not None:
             console.print(warning)
+        tables = InputTables([config.check], trained.table) if trained.table is not None else None
+        if tables is None:
+            refuse_tables([config.check])
         data = None
         if config.check in SPLITS:
             data = make_data(parser, config, run_config)
@@ -69,11 +74,11 @@ def run(args: Sequence[str]) -> int:
                 note = run_folder.open_test(data.sealed_samples(), "export", trained.checkpoint)
                 if note is not None:
                     console.print(note)
-        stream = samples([config.check], trained.recipe, trained.class_names, data)
-        images = (sample.pixels for sample in stream if sample.pixels is not None)
-        chosen = list(itertools.islice(images, config.samples))
+        stream = tables.samples(data) if tables is not None else _images(trained, config.check, data)
+        usable = (sample.values for sample in stream if sample.values is not None)
+        chosen = list(itertools.islice(usable, config.samples))
         if not chosen:
-            raise UserError(f"{config.check} holds no image to check the file on; give another --check.")
+            raise UserError(f"{config.check} holds no {trained.item} to check the file on; give another --check.")
         output = Path(config.output) if config.output is not None else _default_output(run_folder, config.format)
         exported = export_model(trained, config.format, output, np.stack(chosen))
         for line in _closing_lines(trained, exported, config.check):
@@ -92,8 +97,8 @@ def _parser() -> Parser:
         "--format",
         type=Format | None,
         default=None,
-        help="Format of the file: onnx and torch_export turn raw pixels into probabilities and classes; safetensors "
-        "holds the weights alone.",
+        help="Format of the file: onnx and torch_export turn raw pixels, or raw rows of a table, into probabilities "
+        "and classes; safetensors holds the weights alone.",
     )
     parser.add_argument(
         "--output", type=str | None, default=None, help="File to write; default: exports/model.* in the run folder."
@@ -102,11 +107,15 @@ def _parser() -> Parser:
         "--check",
         type=str,
         default="test",
-        help="Images for the check of the file: a split of the run's data set, a folder, a file, or - for a list of "
-        "files on standard input.",
+        help="Images or rows for the check of the file: a split of the run's data set, a folder, a file, or - for a "
+        "list of files on standard input.",
     )
-    parser.add_argument("--samples", type=int, default=1000, help="Largest number of images for the check.")
+    parser.add_argument("--samples", type=int, default=1000, help="Largest number of samples for the check.")
     return parser
+
+
+def _images(run: TrainedRun, check: str, data: VisionDataModule | None) -> Iterator[Sample]:
+    return samples([check], run.image_recipe, run.class_names, data)
 
 
 def _default_output(run_folder: RunFolder, format: Format) -> Path:
@@ -120,9 +129,16 @@ def _closing_lines(run: TrainedRun, exported: Export, checked_on: str) -> Iterat
         others = counted(exported.other_classes, "sample")
         yield f"precision  32 bits; in {run.precision}, the precision of the run, the class differs for {others}"
     if exported.format == "safetensors":
-        yield "contents   weights by name; the metadata describe the pixels and the outputs"
+        inputs = "pixels" if run.table is None else "columns"
+        yield f"contents   weights by name; the metadata describe the {inputs} and the outputs"
     else:
-        shape = " x ".join(map(str, (*run.recipe.size, run.input_shape[0])))
-        yield f"inputs     images: uint8, any number x {shape} (height, width, channels)"
+        if run.table is not None:
+            columns = counted(len(run.table.schema.columns), "column")
+            yield f"inputs     rows: float64, any number x {columns} (numbers, and codes of categories)"
+        else:
+            channels, height, width = run.input_shape
+            yield f"inputs     images: uint8, any number x {height} x {width} x {channels} (height, width, channels)"
         yield f"outputs    probabilities: float32, {len(run.class_names)} per sample; classes: int64, one per sample"
+    if exported.description is not None:
+        yield f"columns    {exported.description}"
     yield f"file       {exported.file} ({exported.file.stat().st_size / 2**20:,.1f} MB)"

@@ -1,10 +1,11 @@
-"""`visionbench predict`: the predicted class of each image, as CSV."""
+"""`visionbench predict`: the predicted class of each image, or of each row of a table, as CSV."""
 
 import contextlib
 import io
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
@@ -19,9 +20,10 @@ from visionbench.data.base import VisionDataModule
 from visionbench.data.store import SPLITS
 from visionbench.errors import Stopped, UserError
 from visionbench.evaluation.intervals import accuracy_text
-from visionbench.inference.inputs import batches, check_inputs, count_samples, samples
-from visionbench.inference.predict import PredictionCounts, table_file, write_predictions
-from visionbench.inference.trained import Predictor, open_run
+from visionbench.inference.inputs import Sample, batches, check_inputs, count_samples, samples
+from visionbench.inference.predict import PredictionCounts, check_output, table_file, write_predictions
+from visionbench.inference.tables import InputTables, Keep, TableNotes, refuse_tables
+from visionbench.inference.trained import Predictor, TrainedRun, open_run
 from visionbench.interrupts import ended_by_sigterm
 from visionbench.runs.folder import RunFolder, folder_argument
 from visionbench.text import counted
@@ -30,18 +32,19 @@ USAGE = """\
 visionbench predict RUN_DIR INPUT... [options]
 
 INPUT is a split of the run's data set (train, val, test), a folder, a file, or -, which reads a list of files from
-standard input, one path per line. A folder with the name of a split is written as ./test. With a split, the options of
-the run's data set are also accepted, such as --data.root DIR."""
+standard input, one path per line. Files are images or, for a run on a table, CSV files with its columns. A folder with
+the name of a split is written as ./test. With a split, the options of the run's data set are also accepted, such as
+--data.root DIR."""
 
 
 def run(args: Sequence[str]) -> int:
-    """Writes a CSV row for each image: path, predicted class, confidence, the next classes, true class and error.
+    """Writes a CSV row for each image or row: path, predicted class, confidence, next classes, true class and error.
 
     Args:
         args: Run folder, inputs and options.
 
     Returns:
-        The exit status: 0, also where files cannot be read; the rows of these files have the reason.
+        The exit status: 0, also where files or rows cannot be used; what is written for them has the reason.
 
     Raises:
         UserError: The run or an input does not exist, or the data of a split cannot be read.
@@ -70,7 +73,13 @@ def run(args: Sequence[str]) -> int:
             config = parser.parse_args([*data_options, *options])
         _check_options(config)
         check_inputs(inputs)
+        check_output(config.output, inputs)
         trained = open_run(run_folder.path)
+        _check_kind(config, inputs, trained)
+        tables = None
+        if trained.table is not None:
+            unseen = config.unseen if config.unseen is not None else trained.table.options.unseen
+            tables = InputTables(inputs, trained.table.with_unseen(unseen), config.keep or "unused")
         if (warning := run_folder.warning()) is not None:
             console.print(warning)
         data, note = None, None
@@ -84,29 +93,33 @@ def run(args: Sequence[str]) -> int:
                 )
             if "test" in inputs:
                 note = run_folder.open_test(data.sealed_samples(), "predict", trained.checkpoint)
-        recipe = trained.recipe
-        if config.resize is not None:
-            recipe = replace(recipe, resize=config.resize, scale=1.0)
-        if config.invert is not None:
-            recipe = replace(recipe, invert=config.invert)
         predictor = Predictor(trained, config.accelerator, config.precision)
         size = config.batch_size if config.batch_size is not None else trained.batch_size
         try:
             with ended_by_sigterm():
-                stream = batches(samples(inputs, recipe, trained.class_names, data), size)
+                stream = batches(
+                    tables.samples(data) if tables is not None else _images(trained, inputs, data, config), size
+                )
                 rows_on_screen = config.output is None and sys.stdout.isatty()
                 has_bar = console.is_terminal and not rows_on_screen
-                with _open_output(config.output) as file, _bar(console, disable=not has_bar) as bar:
-                    task = bar.add_task("", total=count_samples(inputs, data) if has_bar else None, rate=0)
+                with _open_output(config.output) as file, _bar(console, trained.item, disable=not has_bar) as bar:
+                    count = tables.count if tables is not None else partial(count_samples, inputs)
+                    task = bar.add_task("", total=count(data) if has_bar else None, rate=0)
 
                     def advance(counts: PredictionCounts) -> None:
                         bar.update(task, completed=counts.samples, rate=counts.samples / max(counts.seconds, 1e-9))
 
-                    counts = write_predictions(stream, predictor, trained.class_names, config.top_k, file, advance)
+                    repeated = ("line", *tables.kept) if tables is not None else ()
+                    counts = write_predictions(
+                        stream, predictor, trained.class_names, config.top_k, file, advance, repeated
+                    )
         except Stopped as stopped:
             return stopped.status
-    for line in _closing_lines(counts, config.output):
+    for line in _closing_lines(counts, trained.item, config.output):
         console.print(line)
+    if tables is not None:
+        for line in _table_lines(tables.notes):
+            console.print(line)
     if counts.labeled:
         for line in _provenance_lines(run_folder, inputs, data):
             console.print(line)
@@ -117,7 +130,10 @@ def run(args: Sequence[str]) -> int:
 
 def _parser() -> Parser:
     parser = Parser(
-        prog="visionbench predict", usage=USAGE, description="Predict the class of each image.", allow_abbrev=False
+        prog="visionbench predict",
+        usage=USAGE,
+        description="Predict the class of each image or row.",
+        allow_abbrev=False,
     )
     parser.add_argument(
         "--output",
@@ -129,7 +145,7 @@ def _parser() -> Parser:
         "--top_k", type=int, default=3, help="Number of most probable classes in each row of the table."
     )
     parser.add_argument(
-        "--batch_size", type=int | None, default=None, help="Number of images per batch; default: the run's."
+        "--batch_size", type=int | None, default=None, help="Number of samples per batch; default: the run's."
     )
     parser.add_argument(
         "--resize",
@@ -139,6 +155,20 @@ def _parser() -> Parser:
     )
     parser.add_argument(
         "--invert", type=bool | None, default=None, help="Invert the brightness of image files; default: the run's."
+    )
+    parser.add_argument(
+        "--keep",
+        type=Keep | None,
+        default=None,
+        help="Columns of a table that are repeated beside its predictions: unused, those that are neither features nor "
+        "the target, such as an id; or all. Default: unused.",
+    )
+    parser.add_argument(
+        "--unseen",
+        type=Literal["error", "zeros"] | None,
+        default=None,
+        help="Treatment of a category that the training table does not have: error, its row is not predicted; or "
+        "zeros, as in --data.help Table; default: the run's.",
     )
     parser.add_argument(
         "--accelerator", type=str | None, default=None, help="Kind of device, such as cpu or gpu; default: the run's."
@@ -158,10 +188,30 @@ def _check_options(config: Any) -> None:
             raise UserError(f"{name} is {config[name]}, expected 1 or more.")
 
 
-def _bar(console: Console, disable: bool) -> Progress:
+def _check_kind(config: Any, inputs: Sequence[str], run: TrainedRun) -> None:
+    """Refuses options and files that the run has no use for."""
+    of_images, of_tables = ("resize", "invert"), ("keep", "unseen")
+    wrong, kind = (of_tables, "images") if run.table is None else (of_images, "a table")
+    for name in wrong:
+        if config[name] is not None:
+            raise UserError(f"--{name} has no effect, since the run was trained on {kind}; remove it.")
+    if run.table is None:
+        refuse_tables(inputs)
+
+
+def _images(run: TrainedRun, inputs: Sequence[str], data: VisionDataModule | None, config: Any) -> Iterator[Sample]:
+    recipe = run.image_recipe
+    if config.resize is not None:
+        recipe = replace(recipe, resize=config.resize, scale=1.0)
+    if config.invert is not None:
+        recipe = replace(recipe, invert=config.invert)
+    return samples(inputs, recipe, run.class_names, data)
+
+
+def _bar(console: Console, item: str, disable: bool) -> Progress:
     return Progress(
         *(TextColumn("predicting"), BarColumn(bar_width=24), MofNCompleteColumn()),
-        *(TextColumn("{task.fields[rate]:,.0f} images/s"), TimeRemainingColumn()),
+        *(TextColumn(f"{{task.fields[rate]:,.0f}} {item}s/s"), TimeRemainingColumn()),
         console=console,
         transient=True,
         redirect_stdout=False,
@@ -182,16 +232,33 @@ def _open_output(output: str | None) -> Iterator[TextIO]:
     yield sys.stdout
 
 
-def _closing_lines(counts: PredictionCounts, output: str | None) -> Iterator[str]:
+def _closing_lines(counts: PredictionCounts, item: str, output: str | None) -> Iterator[str]:
     place = f" in {output}" if output is not None else ""
     speed = counts.predicted / max(counts.seconds, 1e-9)
-    yield f"predicted  {counted(counts.predicted, 'image')} in {counts.seconds:.1f} s, {speed:,.0f} per second{place}"
+    yield f"predicted  {counted(counts.predicted, item)} in {counts.seconds:.1f} s, {speed:,.0f} per second{place}"
     if counts.labeled:
-        samples = f"{counted(counts.labeled, 'image')} with a known class"
+        samples = f"{counted(counts.labeled, item)} with a known class"
         yield f"accuracy   {accuracy_text(counts.correct, counts.labeled, samples)}"
-    if counts.unreadable:
-        files, rows = counted(counts.unreadable, "file"), "row has" if counts.unreadable == 1 else "rows have"
-        yield f"broken     {files} could not be read; the {rows} the reason"
+    if counts.unusable:
+        files, verb = ("file", "read") if item == "image" else ("row", "used")
+        rows = "row has" if counts.unusable == 1 else "rows have"
+        first = f", such as {counts.first_unusable}" if item == "row" else ""
+        yield f"broken     {counted(counts.unusable, files)} could not be {verb}{first}; the {rows} the reason"
+
+
+def _table_lines(notes: TableNotes) -> Iterator[str]:
+    if notes.unseen:
+        one = notes.unseen == 1
+        yield (
+            f"unseen     {counted(notes.unseen, 'row')} of these {'has' if one else 'have'} a category that the "
+            f"training table does not have; --unseen zeros predicts {'it' if one else 'them'}"
+        )
+    if notes.unknown_classes:
+        one = notes.unknown_classes == 1
+        yield (
+            f"note: {counted(notes.unknown_classes, 'row')} {'has' if one else 'have'} a class that the run does not "
+            f"have, such as {notes.first_unknown}; the accuracy leaves {'it' if one else 'them'} out"
+        )
 
 
 def _provenance_lines(run: RunFolder, inputs: Sequence[str], data: VisionDataModule | None) -> Iterator[str]:

@@ -220,6 +220,8 @@ class Feature(ABC):
 
     names: list[str]
     """Names of the features."""
+    fitted: dict[str, Any]
+    """Values that were fitted on the training split, in plain types."""
 
     @abstractmethod
     def encode(self, values: np.ndarray) -> np.ndarray:
@@ -259,6 +261,7 @@ class NumericFeature(Feature):
             self.std = math.sqrt(math.fsum((filled - self.mean) ** 2) / len(filled))
             if self.std == 0 or filled.min() == filled.max():
                 self.std = 1.0  # a constant column is not divided by 0
+        self.fitted = {"fill": self.fill, "mean": self.mean, "std": self.std}
 
     def encode(self, values: np.ndarray) -> np.ndarray:  # noqa: D102
         is_missing = np.isnan(values)
@@ -285,6 +288,7 @@ class CategoricalFeature(Feature):
         names += [f"{column.name} missing"] * column.has_missing
         self.names = names if one_hot else [column.name]
         self.in_training = np.isin(np.arange(self.count), self._codes(values))
+        self.fitted = {"in_training": self.in_training.tolist()}
 
     def encode(self, values: np.ndarray) -> np.ndarray:  # noqa: D102
         codes = self._codes(values)

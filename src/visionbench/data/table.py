@@ -41,6 +41,8 @@ ENDINGS = {
     **{f"{ending}{packed}": 2 for ending in ("csv", "tsv") for packed in (".zip", ".bz2", ".xz", ".zst")},
     **dict.fromkeys((*OTHER_ENDINGS, "zip"), 2),
 }
+# What reads and encodes rows.
+OF_DESCRIPTION = ("write_store", "fit_statistics")
 
 CellValue = int | float | str
 
@@ -313,6 +315,18 @@ class Table(EncodedRows, FromSource):
             self.encoded[stage] = encode_rows(self.features, store.arrays[f"{split.part}-images"][split.index])
         width = len(self.feature_names)
         self.mean, self.std = [0.0] * width, [1.0] * width  # the features are already standardized
+
+    def describe_input(self) -> dict[str, Any]:
+        """Description of a model's inputs and outputs; `table` says how its rows are read and encoded."""
+        # A subclass that reads or encodes its rows itself cannot be described by columns.
+        is_described = all(getattr(type(self), name) is getattr(Table, name) for name in OF_DESCRIPTION)
+        table = {
+            "options": asdict(self.options),
+            "encoding": self.encoding,
+            "columns": [asdict(column) for column in self.schema.columns],
+            "fitted": [feature.fitted for feature in self.features],
+        }
+        return super().describe_input() | {"table": table if is_described else None}
 
     def data_digest(self) -> str:
         """Sha256 of everything that reaches the model: encoded rows, labels and names of the features.

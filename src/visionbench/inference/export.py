@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from visionbench.errors import RunFailed, UserError
-from visionbench.files import replacing
-from visionbench.inference.trained import Normalize, Predictor, TrainedRun
+from visionbench.files import replacing, write_json
+from visionbench.inference.trained import Predictor, TrainedRun
 from visionbench.models.base import Classifier
 from visionbench.runs.identity import versions, weights_digest
 from visionbench.text import one_line
@@ -33,34 +33,34 @@ PACKAGES: dict[Format, tuple[str, ...]] = {
 # Largest allowed difference of a probability: other kernels add in another order.
 TOLERANCE = 1e-4
 
-# Turns pixels, (B, H, W, C) uint8, into probabilities, (B, num_classes), and labels, (B,).
+# Turns raw samples - pixels, (B, H, W, C) uint8, or rows, (B, columns) float64 - into probabilities, (B, num_classes),
+# and labels, (B,).
 Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 
 
-class FromPixels(nn.Module):
-    """The exported module: a trained model with its preprocessing, from raw pixels to probabilities and classes.
+class FromRaw(nn.Module):
+    """The exported module: a trained model with its preprocessing, from raw samples to probabilities and classes.
 
     Args:
         model: Trained model, in 32 bits.
-        mean: Mean per channel, subtracted from pixels in [0, 1].
-        std: Standard deviation per channel, of pixels in [0, 1]; divides them after the mean is subtracted.
+        preprocess: Module that turns raw samples into inputs of the model.
     """
 
-    def __init__(self, model: Classifier, mean: Sequence[float], std: Sequence[float]) -> None:
+    def __init__(self, model: Classifier, preprocess: nn.Module) -> None:
         super().__init__()
-        self.normalize = Normalize(mean, std)
+        self.preprocess = preprocess
         self.model = model
 
-    def forward(self, images: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(self, raw: Tensor) -> tuple[Tensor, Tensor]:
         """Predicts a batch.
 
         Args:
-            images: Pixels, shape (B, H, W, C), uint8.
+            raw: Pixels, shape (B, H, W, C), uint8, or rows, shape (B, columns), float64.
 
         Returns:
             Probabilities, shape (B, num_classes), float32, and predicted labels, shape (B,), int64.
         """
-        outputs = self.model(self.normalize(images))
+        outputs = self.model(self.preprocess(raw))
         return self.model.probabilities(outputs), self.model.predict(outputs)
 
 
@@ -70,6 +70,7 @@ class Export:
 
     Attributes:
         file: Path of the file.
+        description: Path of the JSON file beside it, which describes the columns of a table; `None` for images.
         format: Format of the file.
         samples: Number of samples of the check.
         difference: Largest difference between a probability of the file and one of the checkpoint.
@@ -78,20 +79,23 @@ class Export:
     """
 
     file: Path
+    description: Path | None
     format: Format
     samples: int
     difference: float
     other_classes: int | None
 
 
-def export_model(run: TrainedRun, format: Format, output: Path, pixels: np.ndarray) -> Export:
+def export_model(run: TrainedRun, format: Format, output: Path, raw: np.ndarray) -> Export:
     """Writes a run's model to a file, opens the file and compares its predictions with those of the checkpoint.
+
+    Of a run on a table, a JSON file beside it describes the columns.
 
     Args:
         run: Trained run, whose model is moved to the processor and to 32 bits.
         format: Format of the file.
         output: File to write; it appears when it is checked.
-        pixels: Images for the check, shape (N, H, W, C), uint8.
+        raw: Samples for the check: pixels, shape (N, H, W, C), uint8, or rows, shape (N, columns), float64.
 
     Raises:
         RunFailed: The model cannot be exported, the file cannot be written, or its predictions differ from those of the
@@ -99,12 +103,14 @@ def export_model(run: TrainedRun, format: Format, output: Path, pixels: np.ndarr
     """
     own_classes = None
     if run.precision != "32-true":
-        _, own_classes = _predict_all(Predictor(run, accelerator="cpu"), pixels, run.batch_size)
-    exported = FromPixels(run.model.cpu().float(), run.mean, run.std).eval()
+        _, own_classes = _predict_all(Predictor(run, accelerator="cpu"), raw, run.batch_size)
+    exported = FromRaw(run.model.cpu().float(), run.preprocessing()).eval()
     checkpoint = _eager(exported)
-    expected, expected_classes = _predict_all(checkpoint, pixels, run.batch_size)
-    expected_single, expected_single_class = checkpoint(pixels[:1])
-    metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in _metadata(run, format).items()}
+    expected, expected_classes = _predict_all(checkpoint, raw, run.batch_size)
+    expected_single, expected_single_class = checkpoint(raw[:1])
+    content = _metadata(run, format)
+    metadata = {name: json.dumps(value, ensure_ascii=False) for name, value in content.items()}
+    description = output.with_name(f"{output.name}.json") if run.table is not None else None
     temporary = output.with_name(f".{output.stem}.{os.getpid()}{SUFFIXES[format]}")
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -112,23 +118,26 @@ def export_model(run: TrainedRun, format: Format, output: Path, pixels: np.ndarr
             with _quiet_exporters():
                 reopen = _write(format, exported, temporary, metadata, run)
                 predict = reopen(temporary)
-            # Whole batches, a smaller last batch, and a batch of one: the file must accept any number of images.
-            probabilities, classes = _predict_all(predict, pixels, run.batch_size)
-            single, single_class = predict(pixels[:1])
+            # Whole batches, a smaller last batch, and a batch of one: the file must accept any number of samples.
+            probabilities, classes = _predict_all(predict, raw, run.batch_size)
+            single, single_class = predict(raw[:1])
             difference = max(np.abs(probabilities - expected).max(), np.abs(single - expected_single).max())
             changed = int((classes != expected_classes).sum() + (single_class != expected_single_class).sum())
             if not difference <= TOLERANCE or changed:
                 raise RunFailed(
                     f"The predictions of the {format} file differ from those of the checkpoint: the largest difference "
                     f"of a probability is {difference:.3g} (at most {TOLERANCE:g} is allowed), and the class differs "
-                    f"in {changed:,} of {len(pixels) + 1:,} predictions; no file was kept."
+                    f"in {changed:,} of {len(raw) + 1:,} predictions; no file was kept."
                 )
+            if description is not None:
+                write_json(description, content)
     except OSError as error:
         raise RunFailed(f"{output} could not be written ({error}); give another --output.") from error
     return Export(
         output,
+        description,
         format,
-        len(pixels),
+        len(raw),
         float(difference),
         int((own_classes != expected_classes).sum()) if own_classes is not None else None,
     )
@@ -136,18 +145,10 @@ def export_model(run: TrainedRun, format: Format, output: Path, pixels: np.ndarr
 
 def _metadata(run: TrainedRun, format: Format) -> dict[str, Any]:
     """The metadata of a file: classes, preprocessing, and the model and data that it comes from."""
-    height, width = run.recipe.size
-    weights_alone = format == "safetensors"
     init_args = {k: v for k, v in run.config["model"]["init_args"].items() if k not in ("optimizer", "lr_scheduler")}
     return {
         "class_names": list(run.class_names),
-        "preprocessing": {
-            "images": {"layout": "NHWC", "dtype": "uint8", "shape": [None, height, width, run.input_shape[0]]},
-            "from_file": vars(run.recipe),
-            # These two keys keep their spelling for programs that read files of earlier exports.
-            "normalise": {"divide_by": 255, "mean": run.mean, "std": run.std, "then_layout": "NCHW"},
-            "normalise_is_inside": not weights_alone,
-        },
+        "preprocessing": _preprocessing(run, is_inside=format != "safetensors"),
         "model": {"class_path": run.config["model"]["class_path"], "init_args": init_args},
         "weights_digest": weights_digest(run.model.state_dict()),
         "data": {name: run.described[name] for name in ("data", "title")},
@@ -155,8 +156,21 @@ def _metadata(run: TrainedRun, format: Format) -> dict[str, Any]:
     }
 
 
+def _preprocessing(run: TrainedRun, is_inside: bool) -> dict[str, Any]:
+    if run.table is not None:
+        return {**run.table.described(), "encoding_is_inside": is_inside}
+    channels, height, width = run.input_shape
+    return {
+        "images": {"layout": "NHWC", "dtype": "uint8", "shape": [None, height, width, channels]},
+        "from_file": vars(run.image_recipe),
+        # These two keys keep their spelling for programs that read files of earlier exports.
+        "normalise": {"divide_by": 255, "mean": run.mean, "std": run.std, "then_layout": "NCHW"},
+        "normalise_is_inside": is_inside,
+    }
+
+
 def _write(
-    format: Format, exported: FromPixels, file: Path, metadata: Mapping[str, str], run: TrainedRun
+    format: Format, exported: FromRaw, file: Path, metadata: Mapping[str, str], run: TrainedRun
 ) -> Callable[[Path], Predict]:
     """Writes the file; gives a function that opens the file and checks its metadata."""
     if format == "safetensors":
@@ -165,8 +179,7 @@ def _write(
         weights = {name: weight.contiguous() for name, weight in run.model.state_dict().items()}
         file.write_bytes(save(weights, metadata=dict(metadata)))
         return lambda path: _reopened_safetensors(path, exported, metadata)
-    height, width = run.recipe.size
-    example = torch.zeros(2, height, width, run.input_shape[0], dtype=torch.uint8)
+    example, name = _example(run)
     # A named size is refused by torch 2.11 for a condition that always holds (PatchMLP); the name is given below.
     shapes = ({0: torch.export.Dim.DYNAMIC},)
     try:
@@ -178,7 +191,7 @@ def _write(
             program,
             dynamo=True,
             verbose=False,
-            input_names=["images"],
+            input_names=[name],
             output_names=["probabilities", "classes"],
             dynamic_shapes=({0: "batch"},),
         )
@@ -191,17 +204,25 @@ def _write(
             f"torch cannot export {type(run.model).__name__} ({type(error).__name__}: {one_line(error).rstrip('.')}); "
             "its network branches on the values of its inputs, or uses an operation that the format does not have."
         ) from error
-    return lambda path: _reopened_onnx(path, metadata)
+    return lambda path: _reopened_onnx(path, name, metadata)
 
 
-def _reopened_onnx(file: Path, metadata: Mapping[str, str]) -> Predict:
+def _example(run: TrainedRun) -> tuple[Tensor, str]:
+    """A raw batch of two samples, and the name of the input."""
+    if run.table is not None:
+        return torch.zeros(2, len(run.table.schema.columns), dtype=torch.float64), "rows"
+    channels, height, width = run.input_shape
+    return torch.zeros(2, height, width, channels, dtype=torch.uint8), "images"
+
+
+def _reopened_onnx(file: Path, name: str, metadata: Mapping[str, str]) -> Predict:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     _check_metadata(session.get_modelmeta().custom_metadata_map, metadata)
 
-    def predict(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        probabilities, classes = session.run(["probabilities", "classes"], {"images": pixels})
+    def predict(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        probabilities, classes = session.run(["probabilities", "classes"], {name: raw})
         return probabilities, classes
 
     return predict
@@ -214,7 +235,7 @@ def _reopened_program(file: Path, metadata: Mapping[str, str]) -> Predict:
     return _eager(module)
 
 
-def _reopened_safetensors(file: Path, exported: FromPixels, metadata: Mapping[str, str]) -> Predict:
+def _reopened_safetensors(file: Path, exported: FromRaw, metadata: Mapping[str, str]) -> Predict:
     """The exported module with the weights of the file in place of the checkpoint's."""
     from safetensors import safe_open
 
@@ -234,16 +255,16 @@ def _check_metadata(read: Mapping[str, str], written: Mapping[str, str]) -> None
 
 def _eager(module: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Predict:
     @torch.no_grad()
-    def predict(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        probabilities, classes = module(torch.from_numpy(pixels))
+    def predict(raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        probabilities, classes = module(torch.from_numpy(raw))
         return probabilities.numpy(), classes.numpy()
 
     return predict
 
 
-def _predict_all(predict: Predict, pixels: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
-    """Predicts all images, batch by batch."""
-    parts = [predict(pixels[start : start + batch_size]) for start in range(0, len(pixels), batch_size)]
+def _predict_all(predict: Predict, raw: np.ndarray, batch_size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Predicts all samples, batch by batch."""
+    parts = [predict(raw[start : start + batch_size]) for start in range(0, len(raw), batch_size)]
     return np.concatenate([p for p, _ in parts]), np.concatenate([c for _, c in parts])
 
 

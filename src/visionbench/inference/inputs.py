@@ -22,24 +22,27 @@ from visionbench.errors import UserError
 from visionbench.text import shown
 
 LIST = "-"  # stands for a list of files on standard input
-MAX_UNREADABLE = 1024  # unreadable files in a batch, after which the batch is complete
+MAX_UNUSABLE = 1024  # unusable samples in a batch, after which the batch is complete
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image, or a file that cannot be read as an image.
+    """An image or a row of a table, or one that cannot be used.
 
     Attributes:
         name: Path of the file, or name of the sample in its data set.
         label: Label of the true class; `None` where the class is not known.
-        pixels: Pixels of the image, shape (H, W, C), uint8; `None` where the file cannot be read.
-        problem: Reason why the file cannot be read; `None` for an image.
+        values: Pixels of the image, shape (H, W, C), uint8, or raw columns of the row, shape (columns,), float64;
+            `None` where the file or the row cannot be used.
+        problem: Reason why it cannot be used; `None` where it can.
+        repeated: Texts that the row of its prediction repeats: of a row, its line and the cells that are kept.
     """
 
     name: str
     label: int | None
-    pixels: np.ndarray | None
+    values: np.ndarray | None
     problem: str | None = None
+    repeated: tuple[str, ...] = ()
 
 
 def check_inputs(inputs: Sequence[str]) -> None:
@@ -78,19 +81,27 @@ def samples(
     """
     for is_split, group in itertools.groupby(inputs, key=SPLITS.__contains__):
         if not is_split:
-            yield from decoded_files(itertools.chain.from_iterable(map(_files, group)), recipe, class_names)
+            yield from decoded_files(itertools.chain.from_iterable(map(list_files, group)), recipe, class_names)
             continue
         for stage in group:
-            if data is None:
-                raise ValueError(f"{stage} is a split; expected its data set.")
-            split, store = data.splits[stage], data.open_store(check_source=False)
-            images, labels = store.arrays[f"{split.part}-images"], store.arrays[f"{split.part}-labels"]
-            if not len(split.index):
-                raise UserError(
-                    f"{data.title} has no {stage} {data.item}s with these sizes of its splits; give another split."
-                )
-            for row in split.index:
-                yield Sample(data.sample_name(split.part, int(row)), int(labels[row]), images[row])
+            yield from split_samples(stage, data)
+
+
+def split_samples(stage: str, data: VisionDataModule | None) -> Iterator[Sample]:
+    """The samples of a split, in its order.
+
+    Args:
+        stage: Split: `train`, `val` or `test`.
+        data: Data set of the split, after `setup`.
+    """
+    if data is None:
+        raise ValueError(f"{stage} is a split; expected its data set.")
+    split, store = data.splits[stage], data.open_store(check_source=False)
+    samples, labels = store.arrays[f"{split.part}-images"], store.arrays[f"{split.part}-labels"]
+    if not len(split.index):
+        raise UserError(f"{data.title} has no {stage} {data.item}s with these sizes of its splits; give another split.")
+    for row in split.index:
+        yield Sample(data.sample_name(split.part, int(row)), int(labels[row]), samples[row])
 
 
 def count_samples(inputs: Sequence[str], data: VisionDataModule | None) -> int | None:
@@ -103,7 +114,7 @@ def count_samples(inputs: Sequence[str], data: VisionDataModule | None) -> int |
     if LIST in inputs:
         return None
     return sum(
-        len(data.splits[source].index) if data is not None and source in SPLITS else sum(1 for _ in _files(source))
+        len(data.splits[source].index) if data is not None and source in SPLITS else sum(1 for _ in list_files(source))
         for source in inputs
     )
 
@@ -112,23 +123,27 @@ def batches(stream: Iterator[Sample], size: int) -> Iterator[list[Sample]]:
     """Groups samples, in their order, into lists.
 
     Args:
-        stream: Samples, with or without pixels.
-        size: Number of images in a batch; the last batch, and one with many unreadable files, may have fewer.
+        stream: Samples, some of which cannot be used.
+        size: Number of usable samples in a batch; the last batch, and one with many unusable samples, may have fewer.
     """
     batch: list[Sample] = []
-    images = 0
+    usable = 0
     for sample in stream:
         batch.append(sample)
-        images += sample.pixels is not None
-        if images == size or len(batch) - images == MAX_UNREADABLE:  # unreadable files do not pile up
+        usable += sample.values is not None
+        if usable == size or len(batch) - usable == MAX_UNUSABLE:  # unusable samples do not pile up
             yield batch
-            batch, images = [], 0
+            batch, usable = [], 0
     if batch:
         yield batch
 
 
-def _files(source: str) -> Iterator[tuple[str, str | None]]:
-    """The paths of an input, each with its problem, where the problem is known before the file is opened."""
+def list_files(source: str) -> Iterator[tuple[str, str | None]]:
+    """The paths of an input, each with its problem, where the problem is known before the file is opened.
+
+    Args:
+        source: Folder, file, or - for a list of files on standard input.
+    """
     if source == LIST:
         for path in _listed(sys.stdin.buffer):
             yield path, None

@@ -26,15 +26,17 @@ class PredictionCounts:
     """Numbers of predictions.
 
     Attributes:
-        predicted: Number of images with a predicted class.
-        unreadable: Number of files that could not be read as images.
-        labeled: Number of predicted images whose true class is known.
-        correct: Number of labeled images with a correct prediction.
-        seconds: Time since the first image was requested.
+        predicted: Number of samples with a predicted class.
+        unusable: Number of files that could not be read as images, or of rows that could not be used.
+        first_unusable: Name of the first of them, with the reason.
+        labeled: Number of predicted samples whose true class is known.
+        correct: Number of labeled samples with a correct prediction.
+        seconds: Time since the first sample was requested.
     """
 
     predicted: int = 0
-    unreadable: int = 0
+    unusable: int = 0
+    first_unusable: str = ""
     labeled: int = 0
     correct: int = 0
     seconds: float = 0.0
@@ -42,7 +44,7 @@ class PredictionCounts:
     @property
     def samples(self) -> int:
         """Number of rows."""
-        return self.predicted + self.unreadable
+        return self.predicted + self.unusable
 
 
 def write_predictions(
@@ -52,6 +54,7 @@ def write_predictions(
     top_k: int,
     file: TextIO,
     on_batch: Callable[[PredictionCounts], None],
+    repeated: Sequence[str] = (),
 ) -> PredictionCounts:
     """Writes the CSV header and a row for each sample, batch by batch.
 
@@ -62,25 +65,38 @@ def write_predictions(
         top_k: Number of most probable classes in each row of the table.
         file: Text file for the rows.
         on_batch: Function that receives the counts after each batch.
+        repeated: Names of the texts that each sample repeats.
 
     Returns:
         The counts of all batches.
     """
     counts, start = PredictionCounts(), time.monotonic()
     rows = csv.writer(file, lineterminator="\n")
-    rows.writerow(header(class_names, top_k))
+    rows.writerow(header(class_names, top_k, repeated))
     for batch in stream:
-        rows.writerows(predict_batch(batch, predictor, class_names, top_k, counts))
+        rows.writerows(predict_batch(batch, predictor, class_names, top_k, counts, len(repeated)))
         file.flush()
         counts.seconds = time.monotonic() - start
         on_batch(counts)
     return counts
 
 
-def header(class_names: Sequence[str], top_k: int) -> list[str]:
-    """The names of the columns: the second class and its confidence follow the first, and so on."""
+def header(class_names: Sequence[str], top_k: int, repeated: Sequence[str] = ()) -> list[str]:
+    """The names of the columns: the second class and its confidence follow the first, and so on.
+
+    Args:
+        class_names: Names of the classes, in the order of the labels.
+        top_k: Number of most probable classes in each row of the table.
+        repeated: Names of the texts that each sample repeats; one with the name of another column begins with `input.`.
+    """
     lower = [f"{name}_{rank}" for rank in range(2, _ranks(class_names, top_k) + 1) for name in RANKED]
-    return ["path", *RANKED, *lower, "true", "error"]
+    predictions = [*RANKED, *lower, "true", "error"]
+    names = ["path"]
+    for name in repeated:
+        while name in (*names, *predictions, *repeated[len(names) :]):
+            name = f"input.{name}"
+        names.append(name)
+    return [*names, *predictions]
 
 
 def predict_batch(
@@ -89,39 +105,60 @@ def predict_batch(
     class_names: Sequence[str],
     top_k: int,
     counts: PredictionCounts,
+    repeated: int = 0,
 ) -> Iterator[list[str]]:
     """Predicts a batch; gives a row for each sample.
 
     Args:
-        batch: Samples, with or without pixels.
+        batch: Samples, some of which cannot be used.
         predictor: Predictor of the run.
         class_names: Names of the classes, in the order of the labels.
         top_k: Number of most probable classes in each row of the table.
         counts: Counts of all batches, to which those of this batch are added.
+        repeated: Number of texts that each sample repeats; a sample without any has empty cells.
     """
     ranks = _ranks(class_names, top_k)
-    pixels = [sample.pixels for sample in batch if sample.pixels is not None]
-    if pixels:
-        probabilities, predicted = predictor(np.stack(pixels))
+    values = [sample.values for sample in batch if sample.values is not None]
+    if values:
+        probabilities, predicted = predictor(np.stack(values))
         # The predicted class is the first, even where another class has the same probability.
         scores = np.where(np.arange(len(class_names)) == predicted[:, None], np.inf, probabilities)
         order = np.argsort(-scores, axis=1, kind="stable")[:, :ranks]
-    image = 0
+    place = 0
     for sample in batch:
         true = class_names[sample.label] if sample.label is not None else ""
         name = sample.name.encode("utf-8", "backslashreplace").decode()
-        if sample.pixels is None:
-            counts.unreadable += 1
-            yield [name, *[""] * (2 * ranks), true, str(sample.problem)]
+        first = [name, *(sample.repeated or [""] * repeated)]
+        if sample.values is None:
+            counts.unusable += 1
+            counts.first_unusable = counts.first_unusable or f"{name}, {sample.problem}"
+            yield [*first, *[""] * (2 * ranks), true, str(sample.problem)]
             continue
         counts.predicted += 1
         if sample.label is not None:
             counts.labeled += 1
-            counts.correct += int(predicted[image] == sample.label)
+            counts.correct += int(predicted[place] == sample.label)
         # The shortest digits that read back as the same number.
-        pairs = [(class_names[label], str(probabilities[image, label])) for label in order[image]]
-        yield [name, *(text for pair in pairs for text in pair), true, ""]
-        image += 1
+        pairs = [(class_names[label], str(probabilities[place, label])) for label in order[place]]
+        yield [*first, *(text for pair in pairs for text in pair), true, ""]
+        place += 1
+
+
+def check_output(output: str | None, inputs: Sequence[str]) -> None:
+    """Refuses an output that would replace an input.
+
+    Args:
+        output: File to write; `None` for standard output.
+        inputs: Splits, folders, files, or - for a list of files.
+
+    Raises:
+        UserError: The output is an input.
+    """
+    if output is None or not Path(output).is_file():
+        return
+    for source in inputs:
+        if Path(source).is_file() and Path(source).samefile(output):
+            raise UserError(f"{output} is an input, which --output would replace; give another --output.")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A trained run as a function: its model, its class names, and the recipe that turns an image file into an input.
+"""A trained run as a function: its model, its class names, and the recipe that turns a file into inputs.
 
 Only the run folder is needed: neither the data set nor the weights that training started from.
 """
@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -20,11 +20,13 @@ from visionbench.classes import class_of
 from visionbench.data.base import VisionDataModule
 from visionbench.data.loader import scale_and_shift
 from visionbench.data.store import SPLITS
+from visionbench.data.table import Table
 from visionbench.decoding import Recipe
 from visionbench.errors import UserError, root_cause
 from visionbench.evaluation.predictions import Predictions
 from visionbench.guards.config import missing_accelerator
 from visionbench.inference.inputs import batches, decoded_files
+from visionbench.inference.tables import EncodeRows, TableRecipe, open_table, table_of, table_recipe
 from visionbench.models.base import Classifier
 from visionbench.runs.checkpoints import load_checkpoint
 from visionbench.runs.folder import RunFolder
@@ -35,7 +37,8 @@ from visionbench.text import one_line, shown
 class TrainedRun:
     """A run with its trained model.
 
-    `run.metrics` and `run.predictions("test")` are the recorded results; `run.predict(images)` predicts other images.
+    `run.metrics` and `run.predictions("test")` are the recorded results; `run.predict(inputs)` predicts other images or
+    rows.
 
     Attributes:
         folder: Run folder.
@@ -43,10 +46,11 @@ class TrainedRun:
         config: Content of config.yaml.
         model: Model with these weights, in evaluation mode.
         class_names: Names of the classes, in the order of the labels.
-        input_shape: Channels, height and width of an image.
+        input_shape: Channels, height and width of an image, or the number of features of a row.
         mean: Mean per channel, subtracted from pixels in [0, 1].
         std: Standard deviation per channel, of pixels in [0, 1]; divides them after the mean is subtracted.
-        recipe: Recipe that turns an image file into an array.
+        recipe: Recipe that turns an image file into an array; `None` for a run on a table.
+        table: Recipe that turns the rows of a table into inputs; `None` for a run on images.
         described: Content of input.json.
     """
 
@@ -55,10 +59,11 @@ class TrainedRun:
     config: dict[str, Any]
     model: Classifier
     class_names: tuple[str, ...]
-    input_shape: tuple[int, int, int]
+    input_shape: tuple[int, ...]
     mean: list[float]
     std: list[float]
-    recipe: Recipe
+    recipe: Recipe | None
+    table: TableRecipe | None
     described: dict[str, Any]
 
     @property
@@ -67,8 +72,24 @@ class TrainedRun:
         return str(self.config["trainer"]["precision"])
 
     @property
+    def item(self) -> str:
+        """Name of one sample in messages: image or row."""
+        return "image" if self.table is None else "row"
+
+    @property
+    def image_recipe(self) -> Recipe:
+        """Recipe that turns an image file into an array, of a run on images."""
+        if self.recipe is None:
+            raise RuntimeError(f"{self.folder} was not trained on images.")
+        return self.recipe
+
+    def preprocessing(self) -> nn.Module:
+        """Module that turns raw samples, pixels or rows, into inputs of the model."""
+        return Normalize(self.mean, self.std) if self.table is None else EncodeRows(self.table)
+
+    @property
     def batch_size(self) -> int:
-        """Number of images in a batch of the run; 64 for a data set without this option."""
+        """Number of samples in a batch of the run; 64 for a data set without this option."""
         return int((self.config["data"].get("init_args") or {}).get("batch_size", 64))
 
     @property
@@ -113,54 +134,62 @@ class TrainedRun:
             )
         return predictions
 
-    def predict(self, images: np.ndarray | Sequence[str | Path]) -> tuple[np.ndarray, list[str]]:
-        """Predicts the classes of images, on the device and in the precision of the run.
+    def predict(self, inputs: Any, unseen: Literal["error", "zeros"] | None = None) -> tuple[np.ndarray, list[str]]:
+        """Predicts the classes of images or rows, on the device and in the precision of the run.
 
         Args:
-            images: Pixels, uint8, shape (N, H, W, C), or (N, H, W) for a run on grayscale images, with the height and
-                width of the run's images; or a list of paths of image files of any size.
+            inputs: Of a run on images: pixels, uint8, shape (N, H, W, C), or (N, H, W) for grayscale images, with the
+                height and width of the run's images; or a list of paths of image files of any size. Of a run on a
+                table: the path of a CSV file or a list of paths, a pandas DataFrame, or a dictionary from names of
+                columns to their values. The columns may have any order, and others may be among them.
+            unseen: Treatment of a category that the training table does not have: error; or zeros, the encoding of a
+                category that the training split does not contain; by default that of the run.
 
         Returns:
             Probabilities, shape (N, classes), float32, and the names of the predicted classes.
 
         Raises:
-            UserError: The array has another type or shape, or a file cannot be read as an image.
+            UserError: The array has another type or shape, or a file or a row cannot be used.
         """
-        if isinstance(images, np.ndarray):
-            pixels = [self._checked(images)]
-        elif isinstance(images, list | tuple) and all(isinstance(image, str | Path) for image in images):
-            pixels = list(self._decoded([str(image) for image in images]))
+        if self.table is not None:
+            raw = self._rows(inputs, self.table if unseen is None else self.table.with_unseen(unseen))
+        elif isinstance(inputs, np.ndarray):
+            raw = iter([self._checked(inputs)])
+        elif isinstance(inputs, list | tuple) and all(isinstance(image, str | Path) for image in inputs):
+            raw = self._decoded([str(image) for image in inputs])
         else:
-            kind = f"of type {type(images).__name__}"
-            if isinstance(images, list | tuple):
-                other = next(image for image in images if not isinstance(image, str | Path))
-                kind = f"a {type(images).__name__} with an element of type {type(other).__name__}"
             raise UserError(
-                f"images is {kind}; expected a uint8 array of shape {self._expected_shape()} or a list of paths."
+                f"inputs is {_in_words(inputs)}; expected a uint8 array of shape {self._expected_shape()} or a list of "
+                "paths."
             )
         size = self.batch_size
-        parts = [self._predictor(part[start : start + size]) for part in pixels for start in range(0, len(part), size)]
+        parts = [self._predictor(part[start : start + size]) for part in raw for start in range(0, len(part), size)]
         if not parts:
             return np.zeros((0, len(self.class_names)), dtype=np.float32), []
         probabilities = np.concatenate([part for part, _ in parts])
         return probabilities, [self.class_names[label] for _, labels in parts for label in labels]
 
     def set_up(self, data: VisionDataModule) -> None:
-        """Prepares a data set and checks that its images and classes are those of the run.
+        """Prepares a data set and checks that its samples and classes are those of the run.
 
         Args:
             data: Data set before `setup`.
 
         Raises:
-            UserError: The data cannot be read, or its images or classes differ from those of the run.
+            UserError: The data cannot be read, or its images, columns or classes differ from those of the run.
         """
         data.prepare_data()
         data.setup()
+        if self.table is not None and (not isinstance(data, Table) or data.schema != self.table.schema):
+            raise UserError(
+                f"{data.title} has other columns, categories or classes than the table that {self.folder} was trained "
+                "on; give the data set of the run, or a file as the input."
+            )
         if tuple(data.class_names) != self.class_names or tuple(data.input_shape) != self.input_shape:
             raise UserError(
-                f"{data.title} has images of {data.input_shape} and the classes {', '.join(data.class_names)}, but "
-                f"{self.folder} was trained on images of {self.input_shape} and {', '.join(self.class_names)}; give "
-                "the data set of the run, or files."
+                f"{data.title} has {data.item}s of {data.input_shape} and the classes {', '.join(data.class_names)}, "
+                f"but {self.folder} was trained on {self.item}s of {self.input_shape} and "
+                f"{', '.join(self.class_names)}; give the data set of the run, or files."
             )
 
     @cached_property
@@ -184,14 +213,32 @@ class TrainedRun:
 
     def _decoded(self, paths: list[str]) -> Iterator[np.ndarray]:
         """Batches of pixels, (B, H, W, C), of image files."""
-        stream = decoded_files(((path, None) for path in paths), self.recipe, self.class_names)
+        stream = decoded_files(((path, None) for path in paths), self.image_recipe, self.class_names)
         for batch in batches(stream, self.batch_size):
             for sample in batch:
-                if sample.pixels is None:
+                if sample.values is None:
                     raise UserError(
                         f"{shown(sample.name)} cannot be used as an image ({sample.problem}); leave it out."
                     )
-            yield np.stack([sample.pixels for sample in batch if sample.pixels is not None])
+            yield np.stack([sample.values for sample in batch if sample.values is not None])
+
+    def _rows(self, inputs: Any, recipe: TableRecipe) -> Iterator[np.ndarray]:
+        """Batches of raw rows, (B, columns), of tables."""
+        paths = [inputs] if isinstance(inputs, str | Path) else inputs
+        if isinstance(paths, list | tuple) and all(isinstance(path, str | Path) for path in paths):
+            tables = [open_table(Path(path), recipe) for path in paths]
+        elif hasattr(inputs, "keys") and hasattr(inputs, "__getitem__"):
+            tables = [table_of(inputs, recipe)]
+        else:
+            raise UserError(
+                f"inputs is {_in_words(inputs)}; expected the path of a CSV file or a list of paths, a DataFrame, or a "
+                "dictionary from names of columns to their values."
+            )
+        for batch in batches((sample for table in tables for sample in table.samples()), self.batch_size):
+            for sample in batch:
+                if sample.values is None:
+                    raise UserError(f"{sample.name}, {sample.problem}; correct the row, or leave it out.")
+            yield np.stack([sample.values for sample in batch if sample.values is not None])
 
 
 def open_run(folder: str | Path) -> TrainedRun:
@@ -201,8 +248,8 @@ def open_run(folder: str | Path) -> TrainedRun:
         folder: Run folder.
 
     Raises:
-        UserError: The folder is not a run folder, it has no checkpoint, its model does not take images, or the class of
-            its model cannot be loaded.
+        UserError: The folder is not a run folder, it has no checkpoint, its model takes neither images nor rows of a
+            table, or the class of its model cannot be loaded.
     """
     run = RunFolder(Path(folder))
     checkpoint, described, config = run.result_checkpoint(), run.input, run.config
@@ -211,26 +258,35 @@ def open_run(folder: str | Path) -> TrainedRun:
             f"{folder} has no input.json, which describes its classes and inputs: the run is from a version of "
             f"visionbench that did not write this file; train it a second time with visionbench repeat {folder}."
         )
-    file = described["file"]
-    if file is None:
+    file, table = described["file"], described.get("table")
+    if file is None and table is None:
         shape = " x ".join(map(str, described["input_shape"]))
         raise UserError(
-            f"{folder} was trained on {described['title']}, with inputs of {shape}; predict and export need a run on "
-            "grayscale or RGB images."
+            f"{folder} was trained on {described['title']}, with inputs of {shape}, and does not record how a file "
+            "becomes one; predict and export need a run on grayscale or RGB images, or on a table (a run of an earlier "
+            f"version of visionbench records its table when it is repeated: visionbench repeat {folder})."
         )
-    channels, height, width = described["input_shape"]
     return TrainedRun(
         folder=run.path,
         checkpoint=checkpoint,
         config=config,
         model=_load_model(checkpoint, config["model"]),
         class_names=tuple(described["class_names"]),
-        input_shape=(channels, height, width),
+        input_shape=tuple(described["input_shape"]),
         mean=described["mean"],
         std=described["std"],
-        recipe=Recipe(**{**file, "size": (file["size"][0], file["size"][1])}),
+        recipe=Recipe(**{**file, "size": (file["size"][0], file["size"][1])}) if file is not None else None,
+        table=table_recipe(described) if table is not None else None,
         described=described,
     )
+
+
+def _in_words(inputs: Any) -> str:
+    """What was given instead of inputs."""
+    if isinstance(inputs, list | tuple):
+        other = next(value for value in inputs if not isinstance(value, str | Path))
+        return f"a {type(inputs).__name__} with an element of type {type(other).__name__}"
+    return f"of type {type(inputs).__name__}"
 
 
 def _load_model(checkpoint: Path, spec: dict[str, Any]) -> Classifier:
@@ -317,19 +373,22 @@ class Predictor:
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
         self.module = fabric.setup_module(self.model).eval()
-        self.normalize = Normalize(run.mean, run.std).to(fabric.device)
+        # Rows are encoded in 64 bits, which not every device has.
+        self.raw_device = fabric.device if run.table is None else torch.device("cpu")
+        self.preprocess = run.preprocessing().to(self.raw_device)
 
     @torch.inference_mode()
-    def __call__(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, raw: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Predicts a batch.
 
         Args:
-            pixels: Images, shape (B, H, W, C), uint8.
+            raw: Pixels of images, shape (B, H, W, C), uint8, or raw rows, shape (B, columns), float64.
 
         Returns:
             Probabilities, shape (B, num_classes), float32, and predicted labels, shape (B,), int64.
         """
-        # Copied, since stored images are read-only and torch would share their memory.
-        outputs = self.module(self.normalize(torch.tensor(pixels, device=self.device)))
+        # Copied, since stored samples are read-only and torch would share their memory.
+        inputs = self.preprocess(torch.tensor(raw, device=self.raw_device))
+        outputs = self.module(inputs.to(self.device))
         probabilities, classes = self.model.probabilities(outputs), self.model.predict(outputs)
         return probabilities.cpu().numpy(), classes.cpu().numpy()
