@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -27,6 +28,7 @@ from visionbench.inference.trained import Predictor, TrainedRun, open_run
 from visionbench.interrupts import ended_by_sigterm
 from visionbench.runs.folder import RunFolder, folder_argument
 from visionbench.text import counted
+from visionbench.training.device import threads_for
 
 USAGE = """\
 visionbench predict RUN_DIR INPUT... [options]
@@ -95,6 +97,9 @@ def run(args: Sequence[str]) -> int:
                 note = run_folder.open_test(data.sealed_samples(), "predict", trained.checkpoint)
         predictor = Predictor(trained, config.accelerator, config.precision)
         size = config.batch_size if config.batch_size is not None else trained.batch_size
+        # As `visionbench test`: another number of threads may change the last digits.
+        threads = trained.config.get("threads") or threads_for(trained.model, size, torch.get_num_threads())
+        torch.set_num_threads(threads)
         try:
             with ended_by_sigterm():
                 stream = batches(

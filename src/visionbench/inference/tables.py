@@ -242,25 +242,27 @@ class InputTable:
         while chunk := list(islice(rows, CHUNK_ROWS)):
             for (line, cells), values in zip(chunk, self._values(chunk), strict=True):
                 label = self._true_label(line, cells)
-                repeated = [cells[self.kept[name]] if name in self.kept else "" for name in kept]
-                problem = values if isinstance(values, str) else self._unseen(cells, values)
-                yield Sample(
-                    self.file.name,
-                    label,
-                    values if isinstance(values, np.ndarray) and problem is None else None,
-                    f"{self.unit} {line}: {problem}" if problem is not None else None,
-                    (str(line), *repeated),
-                )
+                repeated = (str(line), *(cells[self.kept[name]] if name in self.kept else "" for name in kept))
+                if isinstance(values, str):
+                    yield Sample(self.file.name, label, None, f"{self.unit} {line}: {values}", repeated)
+                else:
+                    yield Sample(self.file.name, label, values, None, repeated)
 
     def _values(self, chunk: Sequence[tuple[int, list[str]]]) -> list[np.ndarray | str]:
         """Raw values of each row, or the reason why it cannot be used."""
         try:
-            return list(self._read(chunk, self.recipe.schema))
+            rows = self._read(chunk, self.recipe.schema)
         except UserError as error:
             if len(chunk) == 1:
                 return [self._problem(*chunk[0]) or one_line(error)]
-        half = len(chunk) // 2
-        return [*self._values(chunk[:half]), *self._values(chunk[half:])]
+            half = len(chunk) // 2
+            return [*self._values(chunk[:half]), *self._values(chunk[half:])]
+        values: list[np.ndarray | str] = list(rows)
+        if self.recipe.options.unseen == "error":
+            is_unseen = (rows == UNSEEN_CODE) & self._is_categorical
+            for place in np.flatnonzero(is_unseen.any(axis=1)).tolist():
+                values[place] = self._unseen(chunk[place][1], is_unseen[place])
+        return values
 
     def _read(self, chunk: Sequence[tuple[int, list[str]]], schema: Schema) -> np.ndarray:
         """Raw values of some rows; a class in their target is not looked at, since it may be unknown."""
@@ -286,16 +288,14 @@ class InputTable:
                 problems.append(f"column {quoted(column.name)} holds {quoted(cells[place])}, expected a number{limit}")
         return "; ".join(problems)
 
-    def _unseen(self, cells: list[str], values: np.ndarray) -> str | None:
-        """The categories of a row that the training table does not have; `None` where they are encoded as zeros."""
-        if self.recipe.options.unseen == "zeros":
-            return None
+    def _unseen(self, cells: list[str], is_unseen: np.ndarray) -> str:
+        """The categories of a row that the training table does not have."""
+        self.notes.unseen += 1
         problems = []
-        for number in np.flatnonzero((values == UNSEEN_CODE) & self._is_categorical):
+        for number in np.flatnonzero(is_unseen):
             name, cell = self.recipe.schema.columns[number].name, cells[self.places[number]]
             problems.append(f"column {quoted(name)} holds {quoted(cell)}, which is no category of the training table")
-        self.notes.unseen += bool(problems)
-        return "; ".join(problems) or None
+        return "; ".join(problems)
 
     def _true_label(self, line: int, cells: list[str]) -> int | None:
         if self.target is None:
