@@ -21,9 +21,7 @@ VARIANTS = {
     "one-hot": "--model.batch_norm true --model.dropout 0.2",
     "labels": "--data.encoding label --data.scaling none --model.loss nll",
     "no-categories": "--data.ignore [id,sex,café]",
-    "no-numbers": "--data.ignore [id,age,weight,pulse,smoker]",
-    "labels-alone": "--data.ignore [id,age,weight,pulse,smoker] --data.encoding label",
-    "few-rows": "--data.train_size 9 --data.encoding label --model.widths []",
+    "no-numbers": "--data.ignore [id,age,weight,pulse,smoker] --data.encoding label --data.train_size 9",
 }
 TWO_CLASSES = {"binary": "binary_cross_entropy", "squares": "mse"}
 

@@ -159,7 +159,7 @@ class TrainedRun:
             raw = self._decoded([str(image) for image in inputs])
         else:
             raise UserError(
-                f"inputs is {_in_words(inputs)}; expected a uint8 array of shape {self._expected_shape()} or a list of "
+                f"images is {_in_words(inputs)}; expected a uint8 array of shape {self._expected_shape()} or a list of "
                 "paths."
             )
         size = self.batch_size
@@ -231,7 +231,7 @@ class TrainedRun:
             tables = [table_of(inputs, recipe)]
         else:
             raise UserError(
-                f"inputs is {_in_words(inputs)}; expected the path of a CSV file or a list of paths, a DataFrame, or a "
+                f"table is {_in_words(inputs)}; expected the path of a CSV file or a list of paths, a DataFrame, or a "
                 "dictionary from names of columns to their values."
             )
         for batch in batches((sample for table in tables for sample in table.samples()), self.batch_size):
