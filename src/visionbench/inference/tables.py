@@ -3,7 +3,7 @@
 import functools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -75,15 +75,12 @@ class TableRecipe:
         """
         columns: list[dict[str, Any]] = []
         for column, fitted in zip(self.schema.columns, self.fitted, strict=True):
-            entry: dict[str, Any] = {
-                "name": column.name,
-                "kind": column.kind,
-                "missing": list(self.options.missing.get(column.name, ())),
-            }
+            entry = {**asdict(column), "missing": list(self.options.missing.get(column.name, ()))}
+            categories = entry.pop("categories")
             if column.kind == "categorical":
-                codes = {category: code for code, category in enumerate(column.categories)}
+                codes = {category: code for code, category in enumerate(categories)}
                 entry |= {"codes": codes, "missing_code": MISSING_CODE, "unseen_code": UNSEEN_CODE}
-            columns.append({**entry, "has_missing": column.has_missing, **fitted})
+            columns.append({**entry, **fitted})
         return {
             "rows": {"dtype": "float64", "shape": [None, len(columns)]},
             "columns": columns,
