@@ -60,7 +60,7 @@ def check_inputs(inputs: Sequence[str]) -> None:
                 f"There is no file or folder {shown(source)}; give a split of the run's data set "
                 f"({', '.join(SPLITS)}), folders, files, or - for a list of files on standard input."
             )
-        if source not in (LIST, *SPLITS) and next(_files(source), None) is None:
+        if source not in (LIST, *SPLITS) and next(list_files(source), None) is None:
             raise UserError(
                 f"The folder {shown(source)} and its subfolders hold no files, apart from hidden ones and those that "
                 "systems leave; give a folder that holds images."

@@ -16,22 +16,21 @@ from torch import Tensor, nn
 from visionbench.data.base import VisionDataModule
 from visionbench.data.columns import (
     MAX_ABSOLUTE,
-    MISSING,
     MISSING_CODE,
     UNSEEN_CODE,
     Column,
-    CsvFile,
     Schema,
     TableOptions,
-    quoted,
     read_rows,
 )
+from visionbench.data.csv_file import CsvFile
+from visionbench.data.numbers import MISSING
 from visionbench.data.store import SPLITS
 from visionbench.data.table import SUFFIXES
 from visionbench.decoding import FORMATS
 from visionbench.errors import UserError
 from visionbench.inference.inputs import LIST, Sample, list_files, split_samples
-from visionbench.text import one_line, shown
+from visionbench.text import one_line, quoted, shown
 
 Keep = Literal["unused", "all"]
 CHUNK_ROWS = 1024  # rows that are read at once
