@@ -49,6 +49,7 @@ class RunFigures:
     failed: dict[str, str] = field(default_factory=dict)
     numbers: dict[str, Any] = field(default_factory=dict)
     seconds: float = 0.0
+    without_glyph: str | None = None
 
     def draw(
         self,
@@ -92,6 +93,8 @@ class RunFigures:
             chosen = threshold if stage != "val" else None
             self.numbers[stage] = summary(split_predictions, self.data.class_names, chosen)
             self._add(stage, draw_classes, split_predictions, self.data.class_names, chosen)
+        letters = "".join(self.data.class_names)
+        self.without_glyph = next((letter for letter in letters if not has_glyph(letter)), None)
         self._add("network", self._of_network)
         if main is not None and len(self.data.input_shape) == 3:
             self._add("images", self._of_images, main)
@@ -158,8 +161,7 @@ class RunFigures:
         """Lines about the figures that were drawn and those that failed."""
         share = f", {100 * self.seconds / training_seconds:.1f} % of the training time" if training_seconds > 60 else ""
         yield f"figures     {len(self.files)} in {self.folder} ({self.seconds:.1f} s{share})"
-        letters = dict.fromkeys("".join(self.data.class_names))
-        if missing := [letter for letter in letters if not has_glyph(letter)]:
-            yield f"            no installed font has {missing[0]}, which figures write as {escaped(missing[0])}"
+        if letter := self.without_glyph:
+            yield f"            no installed font has {letter}, which figures write as {escaped(letter)}"
         for name, reason in self.failed.items():
             yield f"            {name} could not be drawn ({reason})"
