@@ -279,8 +279,8 @@ class InputTable:
             try:
                 self._read([(line, cells)], Schema((column,), self.recipe.schema.class_names))
             except UserError:
-                is_number = self.file.number(cells[place]) is not None
-                limit = f" of at most {MAX_ABSOLUTE:.1e}" if is_number else ""
+                number = self.file.number(cells[place])
+                limit = f" of at most {MAX_ABSOLUTE:.1e}" if number is not None and abs(number) > MAX_ABSOLUTE else ""
                 problems.append(f"column {quoted(column.name)} holds {quoted(cells[place])}, expected a number{limit}")
         return "; ".join(problems)
 
