@@ -15,7 +15,7 @@ from visionbench.data.base import VisionDataModule
 from visionbench.data.store import SPLITS
 from visionbench.errors import UserError
 from visionbench.inference.export import SUFFIXES, Export, Format, check_packages, export_model
-from visionbench.inference.inputs import Sample, check_inputs, samples
+from visionbench.inference.inputs import Sample, check_folders, check_inputs, samples
 from visionbench.inference.tables import InputTables, refuse_tables
 from visionbench.inference.trained import TrainedRun, open_run
 from visionbench.runs.folder import RunFolder, folder_argument
@@ -66,6 +66,7 @@ def run(args: Sequence[str]) -> int:
         tables = InputTables([config.check], trained.table) if trained.table is not None else None
         if tables is None:
             refuse_tables([config.check])
+            check_folders([config.check])
         data = None
         if config.check in SPLITS:
             data = make_data(parser, config, run_config)

@@ -21,7 +21,7 @@ from visionbench.data.base import VisionDataModule
 from visionbench.data.store import SPLITS
 from visionbench.errors import Stopped, UserError
 from visionbench.evaluation.intervals import accuracy_text
-from visionbench.inference.inputs import Sample, batches, check_inputs, count_samples, samples
+from visionbench.inference.inputs import Sample, batches, check_folders, check_inputs, count_samples, samples
 from visionbench.inference.predict import PredictionCounts, check_output, table_file, write_predictions
 from visionbench.inference.tables import InputTables, Keep, TableNotes, refuse_tables
 from visionbench.inference.trained import Predictor, TrainedRun, open_run
@@ -82,6 +82,8 @@ def run(args: Sequence[str]) -> int:
         if trained.table is not None:
             unseen = config.unseen if config.unseen is not None else trained.table.options.unseen
             tables = InputTables(inputs, trained.table.with_unseen(unseen), config.keep or "unused")
+        else:
+            check_folders(inputs)
         if (warning := run_folder.warning()) is not None:
             console.print(warning)
         data, note = None, None

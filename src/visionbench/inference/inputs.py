@@ -46,13 +46,13 @@ class Sample:
 
 
 def check_inputs(inputs: Sequence[str]) -> None:
-    """Checks that each input exists, and that each folder holds files.
+    """Checks that each input exists.
 
     Args:
         inputs: Splits, folders, files, or - for standard input.
 
     Raises:
-        UserError: An input is neither a split nor an existing file or folder, or it is an empty folder.
+        UserError: An input is neither a split nor an existing file or folder.
     """
     for source in inputs:
         if source not in (LIST, *SPLITS) and not os.path.lexists(source):
@@ -60,6 +60,18 @@ def check_inputs(inputs: Sequence[str]) -> None:
                 f"There is no file or folder {shown(source)}; give a split of the run's data set "
                 f"({', '.join(SPLITS)}), folders, files, or - for a list of files on standard input."
             )
+
+
+def check_folders(inputs: Sequence[str]) -> None:
+    """Checks that each folder of images holds files.
+
+    Args:
+        inputs: Splits, folders, files, or - for standard input.
+
+    Raises:
+        UserError: A folder holds no files.
+    """
+    for source in inputs:
         if source not in (LIST, *SPLITS) and next(list_files(source), None) is None:
             raise UserError(
                 f"The folder {shown(source)} and its subfolders hold no files, apart from hidden ones and those that "
