@@ -138,7 +138,7 @@ def test_the_json_describes_each_column(ward):
     assert list(columns) == ["age", "sex", "café", "weight", "pulse", "smoker"]
     assert columns["café"]["codes"] == {"crème": 0, "noir, fort": 1, "thé": 2}
     assert (columns["café"]["missing_code"], columns["café"]["unseen_code"]) == (-1, -2)
-    assert columns["pulse"]["missing"] == ["0"]
+    assert (columns["pulse"]["missing"], columns["pulse"]["missing_numbers"]) == (["0"], [0.0])
     train = [row for number, row in enumerate(TRAIN) if number in set(_train_index(folder))]
     weights = [float(row[4]) for row in train if row[4]]
     assert columns["weight"]["fill"] == np.median(weights)
@@ -178,7 +178,8 @@ def test_the_readme_s_example_says_what_predict_says(ward, monkeypatch, capsys, 
     (example,) = re.findall(r"^```python\n(import csv, json.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
     for name in ("model.onnx", "model.onnx.json"):
         shutil.copy(folder / RUN / "exports" / name, tmp_path)
-    (tmp_path / "new.csv").write_text(as_text(TEST), encoding="utf-8")
+    written_otherwise = [*TEST[0][:5], "0.0", *TEST[0][6:]]  # of the number that --data.missing names
+    (tmp_path / "new.csv").write_text(as_text([written_otherwise, *TEST]), encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     exec(example, {})
     expected = rows(cli(f"predict {RUN} {tmp_path}/new.csv").out)

@@ -24,7 +24,7 @@ from visionbench.data.columns import (
     read_rows,
 )
 from visionbench.data.csv_file import CsvFile
-from visionbench.data.numbers import MISSING
+from visionbench.data.numbers import MISSING, plain_number
 from visionbench.data.store import SPLITS
 from visionbench.data.table import SUFFIXES
 from visionbench.decoding import FORMATS
@@ -74,7 +74,9 @@ class TableRecipe:
         """
         columns: list[dict[str, Any]] = []
         for column, fitted in zip(self.schema.columns, self.fitted, strict=True):
-            entry = {**asdict(column), "missing": list(self.options.missing.get(column.name, ()))}
+            markers = list(self.options.missing.get(column.name, ()))
+            numbers = [number for marker in markers if (number := plain_number(marker)) is not None]
+            entry = {**asdict(column), "missing": markers, "missing_numbers": numbers}
             categories = entry.pop("categories")
             if column.kind == "categorical":
                 codes = {category: code for code, category in enumerate(categories)}
