@@ -546,6 +546,24 @@ def test_numbers_of_python_are_the_categories_that_they_are(cli, tmp_path):
         run.predict({"code": [2, 2.5], "x": [1, 2]})
 
 
+def test_numbers_of_python_are_numbers_whatever_the_training_table_writes(cli, tmp_path):
+    random = np.random.RandomState(0)
+    cells = [f"{value:.3f}".replace(".", ",") for value in random.rand(60) * 5]
+    text = "".join(f"{cell};{number % 2};{5 * number} %;{'ab'[number % 2]}\n" for number, cell in enumerate(cells))
+    (tmp_path / "commas.csv").write_text("x;z;share;y\n" + text)
+    line = f"{FIT} --data Table --data.source commas.csv --data.target y --data.root root --name ward"
+    assert cli(line).status == 0
+    run = open_run(tmp_path / RUN)
+    expected, _ = run.predict(tmp_path / "commas.csv")
+    columns = {"z": [n % 2 for n in range(60)], "share": [f"{5 * n} %" for n in range(60)]}
+    assert len(run.predict({"x": [None, np.nan], "z": [0, 1], "share": [np.nan, None]})[0]) == 2
+    for numbers in (cells, [float(cell.replace(",", ".")) for cell in cells]):
+        np.testing.assert_array_equal(run.predict({"x": numbers, **columns})[0], expected)
+    np.testing.assert_array_equal(
+        run.predict({"x": cells, **columns, "share": [5 * n for n in range(60)]})[0], expected
+    )
+
+
 @pytest.mark.parametrize(
     ("inputs", "sentence"),
     [

@@ -281,9 +281,12 @@ class InputTable:
             try:
                 self._read([(line, cells)], Schema((column,), self.recipe.schema.class_names))
             except UserError:
+                sign = f" with {column.sign}" if column.sign else ""
                 number = self.file.number(cells[place])
                 limit = f" of at most {MAX_ABSOLUTE:.1e}" if number is not None and abs(number) > MAX_ABSOLUTE else ""
-                problems.append(f"column {quoted(column.name)} holds {quoted(cells[place])}, expected a number{limit}")
+                problems.append(
+                    f"column {quoted(column.name)} holds {quoted(cells[place])}, expected a number{limit}{sign}"
+                )
         return "; ".join(problems)
 
     def _unseen(self, cells: list[str], is_unseen: np.ndarray) -> str:
@@ -399,7 +402,8 @@ def open_table(path: Path, recipe: TableRecipe, keep: Keep = "unused") -> InputT
         raise UserError(f"{name} is an image, but the run was trained on a table; give {_expected(recipe)}.")
     if path.exists() and not path.is_file():
         raise UserError(f"{name} is no file that can be read twice; save its rows in a file, and give that one.")
-    table = InputTable(CsvFile(path, allow_unnamed=True, fewest=1), recipe, keep)
+    expected = {recipe.options.target, *(column.name for column in recipe.schema.columns)}
+    table = InputTable(CsvFile(path, allow_unnamed=True, fewest=1, expected=expected), recipe, keep)
     if not table.count:
         raise UserError(f"{name} has a line of column names but no rows; add rows.")
     return table
@@ -452,6 +456,9 @@ def _cell(value: Any, column: Column | None) -> str:
     is_category = column is not None and column.kind == "categorical" and text not in column.categories
     if is_category and isinstance(value, float | np.floating) and float(value).is_integer():
         return str(int(value))  # pandas makes 1.0 of the category 1 where a cell of the column is missing
+    is_number = not isinstance(value, str) and text.casefold() not in MISSING
+    if column is not None and column.kind == "numeric" and is_number:
+        return text.replace(".", column.decimal) + column.sign  # as the training table writes numbers
     return text
 
 
