@@ -230,7 +230,7 @@ def test_missing_values_are_found_in_numbers_however_they_are_written(read):
         "no names": (",,a,y\n1,1,3,x\n", r"2 columns without a name \(columns 1, 2\)"),
         "blank": ("\n \n\n", r"is empty, expected a line with the names"),
         "mark alone": (b"\xef\xbb\xbf", r"is empty, expected a line with the names"),
-        "comments alone": ("# a\n# b\n", r"has one column, '# b'"),
+        "comments alone": ("# a\n# b\n", r"has one column, '# a'"),
         "NUL": (PLAIN + "1\0,a\n", r"line 42, holds a NUL byte"),
         "Latin": (PLAIN.encode() + b"\xe9,a\n", r"line 42\); .* iconv -f WINDOWS-1252"),
         "cut UTF-16": ("x,y\n1,a\n".encode("utf-16") + b"x", r"begins as UTF-16, but is not \(truncated data\)"),
