@@ -231,6 +231,10 @@ def test_a_mistake_is_one_sentence(exported, options, parts):
 
 def test_nothing_to_check_on_is_refused(exported, tmp_path):
     (tmp_path / "empty").mkdir()
+    assert (
+        "empty and its subfolders hold no files" in exported.export(f"--format onnx --check {tmp_path}/empty").refusal()
+    )
+    (tmp_path / "empty" / "notes.txt").write_text("none\n")
     assert "holds no image to check" in exported.export(f"--format onnx --check {tmp_path}/empty").refusal()
 
 

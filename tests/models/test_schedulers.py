@@ -321,7 +321,7 @@ BEFORE_DATA = {
         "must support momentum",
     ),
     "a share above one": (f"{ONE_CYCLE} --model.lr_scheduler.pct_start 1.5", "pct_start"),
-    "a warm-up below zero": (f"{WARMUP}=-1", "warmup of -1"),
+    "a warm-up below zero": (f"{WARMUP}=-1", "model.lr_scheduler.warmup is -1, expected 0 or more"),
     "a share that is none": (f"{WARMUP} 1 --model.lr_scheduler.start_factor 0", "start_factor above 0"),
     "no length of a cosine": ("--model.lr_scheduler CosineAnnealingLR", "T_max"),
     "no warm-up": ("--model.lr_scheduler WarmupCosineLR", "warmup"),

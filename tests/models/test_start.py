@@ -249,7 +249,7 @@ def test_a_run_that_is_not_there_is_refused(cli, tmp_path, place):
 
 def test_a_run_without_a_checkpoint_is_refused(cli, tmp_path):
     (tmp_path / "young").mkdir()
-    (tmp_path / "young" / "config.yaml").touch()
+    (tmp_path / "young" / "config.yaml").write_text("trainer: {}\nmodel: {}\ndata: {}\n")
     assert "no checkpoint yet" in cli(f"fit {MLP_LINE} --data Digits --model.start_from young").refusal()
 
 

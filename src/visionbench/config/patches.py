@@ -43,7 +43,9 @@ def _sort_with_int_first(subtypes: Any, value: Any, *arguments: Any, **options: 
     The text of a cell, however, is a text.
     """
     order = list(_sort(subtypes, value, *arguments, **options))
-    if isinstance(value, str) and set(typing.get_args(CellValue)) <= set(order):
+    cell = {*typing.get_args(CellValue)}
+    others = [kind for kind in order if kind not in cell and typing.get_origin(kind) is not list]
+    if isinstance(value, str) and cell <= set(order) and not others:  # the interval of validations is no cell
         order.remove(str)
         order.insert(0, str)
     if int in order and float in order and order.index(float) < order.index(int):

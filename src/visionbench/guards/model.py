@@ -86,7 +86,7 @@ class OptimizerSettings(Guard):
             rates = [group["lr"] for group in optimizer.param_groups]
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # that the optimizer makes no step in between
-                for _ in range(TRIED_STEPS):
+                for _ in range(min(TRIED_STEPS, getattr(scheduler, "total_steps", None) or TRIED_STEPS)):
                     scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
                     rates += [group["lr"] for group in optimizer.param_groups]
         except (ValueError, TypeError, ZeroDivisionError, OverflowError, RuntimeError) as error:
