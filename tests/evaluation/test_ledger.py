@@ -42,7 +42,7 @@ def _add_many(folder):
 
 
 def test_processes_that_write_at_once_lose_no_opening(tmp_path):
-    processes = [multiprocessing.get_context("spawn").Process(target=_add_many, args=(tmp_path,)) for _ in range(3)]
+    processes = [multiprocessing.get_context("fork").Process(target=_add_many, args=(tmp_path,)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
