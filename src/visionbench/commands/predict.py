@@ -34,9 +34,9 @@ USAGE = """\
 visionbench predict RUN_DIR INPUT... [options]
 
 INPUT is a split of the run's data set (train, val, test), a folder, a file, or -, which reads a list of files from
-standard input, one path per line. Files are images or, for a run on a table, CSV files with its columns. A folder with
-the name of a split is written as ./test. With a split, the options of the run's data set are also accepted, such as
---data.root DIR."""
+standard input, one path per line, or separated by NUL as `find -print0` writes them. Files are images or, for a run on
+a table, CSV files with its columns. A folder with the name of a split is written as ./test. With a split, the options
+of the run's data set are also accepted, such as --data.root DIR."""
 
 
 def run(args: Sequence[str]) -> int:
