@@ -293,7 +293,7 @@ class LastLine(Callback):
         print(f"made {trainer.global_step} steps")
 ''',
     "src/visionbench/training/session.py": [
-        ("\n# The disk", "\nfrom visionbench.training.callbacks.foo import LastLine\n\n# The disk"),
+        ("\nNOT_BEFORE", "\nfrom visionbench.training.callbacks.foo import LastLine\n\nNOT_BEFORE"),
         ("        callbacks: list[Callback] = [", "        callbacks: list[Callback] = [LastLine(), "),
     ],
     "tests/training/test_foo.py": """
