@@ -4,13 +4,15 @@ import io
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from visionbench.cli import main
 from visionbench.surroundings import OutputFailed, own_surroundings
 
-COMMAND = [sys.executable, "-c", "import sys; from visionbench.cli import main; sys.exit(main())"]
+# The console script; processes of other devices start it again by its path.
+COMMAND = [sys.executable, str(Path(sys.executable).with_name("visionbench"))]
 
 
 class Failing(io.StringIO):
@@ -117,7 +119,7 @@ def shadowed(tmp_path):
 def test_no_module_of_the_working_directory_hides_another_one_and_a_users_model_is_found(shadowed, digits_root):
     words = "fit --model mine.Net --model.widths [4] --data Digits --data.train_size 100 --trainer.max_epochs 1"
     line = [*COMMAND, *words.split(), "--trainer.accelerator", "cpu", "--trainer.devices", "2", "--figures", "none"]
-    environment = os.environ | {"VISIONBENCH_DATA": str(digits_root), "PYTHONSAFEPATH": "1"}
+    environment = os.environ | {"VISIONBENCH_DATA": str(digits_root)}
     result = subprocess.run(line, cwd=shadowed, env=environment, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "model      Net" in result.stdout
@@ -130,22 +132,10 @@ def test_processes_that_decode_images_are_not_shadowed(shadowed):
     for name in ("a", "b"):
         (shadowed / "photos" / name).mkdir(parents=True)
         for number in range(150):
-            Image.new("RGB", (4, 4), (number, 0, 0)).save(shadowed / "photos" / name / f"{number}.png")
-    line = [
-        *COMMAND,
-        "data",
-        "prepare",
-        "ImageFolder",
-        "--data.source",
-        "photos",
-        "--data.size",
-        "4",
-        "--data.root",
-        "root",
-    ]
-    result = subprocess.run(
-        line, cwd=shadowed, env=os.environ | {"PYTHONSAFEPATH": "1"}, capture_output=True, text=True
-    )
+            Image.new("RGB", (4, 4), (number, ord(name), 0)).save(shadowed / "photos" / name / f"{number}.png")
+    words = "data prepare ImageFolder --data.source photos --data.size 4 --data.root root"
+    line = [*COMMAND, *words.split()]
+    result = subprocess.run(line, cwd=shadowed, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     assert "prepared 300 images" in result.stdout
 
