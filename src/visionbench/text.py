@@ -47,3 +47,12 @@ def option(name: str, value: object) -> str:
         value: Value of plain types.
     """
     return f"--{name} {shlex.quote(shown(json.dumps(value, ensure_ascii=False)))}"
+
+
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8; a path with other bytes cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -10,7 +10,7 @@ from visionbench import data, models
 from visionbench.config import cell_texts, patches  # noqa: F401, since they replace functions of jsonargparse
 from visionbench.config.parse_errors import sentence
 from visionbench.errors import UserError
-from visionbench.text import shown
+from visionbench.text import is_utf8, shown
 
 # jsonargparse knows a class by its short name only where the class is imported.
 for package in (data, models):
@@ -29,7 +29,7 @@ class Parser(LightningArgumentParser):
         """
         words = ["", *(sys.argv[1:] if args is None else args)]
         for before, word in itertools.pairwise(words):
-            if not _is_utf_8(word):
+            if not is_utf8(word):
                 option, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
                 raise UserError(
                     f"The value of {shown(option)} is {shown(value)}, whose bytes are not UTF-8; rename the file or "
@@ -47,11 +47,3 @@ class Parser(LightningArgumentParser):
             super().error(message, ex)
         options = {option for action in self._actions for option in action.option_strings}
         raise UserError(sentence(message, ex, options)) from ex
-
-
-def _is_utf_8(word: str) -> bool:
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        return False
-    return True

@@ -13,7 +13,7 @@ from typing import TextIO
 import numpy as np
 from filelock import FileLock, Timeout
 
-from visionbench.errors import RunFailed, UserError
+from visionbench.errors import RunFailed, UserError, is_disk_error
 from visionbench.files import replacing
 from visionbench.inference.inputs import Sample
 from visionbench.inference.trained import Predictor
@@ -188,7 +188,7 @@ def table_file(path: Path) -> Iterator[TextIO]:
         with replacing(path, part), part.open("w", encoding="utf-8", newline="") as file:
             yield file
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO):
+        if not is_disk_error(error):
             raise
         raise RunFailed(f"{path} could not be written ({error}); free some space, or give another --output.") from error
     finally:

@@ -57,7 +57,7 @@ from visionbench.runs.identity import (
     versions,
     weights_digest,
 )
-from visionbench.text import counted, one_line, shown
+from visionbench.text import counted, is_utf8, one_line, shown
 from visionbench.training.callbacks import (
     BeforeTraining,
     Diverged,
@@ -79,10 +79,10 @@ from visionbench.training.callbacks.finite import Divergence
 from visionbench.training.callbacks.tensorboard import hyperparameters
 from visionbench.training.device import device_name, is_on_cuda, nondeterministic, nondeterministic_kernels, threads_for
 from visionbench.training.evaluations import Evaluation, FurtherEvaluations, Outputs, measured_further
-from visionbench.training.library_warnings import reported_warnings
 from visionbench.training.result import RunResult
 from visionbench.training.settings import Settings
 from visionbench.training.summary import opening_lines, parameter_count
+from visionbench.training.torch_warnings import reported_warnings
 
 PROFILERS: dict[str, Callable[..., Profiler]] = {
     "simple": SimpleProfiler,
@@ -385,7 +385,7 @@ class Session:
             UserError: A path is not UTF-8 text.
         """
         for name, value in flat(self.settings.config).items():
-            if isinstance(value, str) and not _is_utf8(value):
+            if isinstance(value, str) and not is_utf8(value):
                 raise UserError(
                     f"{name.replace('init_args.', '')} is {shown(value)}, which is not UTF-8 text, so that the run "
                     "could not be read; rename the file or folder, or give another one."
@@ -933,14 +933,6 @@ def _in_words(error: BaseException) -> str:
     if isinstance(error, UserError):
         return one_line(error)
     return f"{type(error).__name__}: {one_line(error)}" if str(error) else type(error).__name__
-
-
-def _is_utf8(text: str) -> bool:
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def _as_list(value: Any) -> list[Any]:
