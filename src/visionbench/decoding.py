@@ -50,6 +50,10 @@ PHOTOMETRIC = {0: "white is zero", 5: "CMYK", 6: "YCbCr", 8: "CIELab", 32803: "t
 # Beginnings of Pillow's messages about files that are not damaged.
 UNSUPPORTED = ("unsupported", "cannot handle", "unknown pixel mode", "unknown raw mode", "unable to determine")
 
+# Version of the rules by which files become pixels. It is raised where a file comes out otherwise, so that images are
+# prepared again: version 1 took a negative of 16 bits for a positive, for example.
+DECODING = 2
+
 # Largest number of pixels of an enlarged image: Pillow's limit for the pixels of a file.
 MAX_PIXELS = 89_478_485
 

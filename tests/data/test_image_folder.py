@@ -47,6 +47,19 @@ def assert_holds(store, split, files):
     np.testing.assert_array_equal(store.arrays[f"{split}-labels"], labels)
 
 
+def test_images_that_were_decoded_by_earlier_rules_are_prepared_again(tmp_path, source, folder, monkeypatch, capsys):
+    with monkeypatch.context() as earlier:
+        earlier.setattr(image_folder, "DECODING", image_folder.DECODING - 1)
+        folder(source).setup()
+    first = stores(tmp_path)
+    capsys.readouterr()
+    folder(source).setup()
+    assert "prepared 16 images" in capsys.readouterr().out
+    assert set(first) < set(stores(tmp_path))
+    folder(source).setup()
+    assert "prepared" not in capsys.readouterr().out
+
+
 # Layouts
 
 

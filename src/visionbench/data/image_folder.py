@@ -26,7 +26,7 @@ from visionbench.data.folder_names import check_distinct, class_name, ignored_as
 from visionbench.data.from_source import FromSource
 from visionbench.data.memory import processor_cores
 from visionbench.data.store import SPLITS, Store, StoreWriter, read_meta
-from visionbench.decoding import Decoded, Recipe, decode_files, start_process
+from visionbench.decoding import DECODING, Decoded, Recipe, decode_files, start_process
 from visionbench.errors import UserError
 from visionbench.file_kinds import UNPACK, kind_of_file
 from visionbench.text import counted
@@ -128,7 +128,7 @@ class ImageFolder(FromSource):
       `train` does not have.
     - Split: that of the folders; without a folder for a split, or with a size, folds or `pool`, cut by `split_seed`.
     - Source: `source`, which is only read; links that lead out of it are not followed. It is prepared again when the
-      name, size or time of a file has changed. License: that of your images.
+      name, size or time of a file has changed, or the rules of decoding. License: that of your images.
     - Files: your own, in the folder `source`.
 
     Files that cannot be used (damaged, empty, not an image, too large, or a duplicate) are named in the store's
@@ -214,7 +214,8 @@ class ImageFolder(FromSource):
 
     def prepare_settings(self) -> dict[str, Any]:  # noqa: D102
         source = str(_resolved(self.source))
-        return {"source": source, **vars(self.recipe), "duplicates": self.duplicates, "pool": self.pool}
+        recipe = {**vars(self.recipe), "decoding": DECODING}
+        return {"source": source, **recipe, "duplicates": self.duplicates, "pool": self.pool}
 
     def source_problem(self) -> str | None:
         """Reason why the source is not a readable folder; `None` if it is one."""
