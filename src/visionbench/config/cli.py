@@ -32,7 +32,7 @@ from visionbench.runs.folder import CONFIG_FILE, today_config
 from visionbench.runs.identity import remember_source
 from visionbench.text import one_line
 from visionbench.training.device import default_precision
-from visionbench.training.settings import Checkpointing, EarlyStopping, EvaluationName, Settings
+from visionbench.training.settings import STEPS_PER_EXECUTION, Checkpointing, EarlyStopping, EvaluationName, Settings
 
 # More threads than any machine has cores end the process without a word.
 MAX_THREADS = 1024
@@ -284,6 +284,13 @@ class _SettingsCLI(LightningCLI):
             "large. The number of threads moves the last digits.",
         )
         parser.add_argument(
+            "--steps_per_execution",
+            type=int,
+            default=STEPS_PER_EXECUTION,
+            help="Optimizer steps, at most, for which the Trainer's hooks are called once; changes no result. It is 1 "
+            "where a callback or the model has a hook for single batches.",
+        )
+        parser.add_argument(
             "--predictions",
             type=bool,
             default=True,
@@ -345,6 +352,8 @@ class _SettingsCLI(LightningCLI):
             raise UserError(
                 f"threads is {self.config.threads}, expected 1 to {MAX_THREADS}, or 0 to choose by the model."
             )
+        if self.config.steps_per_execution < 1:
+            raise UserError(f"steps_per_execution is {self.config.steps_per_execution}, expected 1 or more.")
         if any(channel < 0 for channel in self.config.figure_channels):
             raise UserError(f"figure_channels is {self.config.figure_channels}, expected numbers of channels from 0.")
         check_names(GUARDS, self.config.allow)
@@ -434,7 +443,7 @@ class _SettingsCLI(LightningCLI):
                 for name in (
                     *("name", "log_dir", "run_dir", "resume", "resume_changed", "test_after_fit", "threads"),
                     *("allow", "metrics", "predictions", "figures", "figure_layers", "figure_channels"),
-                    *("evaluate", "evaluate_every"),
+                    *("evaluate", "evaluate_every", "steps_per_execution"),
                 )
             },
         )

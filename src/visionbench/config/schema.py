@@ -25,6 +25,7 @@ SHARE: Mapping[str, Any] = {"minimum": 0, "maximum": 1}
 RANGES: Mapping[str, Mapping[str, Any]] = {
     "seed_everything": {"minimum": 0, "maximum": 2**32 - 1},
     "threads": {"minimum": 0, "maximum": 1024},
+    "steps_per_execution": AT_LEAST_1,
     "checkpoint.every_n_steps": AT_LEAST_1,
     "early_stopping.patience": AT_LEAST_0,
     "data.batch_size": AT_LEAST_1,

@@ -26,6 +26,7 @@ PACKAGES = ("visionbench", "torch", "torchvision", "lightning", "torchmetrics", 
 NOT_IDENTITY = {
     *("config", "name", "log_dir", "run_dir", "test_after_fit", "resume", "resume_changed", "checkpoint", "threads"),
     *("figures", "figure_layers", "figure_channels", "predictions", "metrics", "allow", "evaluate", "evaluate_every"),
+    "steps_per_execution",
 }
 # The number of processes stands for devices, nodes and strategy.
 TRAINER_NOT_IDENTITY = {

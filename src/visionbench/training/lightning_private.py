@@ -1,4 +1,4 @@
-"""Every private name of Lightning that visionbench uses; tests/training/test_lightning_private.py pins each of them."""
+"""The private names of Lightning that visionbench uses, apart from those of its loop, which `epoch_loop` extends."""
 
 from collections.abc import Mapping
 from typing import Any

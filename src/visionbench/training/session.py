@@ -78,6 +78,7 @@ from visionbench.training.callbacks import (
 from visionbench.training.callbacks.finite import Divergence
 from visionbench.training.callbacks.tensorboard import hyperparameters
 from visionbench.training.device import device_name, is_on_cuda, nondeterministic, nondeterministic_kernels, threads_for
+from visionbench.training.epoch_loop import EpochLoop
 from visionbench.training.evaluations import Evaluation, FurtherEvaluations, Outputs, measured_further
 from visionbench.training.result import RunResult
 from visionbench.training.settings import Settings
@@ -407,6 +408,7 @@ class Session:
         except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
             self._withdraw()
             raise UserError(f"The Trainer does not take these settings: {one_line(error)}") from error
+        self.trainer.fit_loop.epoch_loop = EpochLoop(self.trainer, self.settings.steps_per_execution, self.say)
 
     def _run_callbacks(self, run: RunFolder, description: dict[str, Any]) -> list[Callback]:
         settings, resumption = self.settings, self.resumption

@@ -61,6 +61,10 @@ class Checkpointing:
             raise UserError(f"checkpoint.every_n_steps is {self.every_n_steps}, expected 1 or more, or null.")
 
 
+# Enough that hooks, which take some tenths of a millisecond, are a small part even of a network of one layer.
+STEPS_PER_EXECUTION = 32
+
+
 @dataclass
 class Settings:
     """One run, ready to be started.
@@ -93,6 +97,7 @@ class Settings:
         figure_channels: Channels of these layers.
         seed: Seed of the run.
         threads: Threads of the processor; 0 for the rule of `visionbench.training.device.threads_for`.
+        steps_per_execution: Optimizer steps, at most, for which the Trainer's hooks are called once.
         precision_reason: Why this precision was chosen.
         notes: Lines about the settings, for the screen.
     """
@@ -123,6 +128,7 @@ class Settings:
     figure_channels: list[int] = field(default_factory=list)
     seed: int = 0
     threads: int = 0
+    steps_per_execution: int = STEPS_PER_EXECUTION
     precision_reason: str = "as asked for"
     notes: list[str] = field(default_factory=list)
 

@@ -138,6 +138,11 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
         self.batches = 0
         self._stop_if_told(trainer)
 
+    def steps_until_due(self, trainer: Trainer) -> int | None:  # noqa: D102
+        if self.every_n_steps is None:
+            return None
+        return max(self.last_step, 0) + self.every_n_steps - trainer.global_step
+
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         if self.objective is None:
             return

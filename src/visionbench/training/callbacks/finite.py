@@ -65,6 +65,7 @@ class FiniteLosses(StepwiseCallback):
         self.data = data
         self.losses: list[Tensor] = []
         self.batches: list[int] = []
+        self.last = 0  # number of the newest batch in its epoch
         self.trainer: Trainer | None = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
@@ -74,10 +75,11 @@ class FiniteLosses(StepwiseCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         if outputs:  # a skipped batch has no loss
-            self.batches.append(batch_idx)
+            self.last = batch_idx
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_steps(self, trainer: Trainer, model: LightningModule, steps: Steps) -> None:  # noqa: D102
+        self.batches += range(self.last + 1 - steps.batches, self.last + 1)
         self.losses.append(steps.losses)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102

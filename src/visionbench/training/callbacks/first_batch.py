@@ -3,13 +3,13 @@
 from collections.abc import Callable
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
-from visionbench.training.steps import steps_of
+from visionbench.training.steps import StepwiseCallback, steps_of
 
 
-class FirstBatch(Callback):
+class FirstBatch(StepwiseCallback):
     """Shows the first training step of a session to a function; the host waits for the device this once.
 
     Args:
@@ -28,3 +28,6 @@ class FirstBatch(Callback):
         # The mean over the processes, so that all of them end where one of them is refused.
         losses = trainer.strategy.reduce(steps_of(pl_module, outputs, batch).losses.clone(), reduce_op="mean")
         ask(batch, losses)
+
+    def steps_until_due(self, trainer: Trainer) -> int | None:  # noqa: D102
+        return 0 if self.ask is not None else None
