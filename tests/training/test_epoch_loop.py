@@ -11,6 +11,7 @@ from visionbench.data import Digits
 from visionbench.models import MLP
 from visionbench.runs.folder import RunFolder
 from visionbench.training import epoch_loop
+from visionbench.training.callbacks import RunTensorBoardLogger
 from visionbench.training.session import Session
 from visionbench.training.steps import StepwiseCallback
 
@@ -182,6 +183,32 @@ def test_hooks_for_single_batches_are_called_for_each(tmp_path, digits_root, giv
     run(tmp_path / "run", 8, digits_root, lines=lines, max_epochs=1, **given)
     assert rounds.lengths == [1] * 20
     assert lines.count(f"steps_per_execution is 1: {sentence}.") == 1
+
+
+class LogsItsLoss(MLP):
+    """Logs in a part of the step that it may extend."""
+
+    def loss(self, outputs, labels):
+        loss = super().loss(outputs, labels)
+        if self.training:
+            self.log("train/each", loss, on_step=True, on_epoch=True)
+            self.log("train/samples", float(len(labels)), reduce_fx="sum", on_step=False, on_epoch=True)
+        return loss
+
+
+@pytest.mark.parametrize("options", [{}, {"trainer.accumulate_grad_batches": 3}], ids=str)
+def test_what_a_part_of_the_step_logs_is_logged(tmp_path, digits_root, monkeypatch, options):
+    logged = []
+    monkeypatch.setattr(
+        RunTensorBoardLogger, "log_metrics", lambda logger, metrics, step=None: logged[-1].append((step, str(metrics)))
+    )
+    for steps in (1, 8):
+        logged.append([])
+        options = {"trainer.log_every_n_steps": 4, "trainer.limit_train_batches": 1.0, **options}
+        run(tmp_path / str(steps), steps, digits_root, model=LogsItsLoss, **options)
+    assert logged[0] == logged[1]
+    assert len([entry for entry in logged[0] if "train/each_step" in entry[1]]) > 2
+    assert "train/samples" in logged[0][-1][1] or "train/samples" in str(logged[0])
 
 
 def test_hooks_of_the_data_are_called_for_each_batch(tmp_path, digits_root):

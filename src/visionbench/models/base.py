@@ -178,6 +178,7 @@ class Classifier(LightningModule, ABC):
         self.start = Start()
         self.objective = Objective()
         self.lr = 0.0
+        self.log_calls = 0  # of `log`, by which a loop knows whether a step has logged something
         self.evaluated: dict[str, int] = {}  # number of images in the last metrics of each stage
         self.save_hyperparameters(logger=False)
         self._make_hparams_plain()
@@ -390,6 +391,7 @@ class Classifier(LightningModule, ABC):
                 f"{type(self).__name__} logs {name} during training, but names that begin with test/ are for what is "
                 "measured on the test set, once, after training; log it under another name."
             )
+        self.log_calls += 1
         super().log(name, *args, **kwargs)
 
     def _log_epoch(self, stage: str, totals: Totals) -> None:

@@ -105,6 +105,7 @@ class EpochLoop(_TrainingEpochLoop):
         clip, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
         schedules = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
         ends = time.monotonic() + SECONDS_OF_A_ROUND
+        connector, results = trainer._logger_connector, self._results
         loss: Any = None
 
         def closure() -> Any:
@@ -123,22 +124,32 @@ class EpochLoop(_TrainingEpochLoop):
                     model.clip_gradients(optimizer, clip, algorithm)
             return loss
 
+        outside, model._current_fx_name = model._current_fx_name, "training_step"  # so that `self.log` works there
         for _ in range(batches):
             batch, *_ = next(data_fetcher)
             self.batch_progress.increment_by(1)
             index, steps = self.batch_idx, not self._should_accumulate()
+            connector._first_loop_iter = connector._first_loop_iter is None
+            results.batch, results.batch_size = batch, None
+            logged = model.log_calls
             if steps:
                 optimizer.step(closure)
                 counts.step.increment_by(1)
                 if schedules:
                     self.update_lr_schedulers("step", update_plateau_schedulers=False)
-                    self.update_lr_schedulers("step", update_plateau_schedulers=True)
-                self._batches_that_stepped += 1
             else:
                 closure()
             self.automatic_optimization.earlier.add(loss.detach(), len(batch[1]))
+            if model.log_calls != logged:  # a part of the step that a subclass extends may log
+                connector.on_batch_end()
+                connector.update_train_step_metrics()
+            if steps:
+                if schedules:
+                    self.update_lr_schedulers("step", update_plateau_schedulers=True)
+                self._batches_that_stepped += 1
             if time.monotonic() > ends:
                 break
+        model._current_fx_name = outside
 
 
 class _Optimization(_AutomaticOptimization):
