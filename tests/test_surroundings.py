@@ -52,6 +52,18 @@ def test_a_backend_of_a_notebook_and_the_rank_of_another_program_are_not_taken(m
 
 
 @pytest.mark.fast
+def test_threads_soon_sleep_while_they_wait_unless_the_user_has_decided_it(monkeypatch):
+    for name in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT"):
+        monkeypatch.delenv(name, raising=False)
+    with own_surroundings():
+        assert os.environ["GOMP_SPINCOUNT"] == "10000"
+    assert "GOMP_SPINCOUNT" not in os.environ
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    with own_surroundings():
+        assert "GOMP_SPINCOUNT" not in os.environ
+
+
+@pytest.mark.fast
 def test_the_rank_of_a_process_that_a_run_has_started_is_kept(monkeypatch):
     monkeypatch.setenv("VISIONBENCH_RUN_FOLDER", "runs/a")
     monkeypatch.setenv("LOCAL_RANK", "1")

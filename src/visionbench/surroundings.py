@@ -19,6 +19,12 @@ class OutputFailed(RunFailed):
     """Standard output cannot be written."""
 
 
+# How often a thread of GNU OpenMP, which torch uses, looks whether the others are done before it sleeps; read when
+# torch is imported. By default it looks thirty times as often, for milliseconds, on a core that another training could
+# use. benchmarks/beside.py shows what the number costs a training alone, and what it saves two beside each other.
+SPINS_VARIABLE, SPINS = "GOMP_SPINCOUNT", "10000"
+
+
 @contextlib.contextmanager
 def own_surroundings() -> Iterator[None]:
     """Gives a command surroundings in which it works, and restores those of the process.
@@ -26,6 +32,7 @@ def own_surroundings() -> Iterator[None]:
     - A module in the working directory is found, but hides none of Python or of an installed package; nor does it in
       the processes that the command starts.
     - Figures are drawn to files, whatever backend of matplotlib a notebook has set for the processes of its cells.
+    - Threads that wait for each other soon leave their core to other processes, unless the user has decided it.
     - Text that the encoding of the output lacks is written as escapes.
 
     Raises:
@@ -44,6 +51,8 @@ def own_surroundings() -> Iterator[None]:
         others = [entry for entry in value.split(os.pathsep) if not _is_folder(entry, here)]
         os.environ["PYTHONPATH"] = os.pathsep.join(others)
     os.environ["MPLBACKEND"] = "agg"
+    if not {"OMP_WAIT_POLICY", SPINS_VARIABLE} & set(os.environ):
+        os.environ[SPINS_VARIABLE] = SPINS
     if RUN_FOLDER_VARIABLE not in os.environ:
         for name in RANKS:
             os.environ.pop(name, None)
