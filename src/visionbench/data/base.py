@@ -20,7 +20,7 @@ from torch.utils.data import Dataset
 
 from visionbench.classes import file_of, is_ours
 from visionbench.data.augment import Augmentation, Mixing
-from visionbench.data.loader import EpochOrder, FixedOrder, ResidentLoader, left_out, scale_and_shift
+from visionbench.data.loader import EpochOrder, FeatureLoader, FixedOrder, ResidentLoader, left_out, scale_and_shift
 from visionbench.data.mapped import MappedImages, chunks
 from visionbench.data.memory import free_memory, processor_cores
 from visionbench.data.splits import Split, check_folds, stratified_fold, stratified_holdout, stratified_part
@@ -191,8 +191,8 @@ class VisionDataModule(LightningDataModule, ABC):
                     "one of them."
                 )
             mean, std = imagenet_statistics(self.input_shape, self.title)
-        if split_seed < 0:
-            raise UserError(f"data.split_seed is {split_seed}, expected 0 or more.")
+        if not 0 <= split_seed < 2**32:
+            raise UserError(f"data.split_seed is {split_seed}, expected 0 to {2**32 - 1}.")
         if std is not None and not min(std) > 0:
             raise UserError(f"data.std is {std}, expected values above 0.")
         if seed is not None and seed < 0:
@@ -224,6 +224,8 @@ class VisionDataModule(LightningDataModule, ABC):
         self.test_is_watched = False
         self.trains_batch_norm = True
         """Whether the model that is trained has a batch norm, which cannot train on one image; a run sets it."""
+        self.frozen_features: Callable[[str, ResidentLoader], ResidentLoader] | None = None
+        """Gives, for a split and its loader, one of a frozen network's features in place of images; a run sets it."""
         self._source_checked = False
         self._residency: Residency | None = None
 
@@ -680,7 +682,8 @@ class VisionDataModule(LightningDataModule, ABC):
         trainer, name = self.trainer, f"{stage}_dataloader"
         if trainer is not None and getattr(type(self), name) is getattr(VisionDataModule, name):
             made = trainer.train_dataloader if stage == "train" else trainer.val_dataloaders
-            if isinstance(made, ResidentLoader):
+            features = isinstance(made, FeatureLoader)
+            if isinstance(made, ResidentLoader) and made.gives_samples_as_they_are and not (features and augmentations):
                 return made.again(order, augmentations)
         return self._loader(stage, order, augmentations)
 
@@ -710,7 +713,7 @@ class VisionDataModule(LightningDataModule, ABC):
             local_processes = self.trainer.num_devices
         split, residency = self.splits[stage], self.residency(device, local_processes)
         images = store.arrays[f"{split.part}-images"]
-        return ResidentLoader(
+        loader = ResidentLoader(
             _resident(images, split.index, device)
             if residency.resident
             else MappedImages(images, split.index, device, residency.workers),
@@ -724,6 +727,7 @@ class VisionDataModule(LightningDataModule, ABC):
             shard=shard,
             batch_norm=self.trains_batch_norm and stage == "train",
         )
+        return loader if self.frozen_features is None else self.frozen_features(stage, loader)
 
     def residency(self, device: torch.device, processes: int = 1) -> Residency:
         """Decides whether the images of all splits are held on the device; valid after `setup`.

@@ -136,6 +136,7 @@ class ResidentLoader:
             raise UserError(
                 f"num_classes is {num_classes}, expected 1 or more, since an augmentation mixes images; pass it."
             )
+        self.gives_samples_as_they_are = True  # to loaders that share its images by `again`
         self.rank, self.ranks = shard
         self.scale, self.shift = scale_and_shift(mean, std, images.device)
         kept = len(images)
@@ -284,6 +285,32 @@ class RowLoader(ResidentLoader):
 
     def _normalized(self, images: Tensor) -> Tensor:
         return images  # rows are already encoded
+
+
+class FeatureLoader(ResidentLoader):
+    """Batches of (features, labels) in place of those of a loader of images: the same samples in the same order.
+
+    Args:
+        loader: Loader of the images.
+        views: Features of all samples in the order of the data, shape (N, F), float32, on the loader's device; with
+            several, those of differently augmented images, which the epochs take in turn.
+        augmented: Whether the images were augmented.
+    """
+
+    def __init__(self, loader: ResidentLoader, views: Sequence[Tensor], augmented: bool) -> None:
+        vars(self).update(vars(loader))
+        self.views = views
+        self.images = views[0]
+        self.augmentations = ()
+        self.gives_samples_as_they_are = not augmented
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        if self.sampler is not None:
+            self.images = self.views[self.sampler.epoch % len(self.views)]
+        return super().__iter__()
+
+    def _normalized(self, images: Tensor) -> Tensor:
+        return images  # the network saw the normalized images
 
 
 def _mixes(augmentation: Augmentation) -> bool:

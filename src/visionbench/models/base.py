@@ -324,6 +324,16 @@ class Classifier(LightningModule, ABC):
         self.train_totals.add(loss, self.predict(outputs.detach()), labels, minimized if penalty is not None else None)
         return minimized
 
+    def feature_extractor(self) -> nn.Module | None:
+        """The first part of the network, where it is frozen and nothing in it or before it is random.
+
+        The network takes what it gives, shape (B, F), in place of images, so that it can be computed once.
+
+        Returns:
+            The part; `None` where there is none, or it may not be computed once.
+        """
+        return None
+
     def penalty(self) -> Tensor | None:
         """Computes what is minimized besides the loss: the L1 penalty, if there is one.
 

@@ -4,20 +4,26 @@ from collections.abc import Sequence
 
 from visionbench.errors import UserError
 
+# Largest count: a longer axis is no axis of a tensor, and torch answers with a stack of its own functions.
+MOST = 2**31 - 1
+
 
 def check_counts(least: int = 1, **counts: int | Sequence[int]) -> None:
-    """Refuses counts that are too small.
+    """Refuses counts that are too small or too large.
 
     Args:
         least: Smallest count.
         counts: Counts by the names of the model's arguments; a list where an argument is one.
 
     Raises:
-        UserError: A count is below `least`.
+        UserError: A count is below `least` or above `MOST`.
     """
     for name, value in counts.items():
-        if any(count < least for count in ([value] if isinstance(value, int) else value)):
-            each = "" if isinstance(value, int) else ", each "
+        each = "" if isinstance(value, int) else ", each "
+        numbers = [value] if isinstance(value, int) else value
+        if any(count > MOST for count in numbers):
+            raise UserError(f"model.{name} is {value}, expected {'numbers' * bool(each)}{each}{least} to {MOST}.")
+        if any(count < least for count in numbers):
             raise UserError(f"model.{name} is {value}, expected {'numbers' * bool(each)}{each}{least} or more.")
 
 

@@ -41,6 +41,9 @@ class AsPhotographs(nn.Module):
             images = images.contiguous(memory_format=torch.channels_last)
         return images
 
+    def extra_repr(self) -> str:  # noqa: D102
+        return f"min_size={self.min_size}"
+
 
 class TransferNetwork(nn.Sequential):
     """Conversion to photographs, a `backbone` without its classifier, and a `head`: Linear, ReLU, dropout, Linear.
@@ -88,6 +91,19 @@ class TransferNetwork(nn.Sequential):
         )
         super().__init__(OrderedDict(as_photographs=as_photographs, backbone=backbone, head=head))
 
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Computes the outputs.
+
+        Args:
+            inputs: Images, shape (B, C, H, W), or features that the backbone gave for them, shape (B, F).
+        """
+        *front, head = self
+        if inputs.ndim != 2:
+            for part in front:
+                inputs = part(inputs)
+        outputs: Tensor = head(inputs)
+        return outputs
+
 
 class FrozenResNet(Classifier):
     """A pretrained ResNet, by default frozen, with a new head that is trained.
@@ -110,6 +126,11 @@ class FrozenResNet(Classifier):
         hidden: Number of nodes of the hidden layer of the head.
         dropout: Dropout probability after the hidden layer of the head; 0 for no dropout.
         freeze: Names of the parts of the network to freeze; an empty list trains all parts.
+        cache_features: Whether the features that a frozen backbone gives for the images are computed once and kept in
+            `features` in the folder of prepared data, in place of in each epoch. Augmented images have them computed
+            once only with `views`.
+        views: Number of augmented views of each training image whose features are computed once; the epochs take them
+            in turn. 0 augments the images anew in each epoch, and computes their features each time.
     """
 
     def __init__(
@@ -122,14 +143,29 @@ class FrozenResNet(Classifier):
         hidden: int = 256,
         dropout: float = 0.5,
         freeze: list[str] = ["backbone"],  # noqa: B006 - never modified, and shown by --help
+        cache_features: bool = True,
+        views: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(num_classes, input_shape, freeze=freeze, **kwargs)
         check_counts(min_size=min_size, hidden=hidden)
+        check_counts(0, views=views)
         check_probabilities(dropout=dropout)
         self.architecture = architecture
         self.weights = weights
+        self.cache_features = cache_features
+        self.views = views
         self.network = TransferNetwork(input_shape, self.num_outputs, architecture, min_size, hidden, dropout)
+
+    def feature_extractor(self) -> nn.Module | None:
+        """The conversion to photographs and the backbone, where the whole backbone is frozen and in evaluation mode."""
+        if not isinstance(self.network, TransferNetwork):  # a user's own
+            return None
+        backbone = self.network.get_submodule("backbone")
+        frozen = backbone in self.frozen and not any(p.requires_grad for p in backbone.parameters())
+        if not (self.cache_features and frozen):
+            return None
+        return nn.Sequential(self.network.get_submodule("as_photographs"), backbone)
 
     def load_start(self) -> None:
         """Loads the weights of the backbone, or with `start_from` the weights of the whole network.

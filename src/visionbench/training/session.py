@@ -80,6 +80,7 @@ from visionbench.training.callbacks.tensorboard import hyperparameters
 from visionbench.training.device import device_name, is_on_cuda, nondeterministic, nondeterministic_kernels, threads_for
 from visionbench.training.epoch_loop import EpochLoop
 from visionbench.training.evaluations import Evaluation, FurtherEvaluations, Outputs, measured_further
+from visionbench.training.features import FrozenFeatures
 from visionbench.training.result import RunResult
 from visionbench.training.settings import Settings
 from visionbench.training.summary import opening_lines, parameter_count
@@ -287,6 +288,8 @@ class Session:
             # Lightning's own would print a table for developers, which `quiet_libraries` keeps off the screen.
             overrides["profiler"] = PROFILERS[profiler](self.run_folder, PROFILE)
         self._make_trainer(overrides, self._run_callbacks(RunFolder(self.run_folder), self._record()))
+        if self.model.feature_extractor() is not None and self.trainer.world_size == 1:
+            self.data.frozen_features = FrozenFeatures(self.model, self.data, self.trainer, self.say)
         if self.world.is_first:
             run = RunFolder(self.run_folder)
             run.write_input(self.data.describe_input())
@@ -562,6 +565,7 @@ class Session:
 
     def _close(self) -> None:
         """Lets other processes resume the run, and closes the files of its loggers."""
+        self.data.frozen_features = None
         if self._lock is not None:
             self._lock.release()
             os.environ.pop(RUN_FOLDER_VARIABLE, None)
