@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import LambdaCallback
 
 from visionbench import api
 from visionbench.data import Digits
@@ -168,6 +169,10 @@ class Moves(Digits):
     [
         ({"callbacks": [EachBatch()]}, "the callback EachBatch overrides on_train_batch_end"),
         ({"callbacks": [EachGradient()]}, "the callback EachGradient overrides on_after_backward"),
+        (
+            {"callbacks": [LambdaCallback(on_train_batch_start=lambda *arguments: None)]},
+            "the callback LambdaCallback overrides on_train_batch_start",
+        ),
         ({"model": Logs}, "Logs overrides training_step"),
         ({"model": Steps}, "Steps overrides optimizer_step"),
         ({"trainer.profiler": "simple"}, "a profiler is on"),

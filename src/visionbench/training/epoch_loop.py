@@ -180,17 +180,22 @@ def _reason(trainer: Any) -> str | None:
         return f"{type(model).__name__} optimizes by itself"
     for base, hooks in ((Classifier, STEP_HOOKS + MODEL_HOOKS), (LightningModule, DATA_HOOKS)):
         for name in hooks:
-            if name in vars(model) or getattr(type(model), name) is not getattr(base, name, None):
+            if _overrides(model, base, name):
                 return f"{type(model).__name__} overrides {name}"
     for name in DATA_HOOKS:
-        if data is not None and getattr(type(data), name) is not getattr(DataHooks, name):
+        if data is not None and _overrides(data, DataHooks, name):
             return f"{type(data).__name__} overrides {name}"
     for callback in trainer.callbacks:
         for name in STEP_HOOKS:
             takes_rounds = isinstance(callback, StepwiseCallback) and name == "on_train_batch_end"
-            if not takes_rounds and getattr(type(callback), name) is not getattr(Callback, name):
+            if not takes_rounds and _overrides(callback, Callback, name):
                 return f"the callback {type(callback).__name__} overrides {name}"
     loader = trainer.train_dataloader
     if not isinstance(loader, ResidentLoader) or loader.labels.device != trainer.strategy.root_device:
         return f"the training loader is a {type(loader).__name__}"
     return None
+
+
+def _overrides(thing: object, base: type, name: str) -> bool:
+    """Whether an object has a method of its own in place of that of a base, in its class or set on it."""
+    return name in vars(thing) or getattr(type(thing), name) is not getattr(base, name, None)
