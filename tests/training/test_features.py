@@ -74,6 +74,7 @@ def test_a_second_run_reads_the_features_and_gives_the_same_weights(tmp_path, ro
     assert first.weights_digest == second.weights_digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -190,6 +191,7 @@ def test_a_full_disk_leaves_the_features_in_memory(tmp_path, root, monkeypatch):
     assert not list((root / "features").iterdir())
 
 
+@pytest.mark.slow
 def test_further_evaluations_see_the_training_images_as_they_are(tmp_path, root):
     options = {"evaluate": ["train_eval"], "evaluate_every": "epoch", "max_epochs": 1}
     plain = run(tmp_path / "plain", root, **options, **{"model.cache_features": False})
