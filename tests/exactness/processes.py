@@ -122,11 +122,14 @@ def _tell(shared: Any) -> None:
 
         return set_phase
 
-    def count() -> None:
-        shared[STEP] += 1
+    on_steps = StepLosses.on_steps
+
+    def count(callback: Any, trainer: Any, model: Any, steps: Any) -> None:
+        on_steps(callback, trainer, model, steps)
+        shared[STEP] += steps.batches
 
     _wrap(Classifier, "training_step", before=phase(TRAINING))
-    _wrap(StepLosses, "on_train_batch_end", after=count)
+    StepLosses.on_steps = count
     # Hooks of the batches, since the trial step before training calls the steps themselves.
     _wrap(Classifier, "on_validation_batch_start", before=phase(VALIDATING))
     _wrap(Classifier, "on_validation_epoch_end", after=phase(TRAINING))
