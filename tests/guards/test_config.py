@@ -233,6 +233,8 @@ def test_what_torch_offers_is_taken(scheduler):
         ("CNN", {"filter_size": 0}, "model.filter_size is 0, expected 1 or more."),
         ("CNN", {"pool": -2}, "model.pool is -2"),
         ("CNN", {"dense": -1}, "model.dense is -1, expected 0 or more."),
+        ("MLP", {"widths": [8, 10**20]}, "model.widths is [8, 1"),
+        ("CNN", {"dense": 10**20}, "model.dense is 100000000000000000000, expected 0 to 2147483647."),
         ("CNN", {"dropouts": [0.0, 2.0, 0.0]}, "model.dropouts is [0.0, 2.0, 0.0]"),
         ("PatchMLP", {"width": 0}, "model.width is 0"),
         ("PatchMLP", {"blocks": -1}, "model.blocks is -1"),
