@@ -84,6 +84,7 @@ def test_a_second_run_reads_the_features_and_gives_the_same_weights(tmp_path, ro
         {"data.mean": [0.5], "data.std": [0.5]},
         {"trainer.precision": "bf16-mixed"},
         {"data.batch_size": 16},
+        {"threads": 2},
     ],
     ids=str,
 )
@@ -92,9 +93,18 @@ def test_whatever_moves_the_features_has_files_of_its_own(tmp_path, root, option
     assert len(run(tmp_path / "other", root, **{"max_epochs": 1, **options}).said) == 3
 
 
-def test_a_resumed_run_has_the_same_features(tmp_path, root):
-    whole = run(tmp_path / "whole", root, max_epochs=2).result
-    run(tmp_path / "part", root, max_epochs=1)
+def test_features_of_other_code_are_computed_again(tmp_path, root, monkeypatch):
+    run(tmp_path / "first", root, max_epochs=1)
+    monkeypatch.setattr(features, "code_digest", lambda kinds: "other")
+    assert len(run(tmp_path / "other", root, max_epochs=1).said) == 3
+
+
+def test_a_resumed_run_has_the_features_of_its_checkpoint(tmp_path, root):
+    """It does not load the weights of its start again, and has random ones until the checkpoint is restored."""
+    run(tmp_path / "start", root, max_epochs=1, seed=1)
+    start = {"model.start_from": str(tmp_path / "start")}
+    whole = run(tmp_path / "whole", root, max_epochs=2, **start).result
+    run(tmp_path / "part", root, max_epochs=1, **start)
     resumed = api.fit(resume=str(tmp_path / "part"), config=tmp_path / "part/config.yaml", max_epochs=2)
     assert resumed.weights_digest == whole.weights_digest
 

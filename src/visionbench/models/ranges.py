@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from visionbench.errors import UserError
 
-# Largest count: a longer axis is no axis of a tensor, and torch answers with a stack of its own functions.
+# Largest count. Of a much larger one, which its integers cannot hold, torch says so with a stack of its own functions.
 MOST = 2**31 - 1
 
 

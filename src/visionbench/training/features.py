@@ -17,8 +17,9 @@ from visionbench.data.loader import FeatureLoader, FixedOrder, ResidentLoader
 from visionbench.errors import UserError, is_disk_error
 from visionbench.files import replacing
 from visionbench.models.base import Classifier
-from visionbench.runs.identity import weights_digest
+from visionbench.runs.identity import code_digest, processor, weights_digest
 from visionbench.text import counted, duration
+from visionbench.training.device import device_name
 
 # Folder of the features, beside the prepared data sets.
 FOLDER = "features"
@@ -29,8 +30,8 @@ class FrozenFeatures:
 
     They are kept where prepared data are; those of arrays that were passed in Python stay in memory. A file holds the
     features of one split, shape (N, F), float32. Its name is the digest of all that they depend on: the weights, the
-    data with their normalization, the batch size, the precision, the device's type, the version of torch and, for a
-    view, the augmentations and the seed.
+    data with their normalization, the batch size, the code, the precision, the device, the processor, the threads, the
+    version of torch and, for a view, the augmentations and the seed.
 
     Args:
         model: Model of the run.
@@ -106,7 +107,8 @@ class FrozenFeatures:
         order = loader.sampler
         parts: list[Any] = [
             *(type(self.model).__qualname__, str(extractor), self._weights, self.data.data_digest(), stage),
-            *(loader.batch_size, str(self.trainer.precision), loader.labels.device.type, torch.__version__),
+            *(loader.batch_size, code_digest([type(self.model), type(self.data)]), str(self.trainer.precision)),
+            *(device_name(self.trainer), processor(), torch.get_num_threads(), torch.__version__),
             *([(type(entry).__qualname__, sorted(vars(entry).items())) for entry in augmentations],),
             *((order.seed, order.epoch) if order is not None else ()),
         ]
