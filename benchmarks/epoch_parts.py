@@ -3,6 +3,7 @@
     python benchmarks/epoch_parts.py shares   # milliseconds an epoch of each part of `fit`
     python benchmarks/epoch_parts.py turns    # an epoch of `fit` and one of the plain loop, by turns
     python benchmarks/epoch_parts.py batches  # evaluation in batches of 64 to 1,280 images
+    python benchmarks/epoch_parts.py layouts  # a step of two CNNs, channels first or last in memory, and compiled
 
 `shares` and `turns` train the MLP of configs/mlp.yaml on Fashion-MNIST. The plain loop is that of floor.py: resident
 tensors, a fused optimizer, sums of loss and accuracy, a validation. Each of our epochs is compared with the mean of
@@ -11,6 +12,7 @@ the plain ones before and after it.
 
 import argparse
 import copy
+import itertools
 import statistics
 import sys
 import tempfile
@@ -29,11 +31,11 @@ CONFIG = Path(__file__).resolve().parent.parent / "configs/mlp.yaml"
 def main() -> None:
     """Parses the arguments and runs one of the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("shares", "turns", "batches"))
+    parser.add_argument("what", choices=("shares", "turns", "batches", "layouts"))
     parser.add_argument("--epochs", type=int, default=13)
     parser.add_argument("--root", default="data", help="folder of prepared data sets")
     arguments = parser.parse_args()
-    {"shares": shares, "turns": turns, "batches": batches}[arguments.what](arguments)
+    {"shares": shares, "turns": turns, "batches": batches, "layouts": layouts}[arguments.what](arguments)
 
 
 def fit(arguments: argparse.Namespace) -> None:
@@ -171,6 +173,56 @@ def batches(arguments: argparse.Namespace) -> None:
                         network(part)
                     found[size].append(1e6 * (time.perf_counter() - began) / len(images))
         print(f"{model.__name__:<10}" + "".join(f"{min(found[size]):8.1f}" for size in sizes), flush=True)
+
+
+def layouts(arguments: argparse.Namespace) -> None:
+    """Makes steps of the CNN of configs/cnn.yaml and of the small one of the MNIST study, by turns."""
+    from visionbench.models import CNN
+
+    small = {"widths": [10, 20], "convs": [1, 1], "filter_size": 5, "padding": "none", "dense": 50}
+    small |= {"dropouts": [0.0, 0.5], "channel_dropout": True, "dense_dropout": 0.5, "batch_norm": False}
+    networks: dict[str, dict[str, Any]] = {"cnn.yaml": {"dense_dropout": 0.3}, "mnist-cnn": small}
+    formats = {"first": torch.contiguous_format, "last": torch.channels_last}
+    for (name, options), threads in itertools.product(networks.items(), (1, 2)):
+        torch.set_num_threads(threads)
+        steps = {
+            f"{layout}{', compiled' if compiled else ''}": stepper(
+                CNN(10, (1, 28, 28), **options).network, form, compiled
+            )
+            for compiled in (False, True)
+            for layout, form in formats.items()
+        }
+        found: dict[str, list[float]] = {kind: [] for kind in steps}
+        for _ in range(3 * arguments.epochs):
+            for kind, step in steps.items():
+                began = time.perf_counter()
+                for _ in range(5):
+                    step()
+                found[kind].append(1000 * (time.perf_counter() - began) / 5)
+        for kind, times in found.items():
+            print(
+                f"{name:<10} {threads} threads   channels {kind:<16} {statistics.median(times):7.1f} ms a step, the "
+                f"fastest {min(times):6.1f}, n = {len(times)}",
+                flush=True,
+            )
+
+
+def stepper(network: Any, layout: torch.memory_format, compiled: bool) -> Callable[[], None]:
+    """A training step of a network on 64 random images, after two steps that warm it up."""
+    network = network.to(memory_format=layout)
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    images, labels = torch.randn(64, 1, 28, 28), torch.randint(0, 10, (64,))
+    forward = torch.compile(network) if compiled else network
+
+    def step() -> None:
+        loss = F.cross_entropy(forward(images), labels)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    for _ in range(2):
+        step()
+    return step
 
 
 if __name__ == "__main__":

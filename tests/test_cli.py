@@ -83,7 +83,7 @@ MISTAKES = {
     ),
     "option of another optimizer": (
         f"{DIGITS} --model.optimizer.momentum 1",
-        "Adam has no option --model.optimizer.momentum, which Muon, RMSprop, SGD have; remove it.",
+        "Adam has no option --model.optimizer.momentum, which ConvMuon, Muon, RMSprop and others have; remove it.",
     ),
     "no data": ("fit --model MLP", "No data is given", "--data NAME"),
     "no model": ("fit --data Digits", "No model is given", "--model NAME"),

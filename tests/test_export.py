@@ -22,6 +22,7 @@ SMALL = {
     "CNN": "--model CNN --model.widths [4,8] --model.convs [1,1] --model.dropouts [0.2,0.2]",
     "PatchMLP": "--model PatchMLP --model.patch_size 7 --model.width 8 --model.loss nll",
     "FrozenResNet": "--model FrozenResNet --model.weights none --model.min_size 32 --data.train_size 40",
+    "WhitenedCNN": "--model WhitenedCNN --model.widths [4,8] --model.views flip_shift",
 }
 
 
@@ -259,7 +260,7 @@ def agree(cli_in, folder, options, samples, formats=("onnx", "torch_export")):
         assert float(line.split()[1]) <= 1e-5, line
 
 
-@pytest.mark.parametrize("name", ["PatchMLP", "FrozenResNet"])  # the others are above
+@pytest.mark.parametrize("name", ["PatchMLP", "FrozenResNet", "WhitenedCNN"])  # the others are above
 def test_small_models_agree(cli_in, tmp_path, name):
     agree(cli_in, tmp_path, SMALL[name], 40, ["onnx"])  # which comes of a torch.export
 

@@ -23,7 +23,7 @@ from visionbench.figures.curves import draw_learning_curves, draw_step_losses, d
 from visionbench.figures.figure import render
 from visionbench.figures.images import describe, draw_errors, draw_samples
 from visionbench.figures.network import draw_activations, draw_filters, draw_grad_cam, draw_layers
-from visionbench.models import CNN, MLP, FrozenResNet, PatchMLP
+from visionbench.models import CNN, MLP, FrozenResNet, PatchMLP, WhitenedCNN
 from visionbench.models.base import in_evaluation
 
 LINE = "fit --model CNN --model.widths [4,4] --model.convs [1,1] --model.dropouts [0,0] --model.dense 8"
@@ -401,6 +401,7 @@ MODELS = {
     "MLP": lambda shape: MLP(4, shape),
     "PatchMLP": lambda shape: PatchMLP(4, shape, patch_size=7),
     "FrozenResNet": lambda shape: FrozenResNet(4, shape, weights="none", min_size=32),
+    "WhitenedCNN": lambda shape: WhitenedCNN(4, shape, widths=[8, 16]),
 }
 
 

@@ -8,7 +8,7 @@ import torch
 from tests.data.test_augment import ALL, NAMES
 from tests.fakes import Tiny
 from visionbench.data import loader as module
-from visionbench.data.augment import Augmentation, HorizontalFlip, RandomCrop
+from visionbench.data.augment import AlternatingFlip, Augmentation, HorizontalFlip, RandomCrop
 from visionbench.data.loader import EpochOrder, ResidentLoader, left_out
 
 pytestmark = pytest.mark.fast
@@ -111,6 +111,20 @@ def test_augmentation_changes_with_the_epoch_and_from_image_to_image():
         assert 0 < changed.sum() < 24
         flips.append(sorted(labels[changed].tolist()))
     assert flips[0] != flips[1]
+
+
+def test_an_alternating_flip_mirrors_each_image_in_every_other_epoch():
+    mirrored = []
+    for epoch in range(3):
+        images, labels = joined(make(seed=1, epoch=epoch, augmentations=[AlternatingFlip()]))
+        plain = normalised(IMAGES[labels]).float()
+        changed = torch.empty(24, dtype=torch.bool)
+        changed[labels] = (images - plain).abs().amax((1, 2, 3)) > 1e-3
+        torch.testing.assert_close(images.flip(-1)[changed[labels]], plain[changed[labels]], rtol=1e-5, atol=1e-6)
+        mirrored.append(changed)
+    assert 0 < mirrored[0].sum() < 24
+    assert torch.equal(mirrored[1], ~mirrored[0])
+    assert torch.equal(mirrored[2], mirrored[0])
 
 
 def test_two_equal_augmentations_draw_independently():

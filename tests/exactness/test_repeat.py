@@ -16,6 +16,7 @@ MODELS = {
     "MLP": "--model MLP --model.widths [16] --model.dropout 0.3",
     "CNN": "--model CNN --model.widths [4,8] --model.convs [1,1] --model.dropouts [0.2,0.2]",
     "PatchMLP": "--model PatchMLP",
+    "WhitenedCNN": "--model WhitenedCNN --model.widths [8,16] --model.optimizer ConvMuon",
     "FrozenResNet": "--model FrozenResNet --model.weights none --model.min_size 32",
 }
 SCHEDULES = {

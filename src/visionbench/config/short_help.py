@@ -31,7 +31,7 @@ GROUPS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = (
     (
         "Model",
         (
-            ("--model", "NAME", "MLP, CNN, PatchMLP, FrozenResNet, or the import path of your own", ""),
+            ("--model", "NAME", "MLP, CNN, PatchMLP, WhitenedCNN, FrozenResNet, or the import path of your own", ""),
             ("--model.loss", "NAME", "cross_entropy, nll, binary_cross_entropy or mse", "cross_entropy"),
             ("--model.freeze", "[NAME,...]", "parts that are not trained", ""),
             ("--model.start_from", "RUN_DIR", "run or checkpoint whose weights training starts from", ""),

@@ -6,6 +6,7 @@ from visionbench.classes import lazy_attributes
 
 if TYPE_CHECKING:
     from visionbench.data.arrays import Arrays as Arrays
+    from visionbench.data.augment import AlternatingFlip as AlternatingFlip
     from visionbench.data.augment import Augmentation as Augmentation
     from visionbench.data.augment import ColorJitter as ColorJitter
     from visionbench.data.augment import CutMix as CutMix
@@ -44,7 +45,17 @@ DATA_SETS = {
     "Table": "table",
 }
 _AUGMENTATIONS = (
-    *("Augmentation", "ColorJitter", "CutMix", "HorizontalFlip", "MixUp", "Mixing", "RandomAffine", "RandomCrop"),
+    *(
+        "AlternatingFlip",
+        "Augmentation",
+        "ColorJitter",
+        "CutMix",
+        "HorizontalFlip",
+        "MixUp",
+        "Mixing",
+        "RandomAffine",
+        "RandomCrop",
+    ),
     *("RandomErasing", "RandomResizedCrop", "RandomRotation", "VerticalFlip"),
 )
 _OTHERS = {"Arrays": "arrays", "Rows": "rows", "VisionDataModule": "base"} | dict.fromkeys(_AUGMENTATIONS, "augment")

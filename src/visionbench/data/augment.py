@@ -1,8 +1,8 @@
 """Augmentations of whole batches, with separate random parameters for each image.
 
 An augmentation draws its random parameters for all positions of an epoch at once, from the generator of its caller. The
-change of an image is therefore a function of (seed, epoch, position) only; batch size, device and model do not matter.
-All augmentations work on images in [0, 1], before normalization.
+change of an image is therefore a function of (seed, epoch, position) only, or of (seed, epoch, image); batch size,
+device and model do not matter. All augmentations work on images in [0, 1], before normalization.
 
 Names, arguments and distributions are those of torchvision, whose transforms draw one set of parameters per batch.
 Sines and exponentials are computed in `draw`, on the CPU and for the whole epoch, since the last digit of such a
@@ -11,6 +11,7 @@ function may depend on the device and on the number of values computed together.
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -33,6 +34,16 @@ class Augmentation(ABC):
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """Draws the parameters of an epoch: shape (n, ...), one row per position, on the CPU."""
+
+    def of_epoch(self, order: Tensor, epoch: int, generator_of: Callable[[int], torch.Generator]) -> Tensor:
+        """Gives the parameters of an epoch: shape (n, ...), one row per position, on the CPU.
+
+        Args:
+            order: Index of the image at each position, shape (n,), int64.
+            epoch: Number of the epoch, from 0.
+            generator_of: Function that gives the generator of an epoch.
+        """
+        return self.draw(len(order), generator_of(epoch))
 
     @abstractmethod
     def apply(self, images: Tensor, parameters: Tensor) -> Tensor:
@@ -95,6 +106,21 @@ class HorizontalFlip(Augmentation):
         # Copying whole images out of both versions is faster than a choice per pixel.
         both = torch.cat([images, images.flip(self.dimension)])
         return both.index_select(0, torch.arange(len(images), device=images.device) + parameters * len(images))
+
+
+class AlternatingFlip(HorizontalFlip):
+    """Mirrors a random half of the images left to right in the first epoch, the other half in the second, and so on.
+
+    From Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU" (arXiv 2404.00498, 2024): any two epochs in a row
+    show both versions of every image.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    def of_epoch(self, order: Tensor, epoch: int, generator_of: Callable[[int], torch.Generator]) -> Tensor:
+        """Gives shape (n,), bool: whether the image at each position is mirrored."""
+        return self.draw(len(order), generator_of(0))[order] ^ bool(epoch % 2)
 
 
 class VerticalFlip(HorizontalFlip):

@@ -7,6 +7,7 @@ memory are read from the memory map, block by block; all other code is the same.
 """
 
 import copy
+import functools
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
@@ -185,8 +186,8 @@ class ResidentLoader:
         if self.sampler is not None:
             order = self.sampler.positions()
             for stream, augmentation in enumerate(self.augmentations, start=1):
-                draws = generator(self.sampler.seed, self.sampler.epoch, stream)
-                parameters.append(augmentation.draw(len(order), draws).to(self.images.device))
+                draws = functools.partial(generator, self.sampler.seed, stream=stream)
+                parameters.append(augmentation.of_epoch(order, self.sampler.epoch, draws).to(self.images.device))
         size = min(self.batch_size, max(1, len(self.positions)))  # a larger one may not be an integer of the machine
         block = size * max(1, BLOCK_BYTES // (4 * math.prod(self.images.shape[1:]) * size))
         starts = range(first, len(self.positions), block)

@@ -9,9 +9,11 @@ if TYPE_CHECKING:
     from visionbench.models.base import Objective as Objective
     from visionbench.models.cnn import CNN as CNN
     from visionbench.models.mlp import MLP as MLP
+    from visionbench.models.optimizers import ConvMuon as ConvMuon
     from visionbench.models.patch_mlp import PatchMLP as PatchMLP
     from visionbench.models.schedulers import WarmupCosineLR as WarmupCosineLR
     from visionbench.models.transfer import FrozenResNet as FrozenResNet
+    from visionbench.models.whitened_cnn import WhitenedCNN as WhitenedCNN
 
 # Modules of the models. A module is imported when its class is asked for, since torch comes with it.
 MODELS = {
@@ -19,8 +21,9 @@ MODELS = {
     "FrozenResNet": "transfer",
     "MLP": "mlp",
     "PatchMLP": "patch_mlp",
+    "WhitenedCNN": "whitened_cnn",
 }
-_OTHERS = {"Classifier": "base", "Objective": "base", "WarmupCosineLR": "schedulers"}
+_OTHERS = {"Classifier": "base", "ConvMuon": "optimizers", "Objective": "base", "WarmupCosineLR": "schedulers"}
 _MODULES = MODELS | _OTHERS
 
 __all__ = [*_MODULES]

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from visionbench.errors import UserError
+from visionbench.models import optimizers as optimizers  # a run file can then name them without their path
 from visionbench.models.schedulers import LONG_RUN, check_covers, class_and_arguments, steps_in_words, wants_total_steps
 
 if TYPE_CHECKING:
