@@ -419,7 +419,7 @@ def test_every_model_shows_its_layers_and_what_it_looks_at(words, name, shape):
         assert layers.rows[-1][3] == total == sum(row[3] for row in layers.rows[:-1])
         assert operations > total
         drawn = [layers, draw_filters(model, shape)]
-        if name in ("CNN", "FrozenResNet"):
+        if name in ("CNN", "FrozenResNet", "WhitenedCNN"):
             drawn.append(draw_activations(model, images[:1], pictures[0], "test/0", [], []))
             cam = draw_grad_cam(model, images, pictures, ["x"] * 3, ["x"] * 3)
             assert max(row[3] for row in cam.rows) > 0
