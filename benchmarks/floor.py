@@ -151,7 +151,8 @@ def draw(arguments: argparse.Namespace, rows: list[dict[str, Any]]) -> None:
         axes.plot(epochs, [place] * len(epochs), "o", alpha=0.6)
         axes.plot([statistics.median(epochs)], [place], "k|", markersize=18)
     axes.set_yticks(range(len(arguments.ways)), arguments.ways)
-    axes.set(xscale="log", xlabel="seconds an epoch", title=f"{arguments.model} on Fashion-MNIST, {processor()}")
+    axes.set_xlim(left=0)
+    axes.set(xlabel="seconds an epoch", title=f"{arguments.model} on Fashion-MNIST, {processor()}")
     axes.invert_yaxis()
     figure.savefig(arguments.figure, dpi=120)
 
