@@ -162,7 +162,7 @@ def batches(arguments: argparse.Namespace) -> None:
     print(f"{'':<10}" + "".join(f"{size:>8}" for size in sizes) + "   us an image, the fastest of 5")
     for model, threads in ((MLP, 1), (CNN, 2), (PatchMLP, 2)):
         torch.set_num_threads(threads)
-        options = {"patch_hidden": 64, "feature_hidden": 512} if model is PatchMLP else {}
+        options = {"width": 128, "patch_hidden": 64, "feature_hidden": 256} if model is PatchMLP else {}
         network = model(10, (1, 28, 28), **options).eval()
         found: dict[int, list[float]] = {size: [] for size in sizes}
         with torch.no_grad():

@@ -43,7 +43,11 @@ WAYS = ("floor", "ours", "lightning", "notebook")
 MODELS: dict[str, dict[str, Any]] = {
     "mlp": {"class": "MLP", "args": {"widths": [256, 128, 64], "activation": "tanh"}, "batch": 64, "plain": True},
     "cnn": {"class": "CNN", "args": {"dropouts": [0.0, 0.0, 0.3], "dense": 64, "dense_dropout": 0.3}, "batch": 64},
-    "patch_mlp": {"class": "PatchMLP", "args": {"patch_hidden": 64, "feature_hidden": 512}, "batch": 256},
+    "patch_mlp": {
+        "class": "PatchMLP",
+        "args": {"width": 128, "patch_hidden": 64, "feature_hidden": 256},
+        "batch": 128,
+    },
     "frozen": {"class": "FrozenResNet", "args": {"weights": "none"}, "batch": 64},
 }
 VAL, TEST = 6000, 10000

@@ -23,7 +23,7 @@ from torch.nn import functional as F
 MODELS = {
     "mlp": ("MLP", {"widths": [256, 128, 64]}, 64),
     "small_mlp": ("MLP", {"widths": [32]}, 64),
-    "patch_mlp": ("PatchMLP", {"patch_hidden": 64, "feature_hidden": 512}, 64),
+    "patch_mlp": ("PatchMLP", {"width": 128, "patch_hidden": 64, "feature_hidden": 256}, 128),
 }
 
 

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch.nn import functional as F
 
 from tests.exactness.same import DIGITS, differences
@@ -73,6 +74,20 @@ def test_an_image_too_small_for_the_blocks_is_refused():
     WhitenedCNN(10, (3, 9, 9))
     with pytest.raises(UserError, match=r"8 x 9 pixels is too small for 3 blocks.*at least 9 x 9"):
         WhitenedCNN(10, (3, 8, 9))
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*but have no `val_dataloader`")
+@pytest.mark.filterwarnings("ignore:.*smaller than the logging interval")
+def test_a_trainer_without_a_data_module_needs_the_images_first():
+    batches = [(torch.randn(8, 1, 8, 8), torch.arange(8)) for _ in range(2)]
+    model = WhitenedCNN(10, (1, 8, 8), widths=[4])
+    options = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    with pytest.raises(UserError, match=r"call the model's whiten\(\)"):
+        Trainer(**options, enable_progress_bar=False, enable_model_summary=False).fit(model, batches)
+    model.whiten(images for images, _ in batches)
+    filters = model.network.whiten.weight.clone()
+    Trainer(**options, enable_progress_bar=False, enable_model_summary=False).fit(model, batches)
+    assert torch.equal(model.network.whiten.weight, filters)
 
 
 def test_a_run_begins_with_whitened_patches_and_goes_on_with_its_own(cli, tmp_path, digits_root):

@@ -105,13 +105,24 @@ class WhitenedCNN(Classifier):
         self.views = views
         network = WhitenedCNNNetwork(input_shape[0], self.num_outputs, widths)
         self.network = network.to(memory_format=torch.channels_last)
+        self.is_whitened = False
 
     def setup(self, stage: str) -> None:
-        """Computes the whitening filters from training images, where training starts from random weights."""
+        """Computes the whitening filters from training images, where training starts from random weights.
+
+        Raises:
+            UserError: A Trainer of the caller's own has no data module with these images.
+        """
         super().setup(stage)
-        if stage == "fit" and not self.start.loaded and self.start_from is None:
-            loader = self.trainer.datamodule.train_dataloader()  # type: ignore[attr-defined]
-            self.whiten(images for images, _ in loader.again())
+        if stage != "fit" or self.is_whitened or self.start.loaded or self.start_from is not None:
+            return
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if data is None:
+            raise UserError(
+                "WhitenedCNN has no images to compute its whitening filters from, since the Trainer has no data "
+                "module; call the model's whiten() with batches of training images before fit()."
+            )
+        self.whiten(images for images, _ in data.train_dataloader().again())
 
     def whiten(self, batches: Iterable[Tensor]) -> None:
         """Sets the whitening filters.
@@ -137,6 +148,7 @@ class WhitenedCNN(Classifier):
         half = (vectors / (values + EPSILON).sqrt()).T.reshape(size, *filters.shape[1:])
         with torch.no_grad():
             filters.copy_(torch.cat([half, -half]))
+        self.is_whitened = True
 
     def forward(self, images: Tensor) -> Tensor:
         """Computes the outputs that the loss takes, outside of training as the mean over `views` of each image.
