@@ -2,6 +2,7 @@ import pytest
 import torch
 from lightning.pytorch import Trainer
 from torch.nn import functional as F
+from torch.utils.data import DataLoader
 
 from tests.exactness.same import DIGITS, differences
 from visionbench.data import Digits
@@ -83,10 +84,14 @@ def test_a_trainer_without_a_data_module_needs_the_images_first():
     model = WhitenedCNN(10, (1, 8, 8), widths=[4])
     options = {"max_epochs": 1, "logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
     with pytest.raises(UserError, match=r"call the model's whiten\(\)"):
-        Trainer(**options, enable_progress_bar=False, enable_model_summary=False).fit(model, batches)
+        Trainer(**options, enable_progress_bar=False, enable_model_summary=False).fit(
+            model, DataLoader(batches, batch_size=None)
+        )
     model.whiten(images for images, _ in batches)
     filters = model.network.whiten.weight.clone()
-    Trainer(**options, enable_progress_bar=False, enable_model_summary=False).fit(model, batches)
+    Trainer(**options, enable_progress_bar=False, enable_model_summary=False).fit(
+        model, DataLoader(batches, batch_size=None)
+    )
     assert torch.equal(model.network.whiten.weight, filters)
 
 
