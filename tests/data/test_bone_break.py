@@ -95,6 +95,17 @@ def test_of_two_sources_the_last_one_prepared_is_used_and_that_is_said(source, r
     assert f"not those of {moved}, {source}; --data.source chooses" in said
 
 
+def test_files_that_changed_between_two_preparations_are_not_called_those_of_another_source(source, ready, capsys):
+    ready(source=str(source))
+    write_images(source / "train", {CLASSES[0]: 9}, seed=1)
+    ready(source=str(source), test_size=3)
+    capsys.readouterr()
+    ready(test_size=3)
+    said = capsys.readouterr().out
+    assert f"files of {source} changed (their name, size or time) between two preparations of Bone Break" in said
+    assert "different files" not in said
+
+
 def test_a_run_needs_no_source_and_can_be_repeated_and_tested(cli, source, tmp_path):
     line = "--data BoneBreak --data.size 8 --model MLP --model.widths [4] --trainer.max_epochs 1 --run_dir run"
     refused = cli(f"fit {line} --data.root new").refusal()

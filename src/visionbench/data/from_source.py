@@ -57,12 +57,17 @@ class FromSource(VisionDataModule):
         if memory is None:
             raise UserError(f"{self.title} is not prepared in {self.root}; {self._how_to_prepare()}")
         self.source, self.prepared = memory.source, memory.folder
-        if memory.others:
-            paths = ", ".join(shown(str(path)) for path in memory.others)
+        if others := [path for path in memory.others if path != memory.source]:
+            paths = ", ".join(shown(str(path)) for path in others)
             self.note = (
                 f"note: {self.title} was prepared in {self.root} from different files; those of "
                 f"{shown(str(self.source))} are used, which were prepared last with these settings, and not those of "
                 f"{paths}; --data.source chooses"
+            )
+        elif memory.others:
+            self.note = (
+                f"note: files of {shown(str(self.source))} changed (their name, size or time) between two "
+                f"preparations of {self.title} in {self.root}; the last one with these settings is used"
             )
         if self.prepared is not None:
             return None

@@ -18,9 +18,8 @@ class ConvMuon(Optimizer):
 
     From Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), in the form for convolutions:
     before each step a filter bank is scaled to a norm of the square root of its number of filters, and the step is the
-    momentum with all singular values set near 1. torch.optim.Muon is for matrices only. A scheduler that sets a learning
-    rate of its own, such as OneCycleLR, needs one for each of the three groups of parameters: filters, matrices,
-    vectors.
+    momentum with all singular values set near 1. torch.optim.Muon is for matrices only. A scheduler that sets the
+    learning rate itself, such as OneCycleLR, needs one for each of the three groups: filters, matrices, vectors.
 
     Args:
         lr: Learning rate of filters, parameters of three axes or more.

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from visionbench.data.augment import Mixing
 from visionbench.data.base import VisionDataModule
+from visionbench.data.loader import FeatureLoader
 from visionbench.guards import FirstInput, LossCall, SilentUnits, StartContext, StepRecord
 from visionbench.models.base import Batch, Classifier, in_evaluation
 from visionbench.random_state import same_random_numbers
@@ -169,19 +170,24 @@ def _watched(trainer: Trainer) -> list[tuple[str, str]]:
 
 
 def silent_units(trainer: Trainer, model: Classifier, data: VisionDataModule) -> list[SilentUnits]:
-    """Counts, for each ReLU of a model, the units that are zero for all of some training samples.
+    """Counts, for each ReLU of a model outside its frozen parts, the units that are zero for all of some samples.
 
     Args:
         trainer: Trainer in training.
         model: Model; it is left as it is.
         data: Data module after `setup`.
     """
-    batch = trainer.strategy.batch_to_device(
-        trainer.strategy.precision_plugin.convert_input(data.training_samples(MANY)), dataloader_idx=0
-    )
+    loader = trainer.train_dataloader
+    # Where the features of a frozen part are there, the part is not computed again.
+    samples = loader.some(MANY) if isinstance(loader, FeatureLoader) else data.training_samples(MANY)
+    batch = trainer.strategy.batch_to_device(trainer.strategy.precision_plugin.convert_input(samples), dataloader_idx=0)
     watch = _ReluWatch(len(batch[1]))
+    frozen = {module for part in model.frozen for module in part.modules()}
     layers = [(name, module) for name, module in model.named_modules() if next(module.children(), None) is None]
-    handles = [module.register_forward_pre_hook(functools.partial(watch.enter, name)) for name, module in layers]
+    handles = [
+        module.register_forward_pre_hook(functools.partial(watch.enter, None if module in frozen else name))
+        for name, module in layers
+    ]
     precision = trainer.strategy.precision_plugin
     try:
         with unchanged(model), in_evaluation(model), torch.no_grad(), precision.forward_context(), watch:
@@ -203,15 +209,17 @@ class _ReluWatch(TorchFunctionMode):
         super().__init__()
         self.count = count
         self.layers: list[SilentUnits] = []
-        self.current = ""
+        self.current: str | None = ""
 
-    def enter(self, name: str, module: nn.Module, inputs: Any) -> None:
-        """Remembers the layer that is computed now, whose name the next ReLU gets."""
+    def enter(self, name: str | None, module: nn.Module, inputs: Any) -> None:
+        """Remembers the layer that is computed now, whose name the next ReLU gets; `None` is a frozen one."""
         self.current = name
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
-        if getattr(func, "__name__", "") in ("relu", "relu_") and result.ndim > 1 and len(result) == self.count:
+        if self.current is None or getattr(func, "__name__", "") not in ("relu", "relu_"):
+            return result
+        if result.ndim > 1 and len(result) == self.count:
             silent = result.amax(dim=[axis for axis in range(result.ndim) if axis != 1]) <= 0
             self.layers.append(SilentUnits(self.current, int(silent.sum()), silent.numel(), self.count))
         return result
