@@ -98,9 +98,9 @@ def test_of_two_sources_the_last_one_prepared_is_used_and_that_is_said(source, r
 def test_files_that_changed_between_two_preparations_are_not_called_those_of_another_source(source, ready, capsys):
     ready(source=str(source))
     write_images(source / "train", {CLASSES[0]: 9}, seed=1)
-    ready(source=str(source), test_size=3)
+    ready(source=str(source), size=9)
     capsys.readouterr()
-    ready(test_size=3)
+    ready(size=9)
     said = capsys.readouterr().out
     assert f"files of {source} changed (their name, size or time) between two preparations of Bone Break" in said
     assert "different files" not in said
