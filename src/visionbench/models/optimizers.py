@@ -79,26 +79,23 @@ class ConvMuon(Optimizer):
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
-            parameters = [p for p in group["params"] if p.grad is not None]
-            if not parameters:
-                continue
-            gradients: list[Tensor] = [p.grad for p in parameters]
-            if group["weight_decay"] != 0:
-                gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
-            for parameter in parameters:
-                if not self.state[parameter]:
-                    self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-            momenta = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
-            torch._foreach_mul_(momenta, group["momentum"])
-            torch._foreach_add_(momenta, gradients)
-            steps = torch._foreach_add(gradients, momenta, alpha=group["momentum"])
-            if parameters[0].ndim <= 2:
-                torch._foreach_add_(parameters, steps, alpha=-group["lr"])
-                continue
-            for parameter, step in zip(parameters, steps, strict=True):
-                parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
-                parameter.add_(orthogonalized(step.flatten(1)).view_as(parameter), alpha=-group["lr"])
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    self._step(parameter, parameter.grad, group)
         return loss
+
+    def _step(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
+        if group["weight_decay"] != 0:
+            gradient = gradient.add(parameter, alpha=group["weight_decay"])
+        state = self.state[parameter]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(parameter)
+        momentum = state["momentum_buffer"].mul_(group["momentum"]).add_(gradient)
+        step = gradient.add(momentum, alpha=group["momentum"])
+        if parameter.ndim > 2:
+            parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
+            step = orthogonalized(step.flatten(1)).view_as(parameter)
+        parameter.add_(step, alpha=-group["lr"])
 
 
 def orthogonalized(matrix: Tensor, iterations: int = 3) -> Tensor:
