@@ -32,7 +32,7 @@ def main() -> None:
     """Parses the arguments and runs one of the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("what", choices=("shares", "turns", "batches", "layouts"))
-    parser.add_argument("--epochs", type=int, default=13)
+    parser.add_argument("--epochs", type=int, default=13, help="epochs; for layouts, a third of the repetitions")
     parser.add_argument("--root", default="data", help="folder of prepared data sets")
     arguments = parser.parse_args()
     {"shares": shares, "turns": turns, "batches": batches, "layouts": layouts}[arguments.what](arguments)

@@ -49,25 +49,19 @@ def test_no_more_than_the_first_5000_images_are_whitened():
     torch.testing.assert_close(first.network.whiten.weight, all_of_them.network.whiten.weight)
 
 
-@pytest.mark.parametrize(("views", "weights"), [("flip", [1, 1, 0, 0]), ("flip_shift", [2, 2, 1, 1])])
-def test_outputs_are_averaged_over_views_in_evaluation_only(views, weights):
+@pytest.mark.parametrize("views", ["flip", "flip_shift"])
+def test_outputs_are_averaged_over_views_in_evaluation_only(views):
     torch.manual_seed(0)
     plain = WhitenedCNN(10, (1, 16, 16), widths=[4])
     model = WhitenedCNN(10, (1, 16, 16), widths=[4], views=views)
     model.load_state_dict(plain.state_dict())
     images = torch.randn(3, 1, 16, 16)
-    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
-    up, down = padded[..., :16, :16], padded[..., 2:, 2:]
     assert torch.equal(model.train()(images), plain.train()(images))
     model.eval(), plain.eval()
-    shown = [images, images.flip(-1), (up, down), (up.flip(-1), down.flip(-1))]
-    expected = sum(
-        weight * (sum(plain(part) for part in view) / 2 if isinstance(view, tuple) else plain(view))
-        for weight, view in zip([w / sum(weights) for w in weights], shown, strict=True)
-    )
-    if views == "flip_shift":  # the shifted views have half the weight, together
-        expected = (plain(images) + plain(images.flip(-1))) / 4
-        expected += sum(plain(part) for part in (up, down, up.flip(-1), down.flip(-1))) / 8
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    shifted = [padded[..., :16, :16], padded[..., 2:, 2:]]
+    shares = {"flip": [(images, 1)], "flip_shift": [(images, 1 / 2), *((view, 1 / 4) for view in shifted)]}[views]
+    expected = sum(share * (plain(view) + plain(view.flip(-1))) / 2 for view, share in shares)
     torch.testing.assert_close(model(images), expected)
 
 

@@ -45,18 +45,8 @@ DATA_SETS = {
     "Table": "table",
 }
 _AUGMENTATIONS = (
-    *(
-        "AlternatingFlip",
-        "Augmentation",
-        "ColorJitter",
-        "CutMix",
-        "HorizontalFlip",
-        "MixUp",
-        "Mixing",
-        "RandomAffine",
-        "RandomCrop",
-    ),
-    *("RandomErasing", "RandomResizedCrop", "RandomRotation", "VerticalFlip"),
+    *("AlternatingFlip", "Augmentation", "ColorJitter", "CutMix", "HorizontalFlip", "MixUp", "Mixing"),
+    *("RandomAffine", "RandomCrop", "RandomErasing", "RandomResizedCrop", "RandomRotation", "VerticalFlip"),
 )
 _OTHERS = {"Arrays": "arrays", "Rows": "rows", "VisionDataModule": "base"} | dict.fromkeys(_AUGMENTATIONS, "augment")
 _MODULES = DATA_SETS | _OTHERS

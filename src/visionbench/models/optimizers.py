@@ -9,7 +9,8 @@ from torch.optim import Optimizer
 
 from visionbench.errors import UserError
 
-# Coefficients of the quintic Newton-Schulz iteration of Muon; the iteration's values stay between 0.7 and 1.2.
+# Coefficients of the quintic Newton-Schulz iteration of Muon. Three iterations bring all singular values from 0.02 to 1
+# to between 0.68 and 1.21.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
 
@@ -99,7 +100,7 @@ class ConvMuon(Optimizer):
 
 
 def orthogonalized(matrix: Tensor, iterations: int = 3) -> Tensor:
-    """A matrix with nearly the same singular vectors, and singular values near 1.
+    """A matrix with the same singular vectors, and singular values near 1 where they are not tiny.
 
     Args:
         matrix: Matrix, shape (rows, columns).
