@@ -133,6 +133,14 @@ def test_a_run_without_checkpoints_keeps_the_predictions_of_its_last_epoch(cli, 
     assert (predictions.predicted == predictions.labels).mean() == said["metrics"]["val/acc"]
 
 
+def test_the_metrics_have_the_order_of_the_epochs(both):
+    # A run that was killed between its last epoch and its end reads them from the file; its record is the same.
+    for run in both[:2]:
+        metrics = report(run)["metrics"]
+        epochs = [name for name in metrics if not name.startswith("test/")]
+        assert epochs == [name for name in rows(run)[0] if name in metrics]
+
+
 def test_another_model_starts_from_the_result(both, cli, tmp_path):
     _, last, _ = both
     assert cli(f"{LINE} --trainer.max_epochs 1 --model.start_from {last}").status == 0

@@ -15,7 +15,7 @@ import signal
 import sys
 import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from visionbench.studies.jobs import Job, run_job
 
@@ -31,7 +31,7 @@ def main() -> int:
     _warm_up()
     import torch
 
-    answers.write(json.dumps({"ready": True, "gpus": torch.cuda.device_count()}) + "\n")
+    _write(answers, {"ready": True, "gpus": torch.cuda.device_count()})
     gc.collect()
     gc.freeze()  # what is imported is never looked at again, and stays shared with the children
     return _Server(answers).serve()
@@ -51,6 +51,11 @@ def _warm_up() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         options |= {"data.root": f"{folder}/data", "model.widths": [4], "trainer.precision": "32-true"}
         fit("MLP", "Digits", max_epochs=1, run_dir=f"{folder}/run", **options)
+
+
+def _write(answers: IO[str], answer: dict[str, Any]) -> None:
+    with contextlib.suppress(BrokenPipeError):  # nobody is left to read it
+        answers.write(json.dumps(answer) + "\n")
 
 
 class _Server:
@@ -124,9 +129,7 @@ class _Server:
             child, status = os.waitpid(-1, os.WNOHANG)
             if not child:
                 return
-            answer = {"id": self.children.pop(child), "status": os.waitstatus_to_exitcode(status)}
-            with contextlib.suppress(BrokenPipeError):  # nobody is left to read it
-                self.answers.write(json.dumps(answer) + "\n")
+            _write(self.answers, {"id": self.children.pop(child), "status": os.waitstatus_to_exitcode(status)})
 
 
 if __name__ == "__main__":

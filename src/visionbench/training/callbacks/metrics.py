@@ -63,14 +63,16 @@ class MetricsFile(AfterEpoch):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:  # noqa: D102
         row = {"epoch": trainer.current_epoch, "step": trainer.global_step, **self.epoch_metrics(trainer)}
-        self.rows.append(row)
-        if not trainer.is_global_zero:
-            return
         if not self.columns:
             declared = pl_module.metrics if isinstance(pl_module, Classifier) else {}
             fixed = ["epoch", "step", "lr", *(name for name in declared if not name.startswith("test/"))]
             fixed += self.additional
             self.columns = fixed + sorted(set(row) - set(fixed))
+        # In the order of the file, as the rows that a resumed run reads from it: the order reaches run.json.
+        row = {name: row[name] for name in self.columns if name in row} | row
+        self.rows.append(row)
+        if not trainer.is_global_zero:
+            return
         with self.path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, self.columns, restval="", extrasaction="ignore")
             if file.tell() == 0:
