@@ -108,9 +108,9 @@ def notebook(arguments: argparse.Namespace) -> None:
         subprocess.run(command, cwd=folder, check=True, stdout=subprocess.DEVNULL)
         ours = time.monotonic() - began
         mean = _mean_accuracy(_rows(Path(folder, "lightning_logs/studies/eight/results.csv")))
+        print(f"eight networks, {arguments.epochs} epochs each, on {processor()}")
+        print(f"study {ours:.1f} s, mean validation accuracy {mean:.2f} %", flush=True)
         usual = run_usual(arguments, raw, workers, arguments.epochs, 8)
-    print(f"eight networks, {arguments.epochs} epochs each, on {processor()}")
-    print(f"study {ours:.1f} s, mean validation accuracy {mean:.2f} %")
     print(f"notebook {usual['seconds']:.1f} s, mean validation accuracy {usual['accuracy']:.2f} %, {workers} workers")
     print(f"the study takes {ours / usual['seconds']:.2f} of the notebook's time (n = 1)")
 
@@ -168,6 +168,7 @@ def usual_way(arguments: argparse.Namespace) -> dict:
                 for images, labels in loaders["val"]:
                     correct += (model(images).argmax(1) == labels).sum().item()
         accuracies.append(100 * correct / len(val))
+        print(f"{name}, {way}: {accuracies[-1]:.2f} % after {time.monotonic() - began:.0f} s", file=sys.stderr)
     return {"seconds": time.monotonic() - began, "accuracy": sum(accuracies) / len(accuracies)}
 
 

@@ -111,6 +111,22 @@ def test_a_cell_with_a_failed_run_is_never_chosen(study):
     assert [entry.reason for entry in waiting] == ["no cell of all has finished runs with val/acc alone"]
 
 
+def test_more_seeds_of_a_cell_are_trained_after_the_others_and_choose_nothing(study):
+    more = "seeds: [1], more_seeds: {seeds: [0, 2], cells: [{optimizer: Adam, width: 8}]}, "
+    study.path.write_text(TEXT.replace("all: {grid", f"all: {{{more}grid"))
+    study = load_study(study.path)
+    before = plan(study, {})
+    trained = [(use.seed, use.cell["optimizer"], use.cell["width"]) for use, _ in before.using("corrected", "all")]
+    assert sorted(trained, key=lambda entry: entry[0] != 1)[4:] == [(0, "Adam", "8"), (2, "Adam", "8")]
+    assert [run.first.seed for run in before.runs.values() if run.first.stage == "all"] == [1] * 8 + [0] * 2 + [2] * 2
+    assert len(list(before.using("corrected", "more"))) == 6  # what is resumed has the same seeds
+    rows = {}
+    for use, run in before.using("corrected", "all"):
+        best = tuple(use.cell.values()) == ("SGD", "8")
+        rows[run.id] = finished(run, 0.9 if best else 0.8 if use.seed == 1 else 0.99)
+    assert {tuple(use.cell.values()) for use, _ in plan(study, rows).using("corrected", "final")} == {("SGD", "8")}
+
+
 def test_each_seed_may_choose_its_own_cell(study):
     path = study.path
     path.write_text(TEXT.replace("by: val/acc", "by: val/acc, over: each seed"))

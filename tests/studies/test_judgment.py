@@ -179,6 +179,34 @@ def test_a_failed_candidate_does_not_hide_the_runs_of_the_chosen_cell():
     assert [run.id for run in runner.missing()] == [failed.id]  # it is tried again
 
 
+@pytest.mark.parametrize(
+    ("options", "trained"),
+    [
+        ({}, {"corrected candidates", "reported candidates", "reported final", "waiting corrected final"}),
+        ({"protocols": ["reported"]}, {"reported candidates", "reported final"}),
+        ({"stages": ["candidates"]}, {"corrected candidates", "reported candidates"}),
+        # The report chose the cell of its own, so that only the corrected one needs the candidates.
+        ({"stages": ["final"]}, {"corrected candidates", "reported final", "waiting corrected final"}),
+        ({"stages": ["final"], "protocols": ["reported"]}, {"reported final"}),
+    ],
+)
+def test_some_stages_and_protocols_are_trained_with_what_they_need(options, trained):
+    reported = "reported: {set: {model.dropout: 0.1}, chosen: {final: {width: 8}}}"
+    text = SELECTING.replace("stages:", f"protocols: {{{reported}, corrected: {{}}}}\nstages:")
+    runner = Runner(load(text), Options(**options))
+    found = {f"{use.protocol} {use.stage}" for run in runner.missing() for use in run.uses}
+    assert found | {f"waiting {entry.protocol} {entry.stage}" for entry in runner.waiting()} == trained
+    assert not runner.is_complete()
+    runner.store.rows |= {run.id: finished(run, 0.5) for run in runner.missing()}
+    assert runner.is_complete() == (not runner.waiting())
+
+
+@pytest.mark.parametrize("option", ["stages", "protocols"])
+def test_a_stage_or_protocol_that_is_not_there_is_refused(option):
+    with pytest.raises(UserError, match=f"--{option} names finale, which the study does not have; known: "):
+        Runner(load(SELECTING), Options(**{option: ["finale"]}))
+
+
 def test_saved_rows_that_are_not_of_the_plan_stay():
     study = load(SELECTING)
     rows = [finished(run, 0.5) for run in plan(study, {}).runs.values()]

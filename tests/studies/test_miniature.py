@@ -93,6 +93,7 @@ def miniature(study):
                 cells=covering(stage.cells),
                 set=shrunk(stage.set),
                 seeds=stage.seeds[:1],
+                more_seeds=(),
                 folds=None if stage.folds is None else FOLDS,
             )
             for name, stage in study.stages.items()

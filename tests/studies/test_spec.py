@@ -217,6 +217,32 @@ def test_the_example_names_the_file_beside_it_as_python_does(tmp_path, monkeypat
     assert study.module.stem == "my_study"
 
 
+MORE = "all: {grid: [width], seeds: [0], more_seeds: {seeds: [1, 2], cells: [{width: 0.20}]}}"
+
+
+def test_some_cells_have_more_seeds(tmp_path):
+    stage = load(tmp_path, TEXT.replace("all: {grid: [width]}", MORE)).stages["all"]
+    assert [stage.seeds_of(cell) for cell in stage.cells] == [(0,), (0,), (0, 1, 2)]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("seeds: [1, 2]", "seeds: [0]", "more_seeds.seeds has 0, which is among the seeds of all cells; remove it."),
+        ("{seeds: [1, 2], cells", "{cells", "stages.all.more_seeds has no seeds; give them."),
+        (", cells: [{width: 0.20}]", "", "stages.all.more_seeds has no cells; give them."),
+        ("width: 0.20}]", "width: 0.2}]", "'0.2', which is not known there; did you mean 0.20?"),
+        ("[{width: 0.20}]", "[{}]", "cells has {}, which is no cell of the stage; name one with all its axes."),
+        ("cells: [{", "cell: [{", "has the key cell, which a study file does not have there; did you mean cells?"),
+        ("test: true", "more_seeds: {seeds: [7], cells: []}, test: true", "the stage has one cell, that of best_of;"),
+    ],
+)
+def test_each_mistake_of_more_seeds_is_one_sentence(tmp_path, old, new, sentence):
+    with pytest.raises(UserError) as refusal:
+        load(tmp_path, TEXT.replace("all: {grid: [width]}", MORE).replace(old, new, 1))
+    assert sentence in str(refusal.value)
+
+
 def test_a_study_that_is_not_there_gets_the_nearest_name(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs/studies").mkdir(parents=True)

@@ -198,20 +198,30 @@ def test_the_columns_of_the_long_tables_add_up(name, stage):
     assert {measure: str(total) for measure, total in sums.items()} == SUMS[name, stage]
 
 
+def test_the_candidates_of_the_search_are_balanced():
+    """Each label of an axis stands in equally many of the 12 candidates, and the base network is one of them."""
+    study = read("fashion-cnn-grid")
+    cells = study.stages["search"].cells
+    assert len({tuple(cell.items()) for cell in cells}) == 12
+    for axis, labels in study.grid.items():
+        assert Counter(cell[axis] for cell in cells) == dict.fromkeys(labels, 12 // len(labels))
+    assert dict(zip(study.grid, ("2", "3", "16", "128", "0.1", "2", "relu"), strict=True)) in cells
+
+
 # Number of runs of each protocol; what a result chooses is not known before and not counted.
 RUNS = {
-    "cifar-mlp-depth-activation": {"reported": 9 * 5, "corrected": 9 * 5},
-    "fashion-cnn-dropout": {"reported": 27 * 5 + 5, "corrected": 27 * 5},  # the same trainings
-    "fashion-cnn-grid": {"reported": 5 + 5, "corrected": 96 * 3},
+    "cifar-mlp-depth-activation": {"reported": 9 + 2 * 4, "corrected": 9 + 2 * 4},  # two cells have five seeds
+    "fashion-cnn-dropout": {"reported": 18 + 2 * 4 + 1, "corrected": 18 + 2 * 4},  # the same trainings
+    "fashion-cnn-grid": {"reported": 5 + 5, "corrected": 12 * 3},
     "fashion-mlp-regularization": {"reported": 8 * 5 + 5, "corrected": 8 * 5},
-    "fashion-patch-mlp": {"reported": 4 + 5, "corrected": 4},
+    "fashion-patch-mlp": {"reported": 4, "corrected": 4 + 1},  # one training of the grid is the reported network
     "fashion-train-ratio": {"reported": 5 * 5, "corrected": 5 * 5},  # the same trainings
-    "fracture-transfer": {"reported": 5, "corrected": 5 + 5 * 5},
+    "fracture-transfer": {"reported": 5, "corrected": 5 + 5 * 5, "random-weights": 5 + 5 * 5},
     "greek-transfer": {"reported": 5 + 2 * 5, "corrected": 27 * 5},
     "heart-mlp": {"reported": 3 * 5, "corrected": 3 * 5},
     "mnist-cnn": {"reported": 5 + 5, "corrected": 5 + 5},
 }
-SHARED = {"fashion-cnn-dropout": 27 * 5, "fashion-train-ratio": 5 * 5}
+SHARED = {"fashion-cnn-dropout": 18 + 2 * 4, "fashion-train-ratio": 5 * 5}
 
 
 @pytest.mark.parametrize("name", STUDIES)
@@ -236,10 +246,14 @@ def test_a_published_value_is_one_that_a_run_has(name):
         assert {(stage, tuple(row.cell.items())) for row in rows} <= known
 
 
+OTHER_PROTOCOLS = {"fracture-transfer": {"random-weights"}}  # a control
+
+
 @pytest.mark.parametrize("name", STUDIES)
 def test_each_study_says_its_source_its_choices_and_has_both_protocols(name):
     study = read(name)
-    assert list(study.protocols) == ["reported", "corrected"]
+    assert list(study.protocols)[:2] == ["reported", "corrected"]
+    assert set(study.protocols) - {"reported", "corrected"} == OTHER_PROTOCOLS.get(name, set())
     assert study.protocols["corrected"].defects == {}
     assert study.published_protocol == "reported"
     assert study.choices

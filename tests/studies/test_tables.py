@@ -122,6 +122,20 @@ def test_the_spread_of_a_column_is_pooled_over_its_cells(measure):
     assert (spread.degrees_of_freedom, spread.pooled) == (2, True)
 
 
+def test_the_spread_of_cells_with_more_seeds_is_that_of_a_cell_with_one(measure):
+    stage = "{networks: {grid: [width], seeds: [0], more_seeds: {seeds: [1, 2, 3, 4], cells: [{width: 8}]}}}"
+    published = "{networks: [[width, val/acc], [8, 80], [16, 90]]}"
+    entries = measure(
+        lambda row: accuracy(row, 0.78 + 0.01 * row.seed if row.cell["width"] == "8" else 0.9, count=0),
+        stages(stage, published, "[val/acc]"),
+    )
+    many, one = (only(entries, "val/acc", cell={"width": width}) for width in ("8", "16"))
+    assert (many.asked, one.asked) == (5, 1)
+    assert one.spread.sd == many.spread.sd == pytest.approx(2.5**0.5)
+    assert (one.spread.degrees_of_freedom, one.spread.pooled) == (4, True)
+    assert [entry.verdict.kind for entry in (many, one)] == ["reproduced", "reproduced"]
+
+
 def test_a_value_is_judged_by_the_tolerance_of_its_measure(measure):
     text = TEXT.replace("seeds: [0, 1]", "seeds: [0, 1, 2, 3, 4]")
 

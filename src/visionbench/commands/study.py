@@ -100,6 +100,10 @@ def _run(args: Sequence[str]) -> int:
         action="store_true",
         help="Whether all checkpoints are kept, from now on; by default those that a later run or a figure needs.",
     )
+    parser.add_argument(
+        "--stages", metavar="LIST", help="Stages to train, separated by commas, and the runs that these need."
+    )
+    parser.add_argument("--protocols", metavar="LIST", help="Protocols to train, separated by commas.")
     options = parser.parse_args(args)
     if options.workers is not None and options.workers < 1:
         raise UserError(f"workers is {options.workers}, expected 1 or more.")
@@ -115,6 +119,8 @@ def _run(args: Sequence[str]) -> int:
             accept_code=options.accept_code,
             budget=seconds_of(options.budget) if options.budget is not None else None,
             keep_checkpoints=options.keep_checkpoints,
+            protocols=_names(options.protocols),
+            stages=_names(options.stages),
         ),
         Screen(console) if console.is_terminal else Lines(console),
     )
@@ -153,7 +159,7 @@ def _report(args: Sequence[str]) -> int:
     )
     options = parser.parse_args(args)
     runner = Runner(load_study(options.study), Options(studies=Path(options.studies), accept_code=options.accept_code))
-    formats = tuple(word.strip() for word in options.formats.split(",") if word.strip())
+    formats = _names(options.formats)
     paths = write_report(
         runner.study, runner.plan, runner.store.rows, runner.store.folder, notes=runner.notes, formats=formats
     )
@@ -273,6 +279,11 @@ def _judged(runner: "Runner") -> list["Measured"]:
     from visionbench.studies.tables import measure_study
 
     return [entry for entry in measure_study(runner.plan, runner.store.rows) if entry.judged]
+
+
+def _names(text: str | None) -> tuple[str, ...]:
+    """Names that are separated by commas."""
+    return tuple(word.strip() for word in (text or "").split(",") if word.strip())
 
 
 def _name(entry: "Measured") -> str:

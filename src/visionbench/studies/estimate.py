@@ -37,7 +37,7 @@ def dry_run(runner: Runner) -> Iterator[str]:
     for run in missing:
         known = seconds.get(run.id)
         yield f"{run.id}  {duration(known) if known is not None else '?':>12}  {place_in_words(run)}"
-    for entry in runner.plan.waiting:
+    for entry in runner.waiting():
         yield f"{'later':<16}  {counted(entry.count, 'run'):>12}  {entry.stage} · {entry.protocol}: {entry.reason}"
     for problem in problems.values():
         yield f"note: {problem}"

@@ -154,7 +154,8 @@ class Plan:
         places = [
             (u, run) for run in self.runs.values() for u in run.uses if (u.protocol, u.stage) == (protocol, stage)
         ]
-        seeds = {seed: place for place, seed in enumerate(self.study.stages[stage].seeds)}
+        used = self.study.stages[stage]
+        seeds = {seed: place for place, seed in enumerate((*used.seeds, *used.more_seeds))}
         cells = list(dict.fromkeys(tuple(u.cell.items()) for u, _ in places))
         yield from sorted(
             places, key=lambda p: (cells.index(tuple(p[0].cell.items())), seeds.get(p[0].seed, 0), p[0].fold or 0)
@@ -279,7 +280,7 @@ class _Planner:
                     self._best(stage, protocol, (place, number))
                 else:
                     for cell in stage.cells:
-                        self._add(stage, protocol, cell, stage.seeds, (place, number))
+                        self._add(stage, protocol, cell, stage.seeds_of(cell), (place, number))
         runs = dict(sorted(self.runs.items(), key=lambda entry: entry[1].order))
         return Plan(self.study, runs, self.foreign, self.waiting, self.choices)
 
@@ -392,7 +393,7 @@ class _Planner:
         run_id = _run_id(config, parents, anew=stage.best_of is not None)
         run = self.runs.get(run_id)
         if run is None:
-            place = self.study.stages[use.stage].seeds.index(use.seed)
+            place = (*stage.seeds, *stage.more_seeds).index(use.seed)
             run = PlannedRun(run_id, self.study, config, [use], continues, sources, (place, *order, len(self.runs)))
             self.runs[run_id] = run
         else:

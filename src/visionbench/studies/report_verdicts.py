@@ -273,6 +273,9 @@ def stage_tables(contents: Contents, stage: Stage) -> Iterator[Html]:
 
 def _caption(contents: Contents, stage: Stage, entries: Sequence[Measured]) -> str:
     words = [f"Mean ± standard deviation over {counted(len(stage.seeds), 'seed')}"]
+    if stage.more_seeds:
+        cells = [cell_name(cell, stage.name) for cell in stage.more_seeds_of]
+        words.append(f"{len(stage.seeds) + len(stage.more_seeds)} seeds of {listed(cells)}")
     if stage.folds is not None:
         words.append(f"{stage.folds} folds pooled in each")
     words.append("accuracies in percent")

@@ -21,7 +21,7 @@ from visionbench.errors import RunFailed, Stopped, UserError, is_disk_error
 from visionbench.files import set_aside, write_whole
 from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import package_digest
-from visionbench.studies.expand import Plan, PlannedRun, Source, Use, plan, runs_folder
+from visionbench.studies.expand import Plan, PlannedRun, Source, Use, Waiting, plan, runs_folder
 from visionbench.studies.jobs import DISK, ELSEWHERE, Job
 from visionbench.studies.judgment import changed_since, record, recorded
 from visionbench.studies.results import Row, read_rows, row_of, write_rows
@@ -63,6 +63,8 @@ class Options:
         epochs: Number of epochs of every run instead of the study's own, for a trial; a run that resumes another one
             gets as many more.
         keep_checkpoints: Whether all checkpoints are kept.
+        protocols: Protocols whose runs are trained; all if empty.
+        stages: Stages whose runs are trained, after the runs that they need; all if empty.
     """
 
     studies: Path = STUDIES
@@ -73,6 +75,8 @@ class Options:
     budget: float | None = None
     epochs: int | None = None
     keep_checkpoints: bool = False
+    protocols: Sequence[str] = ()
+    stages: Sequence[str] = ()
 
 
 class Watcher(Protocol):
@@ -133,6 +137,8 @@ class Runner:
     def __init__(self, study: Study, options: Options, watcher: Watcher | None = None) -> None:
         self.study, self.options, self.watcher = study, options, watcher
         _check_words(options.words)
+        _check_selection("protocols", options.protocols, study.protocols)
+        _check_selection("stages", options.stages, study.stages)
         self.stores: dict[str, Store] = {}
         self.store = self._store(study)
         self.plan: Plan = plan(study, {}, epochs=options.epochs)
@@ -218,7 +224,7 @@ class Runner:
     def missing(self) -> list[PlannedRun]:
         """Runs to be trained: those without a row, and those whose checkpoint a later run needs and is not here."""
         by_key = {(run.study.id, run.id): run for run in self.every_run()}
-        missing = {key: run for key, run in by_key.items() if run.study is self.study and self.row(run) is None}
+        missing = {key: run for key, run in by_key.items() if self._is_asked(run) and self.row(run) is None}
         pending = list(missing.values())
         while pending:
             for source in pending.pop().parents:
@@ -281,9 +287,13 @@ class Runner:
         self.started = {}
 
     def is_complete(self) -> bool:
-        """Whether every run is finished, and none is waiting for others."""
-        finished = all((row := self.row(run)) is not None and row.is_finished for run in self.plan.runs.values())
-        return finished and not self.plan.waiting
+        """Whether every run that is asked for is finished, and none is waiting for others."""
+        asked = [run for run in self.plan.runs.values() if self._is_asked(run)]
+        return not self.waiting() and all((row := self.row(run)) is not None and row.is_finished for run in asked)
+
+    def waiting(self) -> list[Waiting]:
+        """Runs that are asked for and not known yet."""
+        return [entry for entry in self.plan.waiting if self._selects(entry.protocol, entry.stage)]
 
     def write(self) -> None:
         """Writes the rows of the study, and of those that it needs."""
@@ -477,6 +487,21 @@ class Runner:
 
     # Helpers
 
+    def _is_asked(self, run: PlannedRun) -> bool:
+        return run.study is self.study and any(self._selects(use.protocol, use.stage) for use in run.uses)
+
+    def _selects(self, protocol: str, stage: str) -> bool:
+        if self.options.protocols and protocol not in self.options.protocols:
+            return False
+        if not self.options.stages or stage in self.options.stages:
+            return True
+        chosen = self.study.protocols[protocol].chosen
+        return any(
+            self._selects(protocol, later.name)
+            for later in self.study.stages.values()
+            if later.best_of == stage and later.name not in chosen
+        )
+
     def _needed_by_others(self) -> set[Place]:
         """Places of this study whose checkpoints other studies in the folder start from."""
         needed: set[Place] = set()
@@ -611,6 +636,12 @@ def _check_words(words: Sequence[str]) -> None:
                 f"--{name} cannot be given to a study, whose file says all that changes numbers; known: "
                 f"{', '.join(f'--{option}' for option in FREE_OPTIONS)}."
             )
+
+
+def _check_selection(option: str, names: Sequence[str], known: Mapping[str, Any]) -> None:
+    for name in names:
+        if name not in known:
+            raise UserError(f"--{option} names {name}, which the study does not have; known: {', '.join(known)}.")
 
 
 def _labels(run: PlannedRun) -> dict[str, str]:

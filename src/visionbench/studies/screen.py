@@ -158,7 +158,7 @@ def stopping(running: int) -> str:
 def opening(runner: "Runner") -> str:
     """The first line: what is to be trained."""
     missing, planned = len(runner.missing()), len(runner.plan.runs)
-    waiting = sum(entry.count for entry in runner.plan.waiting)
+    waiting = sum(entry.count for entry in runner.waiting())
     known = runner.time_left()
     time_left = f", about {duration(known)}" if missing and known is not None else ""
     later = f", and {counted(waiting, 'run')} whose cell is chosen by then" if waiting else ""
@@ -191,7 +191,7 @@ def print_end(console: Console, runner: "Runner") -> None:
         if row is not None and not row.is_finished:
             folder = runner.stores[run.study.id].run(run.id)
             console.print(f"{row.status}: {place_in_words(run)}: {row.error} ({folder}/log.txt)")
-    for entry in runner.plan.waiting:
+    for entry in runner.waiting():
         console.print(f"waiting: {counted(entry.count, 'run')} of {entry.stage}, {entry.protocol}: {entry.reason}")
     if runner.out_of_budget:
         console.print("The budget is used up; the same command goes on where this one stopped.")

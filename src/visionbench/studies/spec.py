@@ -19,9 +19,10 @@ KEYS = {
 }
 PROTOCOL_KEYS = {"defects", "changes", "set", "chosen"}
 STAGE_KEYS = {
-    *("grid", "cells", "set", "result", "test", "protocols", "seeds", "folds", "evaluate", "every", "best_of", "by"),
-    *("over", "continue"),
+    *("grid", "cells", "set", "result", "test", "protocols", "seeds", "more_seeds", "folds", "evaluate", "every"),
+    *("best_of", "by", "over", "continue"),
 }
+MORE_SEEDS_KEYS = {"seeds", "cells"}
 NEED_KEYS = {"study", "protocol", "stage", "cell", "epoch"}
 EVALUATIONS = ("train_eval", "before", "augmented_val")
 # Defects that `allow` of fit knows. The package of guards imports torch, which a study file does not need.
@@ -94,7 +95,9 @@ class Stage:
         last_epoch: Whether the last epoch is the result, although a validation is watched.
         test: Whether the result is tested.
         protocols: Names of the protocols that have the stage.
-        seeds: Seeds.
+        seeds: Seeds of each cell; where cells are compared to choose one, these alone count.
+        more_seeds: Further seeds.
+        more_seeds_of: Cells that are trained with the further seeds too, for the spread over seeds.
         folds: Number of folds, each of which is held out by one run; `None` without folds.
         evaluate: Names of further evaluations.
         every: When they are made: after each epoch, or at the end.
@@ -111,6 +114,8 @@ class Stage:
     test: bool = False
     protocols: tuple[str, ...] = ()
     seeds: tuple[int, ...] = ()
+    more_seeds: tuple[int, ...] = ()
+    more_seeds_of: tuple[Cell, ...] = ()
     folds: int | None = None
     evaluate: tuple[str, ...] = ()
     every: Literal["epoch", "end"] = "end"
@@ -118,6 +123,14 @@ class Stage:
     by: str = "val/acc"
     over: Literal["seeds", "each seed"] = "seeds"
     continues: str | None = None
+
+    def seeds_of(self, cell: Cell) -> tuple[int, ...]:
+        """Gives the seeds of a cell.
+
+        Args:
+            cell: Cell of the stage.
+        """
+        return self.seeds + (self.more_seeds if cell in self.more_seeds_of else ())
 
 
 @dataclass(frozen=True)
@@ -374,7 +387,7 @@ class _Reader:
                 if entry.get(key) is not None and entry[key] not in stages:
                     raise _Mistake(f"{where}.{key} is {entry[key]}, which is no stage above it.")
             parent = stages[entry["continue"]] if entry.get("continue") is not None else None
-            for key in ("seeds", "folds") if parent is not None else ():
+            for key in ("seeds", "more_seeds", "folds") if parent is not None else ():
                 if entry.get(key) is not None:
                     raise _Mistake(
                         f"{where} has {key}, but continues {entry['continue']}, whose {key} it has; remove it."
@@ -398,14 +411,18 @@ class _Reader:
             by = _text(entry.get("by", "val/acc"), f"{where}.by")
             if not is_measure(by) or by.startswith(TESTED):
                 raise _Mistake(f"{where}.by is {by}, expected a metric of the validation, such as val/acc.")
+            cells = self._cells(name, entry)
+            more_seeds, more_seeds_of = self._more_seeds(name, entry, seeds, cells)
             stages[name] = Stage(
                 name=name,
-                cells=self._cells(name, entry),
+                cells=cells,
                 set=self._options(entry.get("set"), "stages", name, "set"),
                 last_epoch=_one_of(entry.get("result", "best"), ("best", "last epoch"), f"{where}.result") != "best",
                 test=_flag(entry.get("test", False), f"{where}.test"),
                 protocols=names,
                 seeds=parent.seeds if parent is not None else seeds,
+                more_seeds=parent.more_seeds if parent is not None else more_seeds,
+                more_seeds_of=parent.more_seeds_of if parent is not None else more_seeds_of,
                 folds=parent.folds if parent is not None else folds,
                 evaluate=evaluate,
                 every="epoch"
@@ -437,16 +454,43 @@ class _Reader:
         if entry.get("best_of") is not None or entry.get("continue") is not None:
             return ()
         if entry.get("cells") is not None:
-            cells = [dict(_mapping(c, f"{where}.cells")) for c in _sequence(self.text["stages"][name]["cells"], where)]
-            for cell in cells:
-                self._check_cell(cell, f"{where}.cells")
-            return tuple(cells)
+            return self._listed_cells(self.text["stages"][name]["cells"], f"{where}.cells")
         product: list[Cell] = [{}]
         for axis in _sequence(entry.get("grid") or [], f"{where}.grid"):
             if axis not in self.grid:
                 raise _Mistake(f"{where}.grid names {axis}, which is no axis of grid.")
             product = [{**cell, axis: label} for cell in product for label in self.grid[axis]]
         return tuple(product)
+
+    def _listed_cells(self, content: Any, where: str) -> tuple[Cell, ...]:
+        cells = [dict(_mapping(cell, where)) for cell in _sequence(content, where)]
+        for cell in cells:
+            self._check_cell(cell, where)
+        return tuple(cells)
+
+    def _more_seeds(
+        self, name: str, entry: Mapping[str, Any], seeds: Sequence[int], cells: Sequence[Cell]
+    ) -> tuple[tuple[int, ...], tuple[Cell, ...]]:
+        """The further seeds of a stage, and the cells that have them."""
+        where = f"stages.{name}.more_seeds"
+        if entry.get("more_seeds") is None:
+            return (), ()
+        content = _mapping(entry["more_seeds"], where)
+        _known(content, MORE_SEEDS_KEYS, where)
+        if entry.get("best_of") is not None:
+            raise _Mistake(f"{where}: the stage has one cell, that of best_of; give it seeds instead.")
+        more = self._seeds(_given(content, "seeds", where), f"{where}.seeds")
+        if twice := sorted({*more} & {*seeds}):
+            raise _Mistake(f"{where}.seeds has {twice[0]}, which is among the seeds of all cells; remove it.")
+        _given(content, "cells", where)
+        listed = self._listed_cells(self.text["stages"][name]["more_seeds"]["cells"], f"{where}.cells")
+        found = []
+        for cell in listed:
+            same = [known for known in cells if known.items() == cell.items()]
+            if not same:
+                raise _Mistake(f"{where}.cells has {cell}, which is no cell of the stage; name one with all its axes.")
+            found += same
+        return more, tuple(found)
 
     def _needs(self) -> dict[str, Need]:
         needs = {}
@@ -636,6 +680,12 @@ def _sequence(content: Any, where: str) -> list[Any]:
     if not isinstance(content, list):
         raise _Mistake(f"{where} is {content!r}, expected a list.")
     return content
+
+
+def _given(content: Mapping[str, Any], key: str, where: str) -> Any:
+    if content.get(key) is None:
+        raise _Mistake(f"{where} has no {key}; give them.")
+    return content[key]
 
 
 def _text(content: Any, where: str) -> str:

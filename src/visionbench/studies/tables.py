@@ -152,7 +152,7 @@ def _without_runs(study: Study, stage: Stage, measured: Sequence[Measured]) -> I
                 continue
             entry = Measured(
                 *(study.published_protocol, stage.name, dict(row.cell), row.epoch, measure, {}, ()),
-                asked=len(stage.seeds),
+                asked=len(stage.seeds_of(dict(row.cell))),
                 published=published,
                 compared=True,
                 judged=True,
@@ -198,7 +198,7 @@ def _measured(study: Study, stage: Stage, cell: CellRuns, measure: str, epoch: i
         measure=measure,
         values=values,
         rows=tuple(cell.rows),
-        asked=len(stage.seeds),
+        asked=len(stage.seeds_of(cell.cell)),
         unfinished=sum(not row.is_finished for row in cell.rows),
         items=items if is_share(measure) else None,
         published=published,
