@@ -19,6 +19,7 @@ from visionbench.figures.studies import (
     vector,
 )
 from visionbench.figures.study_matrices import draw_image_grid, draw_matrices
+from visionbench.figures.verdicts import LOOKS, VerdictRow, draw_verdicts
 from visionbench.studies.statistics import main_effects
 
 pytestmark = pytest.mark.fast
@@ -231,3 +232,27 @@ def test_the_last_row_of_small_multiples_may_be_short():
     figure = draw_panels("curves", panels(5), 3)
     assert text_of(figure).count("epoch") == 3
     assert math.isclose(figure.canvas.get_size_inches()[0], 9.0)
+
+
+# Verdicts
+
+
+@pytest.mark.parametrize("count", [1, 8, 45])
+def test_verdicts_are_legible(words, count):
+    kinds = list(LOOKS)
+    rows = [
+        VerdictRow(
+            f"A cell of a long name, number {n}, epoch {n}", 80.0, (79.5, 80.5), 80.0 + (-1) ** n * n, (79, 82), kind
+        )
+        for n, kind in zip(range(count), itertools.cycle(kinds))
+    ]
+    losses = [VerdictRow("loss", 1.5, (1.45, 1.55), None, None, "incomplete")]
+    figure = draw_verdicts("A title", {"points": (rows, 5.0), "training loss": (losses, 1.0)})
+    assert words.overlapping(figure.canvas) == []
+    assert len(figure.rows) == count + 1
+
+
+def test_a_mean_outside_of_the_picture_is_an_arrow_with_its_distance():
+    row = VerdictRow("cell", 80.0, (79.5, 80.5), 60.0, (59.0, 61.0), "not reproduced")
+    figure = draw_verdicts("A title", {"points": ([row], 5.0)})
+    assert text_of(figure) == ["\N{LEFTWARDS ARROW} \N{MINUS SIGN}20"]

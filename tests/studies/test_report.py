@@ -18,6 +18,7 @@ from visionbench.studies.expand import plan
 from visionbench.studies.figure_words import figure_request
 from visionbench.studies.report import write_report
 from visionbench.studies.report_contents import Contents, measure_words, number, signed, titles_of, with_deviation
+from visionbench.studies.report_verdicts import verdict_figure
 from visionbench.studies.results import Row, write_rows
 from visionbench.studies.spec import load_study
 from visionbench.studies.tables import CellRuns
@@ -332,6 +333,30 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path):
     study = study_of(tmp_path)
     with pytest.raises(UserError, match=r"report.csv cannot be written \(.*\); give another folder\.$"):
         write_report(study, plan(study, {}), {}, tmp_path / "file" / "logs", formats=["csv"])
+
+
+def test_the_picture_of_the_verdicts_has_each_judged_value(tmp_path):
+    study = study_of(tmp_path)
+    rows = rows_of(study, lambda run, row: None if run.first.cell["width"] == "16" else row)
+    contents = Contents(study, plan(study, rows), rows, tmp_path)
+    figure = verdict_figure(contents)
+    drawn = [dict(zip(figure.columns, row, strict=True)) for row in figure.rows]
+    assert [(row["unit"], row["printed"], row["verdict"]) for row in drawn] == [
+        ("points", 80.0, "reproduced"),
+        ("points", 70.0, "incomplete"),
+        ("points", 90.0, "reproduced"),
+    ]
+    (first, *_) = [verdict for _, verdict in contents.judged]
+    assert (drawn[0]["mean"], drawn[0]["low"], drawn[0]["high"]) == (first.mean, *first.interval)
+    assert (drawn[1]["mean"], drawn[1]["low"]) == ("", "")
+    path = write_report(study, plan(study, rows), rows, tmp_path / "logs", formats=["png"])[0]
+    assert path.read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_a_judged_value_there_is_no_picture(tmp_path):
+    study = replace(study_of(tmp_path), judged={})
+    with pytest.raises(UserError, match="judges no value, so that there is no picture of verdicts"):
+        write_report(study, plan(study, {}), {}, tmp_path / "logs", formats=["png"])
 
 
 # Tables

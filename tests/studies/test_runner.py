@@ -9,11 +9,12 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from visionbench.studies.results import TIMES, read_rows
+from visionbench.studies.results import TIMES, read_rows, write_rows
 from visionbench.studies.spec import load_study
 
 pytestmark = pytest.mark.slow
@@ -93,6 +94,33 @@ def test_a_forked_run_is_the_run_of_the_command_line(undisturbed, tmp_path):
     from visionbench.runs.folder import RunFolder
 
     assert RunFolder(tmp_path / "run").metadata["weights_digest"] == row.weights_digest
+
+
+def test_a_recorded_run_is_repeated_on_a_clone_with_one_command(undisturbed, tmp_path):
+    write_study(tmp_path)
+    saved = Path("docs/results/two-widths/runs.csv")
+    (tmp_path / saved).parent.mkdir(parents=True)
+    shutil.copy(undisturbed / saved, tmp_path / saved)
+    row = next(row for row in read_rows(tmp_path / saved) if row.stage == "more")  # it resumes another run
+    printed = study(tmp_path, "repeat", "two-widths", row.id[:6]).stdout
+    assert f"{row.id} was trained again for comparison, and has the recorded weights." in printed
+    assert "The weights and all metrics are those recorded, digit for digit." in printed
+    assert not (tmp_path / "lightning_logs/studies").exists()
+
+    other = replace(row, metrics={**row.metrics, "val/acc": 0.5}, weights_digest="0" * 64)
+    write_rows(tmp_path / saved, [other])
+    differs = study(tmp_path, "repeat", "two-widths", row.id, check=False)
+    assert differs.returncode == 1
+    assert f"val/acc: {100 * row.metrics['val/acc']:.4f} % here, 50.0000 % recorded" in differs.stdout
+    assert "the weights are other ones\nother circumstances: none that is known" in differs.stdout
+    write_rows(tmp_path / saved, [replace(other, processor="another one")])
+    elsewhere = study(tmp_path, "repeat", "two-widths", row.id)
+    assert f"other circumstances: processor {row.processor} here, another one recorded" in elsewhere.stdout
+    unknown = study(tmp_path, "repeat", "two-widths", "zz", check=False)
+    assert unknown.returncode == 2
+    assert f"none of the 1 recorded runs of two-widths begins so; expected an id of {saved}, such as {row.id}." in (
+        unknown.stderr + unknown.stdout
+    )
 
 
 def test_a_resumed_stage_equals_a_run_that_was_never_stopped(undisturbed, tmp_path):

@@ -22,11 +22,13 @@ usage: visionbench study COMMAND
   run STUDY [options]            train all runs that are missing; the same command resumes an interrupted study
   report STUDY [options]         write the page with verdicts, tables and figures
   verify STUDY                   compare the verdicts with those that were saved; trains nothing
+  repeat STUDY RUN               train one finished run again, and compare it with what is recorded
 
 STUDY is a study file, or the name of one in configs/studies. `visionbench study run --help` lists the options."""
 
 UNITS = {"s": 1.0, "min": 60.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 VERDICTS_FILE = "verdicts.csv"
+REPEATED = "lightning_logs/repeated"
 # Exit status of `verify` where runs are missing.
 INCOMPLETE = 3
 
@@ -38,8 +40,8 @@ def study(args: Sequence[str]) -> int:
         args: Name of the command, then its arguments.
 
     Returns:
-        The exit status: 0; 1 for `run` with failed runs and `verify` with a verdict that got worse; 3 for `verify`
-        with missing runs.
+        The exit status: 0; 1 for `run` with failed runs, for `verify` with a verdict that got worse, and for `repeat`
+        with another result under the same circumstances; 3 for `verify` with missing runs.
 
     Raises:
         UserError: There is no such command or study, or the study file is refused.
@@ -53,6 +55,7 @@ def study(args: Sequence[str]) -> int:
         "run": _run,
         "report": _report,
         "verify": _verify,
+        "repeat": _repeat,
     }
     if args[0] not in commands:
         raise UserError(f"There is no command study {args[0]}; the commands are {', '.join(commands)}.")
@@ -155,7 +158,7 @@ def _report(args: Sequence[str]) -> int:
         "--formats",
         default="html,csv",
         metavar="LIST",
-        help="Files to write: html, csv, markdown and latex, separated by commas.",
+        help="Files to write, separated by commas: html, csv, markdown, latex, and png, the picture of the verdicts.",
     )
     options = parser.parse_args(args)
     runner = Runner(load_study(options.study), Options(studies=Path(options.studies), accept_code=options.accept_code))
@@ -201,6 +204,49 @@ def _verify(args: Sequence[str]) -> int:
     if worsened:
         return 1
     return 0 if runner.is_complete() else INCOMPLETE
+
+
+def _repeat(args: Sequence[str]) -> int:
+    from visionbench.interrupts import ended_by_sigterm
+    from visionbench.studies.repeat import Repeater
+    from visionbench.studies.runner import Options
+    from visionbench.studies.screen import Lines
+    from visionbench.studies.spec import load_study
+
+    words, args = _free_options(args)
+    parser = PlainParser(
+        prog="visionbench study repeat",
+        description="Trains one finished run again, in a folder of its own, and compares it with what is recorded. "
+        "Options of fit that change no number may be given too, such as --data.source FOLDER.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("study", metavar="STUDY", help="Study file, or the name of one in configs/studies.")
+    parser.add_argument("run", metavar="RUN", help="Id of the run in docs/results/STUDY/runs.csv, or its first digits.")
+    parser.add_argument("--studies", default=REPEATED, metavar="DIR", help="Folder of the repeated runs.")
+    options = parser.parse_args(args)
+    console = plain_console()
+    runner = Repeater(
+        load_study(options.study),
+        options.run,
+        Options(studies=Path(options.studies), words=words, accept_code=True),
+        Lines(console),
+    )
+    try:
+        with ended_by_sigterm():
+            repeated = runner.run()
+    except (KeyboardInterrupt, Stopped) as stop:
+        console.print("Stopped; the same command goes on where it stopped.")
+        return stop.status if isinstance(stop, Stopped) else 130
+    if not repeated:
+        return 1
+    differences, circumstances = runner.differences(), runner.circumstances()
+    if not differences:
+        console.print("The weights and all metrics are those recorded, digit for digit.")
+        return 0
+    for line in differences:
+        console.print(line)
+    console.print(f"other circumstances: {'; '.join(circumstances) or 'none that is known'}")
+    return 0 if circumstances else 1
 
 
 def _list(args: Sequence[str]) -> int:

@@ -1,6 +1,6 @@
 """The report of a study: a page with verdicts, tables and figures, and the values as a table."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from visionbench.errors import UserError
@@ -15,7 +15,7 @@ from visionbench.studies.report_facts import about, circumstances, cost, unfinis
 from visionbench.studies.report_figures import curves, effects, matrices
 from visionbench.studies.report_images import images
 from visionbench.studies.report_tables import csv_table, latex_table, markdown_table
-from visionbench.studies.report_verdicts import STYLE, stage_tables, verdict_picture
+from visionbench.studies.report_verdicts import STYLE, stage_tables, verdict_figure, verdict_picture
 from visionbench.studies.results import Row
 from visionbench.studies.spec import Study
 from visionbench.studies.verdicts import summary_sentence
@@ -23,6 +23,7 @@ from visionbench.text import counted
 
 # File of each format.
 FILES = {"html": "report.html", "csv": "report.csv", "markdown": "report.md", "latex": "report.tex"}
+FILES |= {"png": "verdicts.png"}
 
 
 def write_report(
@@ -42,7 +43,7 @@ def write_report(
         rows: Rows by the ids of their runs; those of failed and diverged runs are read from the folder too.
         folder: Folder of the study, with its run folders in `runs` where they were trained on this machine.
         notes: Sentences about the rows, which the page shows.
-        formats: Formats to write: html, csv, markdown, latex.
+        formats: Formats to write: html, csv, markdown, latex, and png for the picture of the verdicts.
 
     Returns:
         The files.
@@ -56,11 +57,17 @@ def write_report(
         if name not in FILES:
             raise UserError(f"There is no format {name}; expected some of: {', '.join(FILES)}.")
     contents = Contents(study, plan, with_unfinished(study, plan, rows, folder), folder, notes)
-    makers = {"csv": csv_table, "markdown": markdown_table, "latex": latex_table}
+    makers: dict[str, Callable[[Contents], bytes]] = {
+        "html": study_page,
+        "csv": lambda contents: csv_table(contents).encode(),
+        "markdown": lambda contents: markdown_table(contents).encode(),
+        "latex": lambda contents: latex_table(contents).encode(),
+        "png": lambda contents: verdict_figure(contents).picture()[1],
+    }
     paths = []
     for name in dict.fromkeys(formats):
         path = folder / FILES[name]
-        content = study_page(contents) if name == "html" else makers[name](contents).encode()
+        content = makers[name](contents)
         try:
             folder.mkdir(parents=True, exist_ok=True)
             write_whole(path, content)

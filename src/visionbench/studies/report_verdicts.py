@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
+from visionbench.errors import UserError
 from visionbench.evaluation.intervals import MIN_SAMPLES, wilson_interval
 from visionbench.report import page
 from visionbench.report.page import Html, tag
@@ -25,6 +27,9 @@ from visionbench.studies.spec import Stage, is_share
 from visionbench.studies.tables import Measured
 from visionbench.studies.verdicts import Verdict, printed_range
 from visionbench.text import MINUS, counted
+
+if TYPE_CHECKING:
+    from visionbench.figures.figure import Figure
 
 SPLIT_ITEMS = {
     "train": "training samples",
@@ -142,15 +147,53 @@ def verdict_picture(contents: Contents) -> Iterator[Html]:
         "reproduced.",
         class_="same",
     )
-    by_unit: dict[str, list[tuple[Measured, Verdict]]] = {}
-    for entry, verdict in judged:
-        unit = "points" if is_share(entry.measure) else measure_words(entry.measure)
-        by_unit.setdefault(unit, []).append((entry, verdict))
-    for unit, entries in by_unit.items():
+    for unit, entries in _by_unit(judged).items():
         limit = _limit(entries)
         several = len({entry.stage for entry, _ in entries}) > 1
         rows = [_row(entry, verdict, limit, several) for entry, verdict in entries]
         yield tag("ul", _axis(limit, unit), *rows, class_="verdicts")
+
+
+def verdict_figure(contents: Contents) -> "Figure":
+    """Draws all verdicts as one picture for a document.
+
+    Args:
+        contents: Contents of the report.
+
+    Raises:
+        UserError: Nothing is judged.
+    """
+    from visionbench.figures.verdicts import VerdictRow, draw_verdicts  # here, since matplotlib comes with it
+
+    panels = {}
+    for unit, entries in _by_unit(contents.judged).items():
+        several = len({entry.stage for entry, _ in entries}) > 1
+        measures = len({entry.measure for entry, _ in entries}) > 1
+        rows = []
+        for entry, verdict in entries:
+            if (printed := _as_number(verdict.printed)) is None:
+                continue
+            name = _row_name(entry, several) + (f": {measure_words(entry.measure)}" if measures else "")
+            ends = printed_range(verdict.printed)
+            rows.append(VerdictRow(name, printed, ends, verdict.mean, verdict.interval, verdict.kind))
+        if rows:
+            panels[unit] = (rows, _limit(entries))
+    if not panels:
+        raise UserError(f"{contents.study.path} judges no value, so that there is no picture of verdicts.")
+    return draw_verdicts(contents.study.title, panels)
+
+
+def _by_unit(judged: Sequence[tuple[Measured, Verdict]]) -> dict[str, list[tuple[Measured, Verdict]]]:
+    by_unit: dict[str, list[tuple[Measured, Verdict]]] = {}
+    for entry, verdict in judged:
+        unit = "points" if is_share(entry.measure) else measure_words(entry.measure)
+        by_unit.setdefault(unit, []).append((entry, verdict))
+    return by_unit
+
+
+def _row_name(entry: Measured, several_stages: bool) -> str:
+    name = cell_name(entry.cell, entry.stage, entry.epoch)
+    return f"{entry.stage}: {name}" if several_stages and name != entry.stage else name
 
 
 def _count(judged: Sequence[tuple[Measured, Verdict]], kind: str) -> int:
@@ -166,10 +209,9 @@ def _axis(limit: float, unit: str) -> Html:
 
 
 def _row(entry: Measured, verdict: Verdict, limit: float, several_stages: bool) -> Html:
-    name = cell_name(entry.cell, entry.stage, entry.epoch)
     what = tag(
         "span",
-        f"{entry.stage}: {name}" if several_stages and name != entry.stage else name,
+        _row_name(entry, several_stages),
         tag("small", measure_words(entry.measure)),
         class_="what",
     )

@@ -224,7 +224,7 @@ class Runner:
     def missing(self) -> list[PlannedRun]:
         """Runs to be trained: those without a row, and those whose checkpoint a later run needs and is not here."""
         by_key = {(run.study.id, run.id): run for run in self.every_run()}
-        missing = {key: run for key, run in by_key.items() if self._is_asked(run) and self.row(run) is None}
+        missing = {key: run for key, run in by_key.items() if self._lacks(run)}
         pending = list(missing.values())
         while pending:
             for source in pending.pop().parents:
@@ -447,8 +447,7 @@ class Runner:
                 if before.weights_digest == row.weights_digest
                 else f"other weights than those recorded ({before.processor}, {row.processor})."
             )
-            reason = "its checkpoint" if is_complete else "a further evaluation"
-            self._note(f"{run.id} was trained again for {reason}, and has {found}")
+            self._note(f"{run.id} was trained again for {self._reason(run, is_complete)}, and has {found}")
             if is_complete:
                 row = before
         store.rows[run.id] = row
@@ -486,6 +485,14 @@ class Runner:
             shutil.rmtree(self.store.run(run.id).checkpoints, ignore_errors=True)
 
     # Helpers
+
+    def _lacks(self, run: PlannedRun) -> bool:
+        """Whether a run is to be trained for itself, and not for a later one."""
+        return self._is_asked(run) and self.row(run) is None
+
+    def _reason(self, run: PlannedRun, is_complete: bool) -> str:
+        """What a finished run is trained again for."""
+        return "its checkpoint" if is_complete else "a further evaluation"
 
     def _is_asked(self, run: PlannedRun) -> bool:
         return run.study is self.study and any(self._selects(use.protocol, use.stage) for use in run.uses)

@@ -1,0 +1,103 @@
+"""Training one finished run of a study again, to compare it with what is recorded."""
+
+from visionbench.errors import UserError
+from visionbench.studies.expand import PlannedRun
+from visionbench.studies.results import Row, read_rows
+from visionbench.studies.runner import SAVED_FILE, Options, Runner, Watcher
+from visionbench.studies.spec import Study, is_share
+
+# Digits of a digest that a person compares.
+DIGITS = 8
+
+
+class Repeater(Runner):
+    """Trains one run that has a recorded result, and the runs that it starts from, in a folder of their own.
+
+    Args:
+        study: Study.
+        run_id: Id of the run, or its first digits.
+        options: How it is run; `studies` is the folder of repeated runs.
+        watcher: Shows how it comes on; by default nothing is shown.
+
+    Attributes:
+        asked: Id of the run.
+        recorded: Its recorded row.
+        outcome: Its row after it was trained again; `None` before.
+
+    Raises:
+        UserError: There is no such run, or it has no recorded result.
+    """
+
+    def __init__(self, study: Study, run_id: str, options: Options, watcher: Watcher | None = None) -> None:
+        self.asked = ""
+        self.outcome: Row | None = None
+        super().__init__(study, options, watcher)
+        recorded = {row.id: row for row in read_rows(self.saved / SAVED_FILE) if row.id in self.plan.runs}
+        found = [name for name in recorded if name.startswith(run_id)]
+        if len(found) != 1:
+            example = f", such as {next(iter(recorded))}" if recorded else ""
+            raise UserError(
+                f"The run is {run_id}, but {len(found) or 'none'} of the {len(recorded)} recorded runs of {study.id} "
+                f"begin{'' if found else 's'} so; expected an id of {self.saved / SAVED_FILE}{example}."
+            )
+        self.asked = found[0]
+        self.recorded = recorded[self.asked]
+
+    def differences(self) -> list[str]:
+        """Lines that say in what the result differs from the recorded one; none where nothing differs."""
+        if self.outcome is None:
+            return []
+        one, other = self.outcome, self.recorded
+        lines = [
+            f"{name}: {_text(name, one.metrics.get(name))} here, {_text(name, other.metrics.get(name))} recorded"
+            for name in dict.fromkeys((*other.metrics, *one.metrics))
+            if one.metrics.get(name) != other.metrics.get(name)
+        ]
+        if one.weights_digest != other.weights_digest:
+            lines.append("the weights are other ones")
+        return lines
+
+    def circumstances(self) -> list[str]:
+        """What is other than when the result was recorded: processor, code, data, versions."""
+        if self.outcome is None:
+            return []
+        here, there = (
+            {
+                "processor": row.processor,
+                "precision": row.precision,
+                "code": row.code[:DIGITS],
+                "data": row.data_digest[:DIGITS],
+                **row.versions,
+            }
+            for row in (self.outcome, self.recorded)
+        )
+        return [
+            f"{name} {here.get(name, 'none')} here, {there.get(name, 'none')} recorded"
+            for name in dict.fromkeys((*here, *there))
+            if here.get(name) != there.get(name)
+        ]
+
+    def write(self) -> None:
+        """Writes nothing: the recorded rows stay as they are, and are compared with the next time too."""
+
+    def _lacks(self, run: PlannedRun) -> bool:
+        return run.id == self.asked and self.outcome is None
+
+    def _reason(self, run: PlannedRun, is_complete: bool) -> str:
+        return "comparison" if run.id == self.asked else super()._reason(run, is_complete)
+
+    def _ended(self, run: PlannedRun, status: int) -> None:
+        super()._ended(run, status)
+        if run.id == self.asked:
+            row = self.store.read(run)
+            self.outcome = row if row is not None and row.is_finished else None
+
+    def is_complete(self) -> bool:
+        """Whether the run was trained again."""
+        return self.outcome is not None
+
+
+def _text(name: str, value: float | None) -> str:
+    if value is None:
+        return "none"
+    return f"{100 * value:.4f} %" if is_share(name) else f"{value:.9g}"
