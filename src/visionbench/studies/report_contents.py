@@ -268,6 +268,8 @@ def interval_text(entry: Measured) -> str:
     interval = interval_of(entry)
     if interval is None:
         return ABSENT
+    if is_share(entry.measure):  # no accuracy lies outside 0 to 100, although the normal distribution does
+        interval = max(0.0, interval[0]), min(100.0, interval[1])
     return " to ".join(number(entry.measure, end, entry.published) for end in interval)
 
 
