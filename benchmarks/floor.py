@@ -358,7 +358,7 @@ def lightning_way(arguments: argparse.Namespace) -> dict[str, Any]:
             default_root_dir=folder,
             max_epochs=arguments.run_epochs,
             limit_train_batches=arguments.limit,
-            enable_progress_bar=False,  # its output would go into a pipe here; leaving it out is in its favour
+            enable_progress_bar=False,  # its output would go into a pipe here; leaving it out is in its favor
         )
         began = time.monotonic()
         trainer.fit(model, *loaders(arguments))

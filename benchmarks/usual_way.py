@@ -158,7 +158,7 @@ def usual_way(arguments: argparse.Namespace) -> dict:
             default_root_dir=folder,
             max_epochs=arguments.epochs,
             limit_train_batches=arguments.limit,
-            enable_progress_bar=False,  # its output would go into a pipe here; leaving it out is in its favour
+            enable_progress_bar=False,  # its output would go into a pipe here; leaving it out is in its favor
             enable_model_summary=False,
             num_sanity_val_steps=0,
         )

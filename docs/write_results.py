@@ -325,7 +325,7 @@ def _section(name: str, contents: Contents) -> Iterator[str]:
 
 
 def _folded(title: str, table: Sequence[str]) -> Iterator[str]:
-    yield f"<details><summary>{title}: {len(table) - 2} values</summary>"
+    yield f"<details markdown='1'><summary>{title}: {len(table) - 2} values</summary>"
     yield ""
     yield from table
     yield ""

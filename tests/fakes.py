@@ -109,18 +109,18 @@ def write_images(folder: Path, counts: Mapping[str, int], size: tuple[int, int] 
 def write_table(folder: Path, counts: Mapping[str, int], seed: int = 0) -> Path:
     """Writes `folder/NAME.csv`, all rows different, and returns `folder`.
 
-    Columns: `size` and `weight`, numbers, of which some weights are missing; `colour`, three categories and what is
-    missing; and `kind`, the classes a, b and c in turn, which size and colour tell.
+    Columns: `size` and `weight`, numbers, of which some weights are missing; `color`, three categories and what is
+    missing; and `kind`, the classes a, b and c in turn, which size and color tell.
     """
     random = np.random.RandomState(seed)
     folder.mkdir(parents=True, exist_ok=True)
     for name, count in counts.items():
-        lines = ["size,colour,weight,kind"]
+        lines = ["size,color,weight,kind"]
         for number in range(count):
             kind = number % 3
             weight = "" if number % 7 == 3 else f"{random.rand():.6f}"
-            colour = ("red", "green", "blue", "NA")[kind if number % 5 else random.randint(4)]
-            lines.append(f"{10 * kind + random.rand():.6f},{colour},{weight},{'abc'[kind]}")
+            color = ("red", "green", "blue", "NA")[kind if number % 5 else random.randint(4)]
+            lines.append(f"{10 * kind + random.rand():.6f},{color},{weight},{'abc'[kind]}")
         (folder / f"{name}.csv").write_text("\n".join(lines) + "\n")
     return folder
 
@@ -168,7 +168,7 @@ class Tiny(VisionDataModule):
 
 
 class Letters(VisionDataModule):
-    """Three classes of grey 28 x 28 noise: a model trained on Digits but for its last layer takes them."""
+    """Three classes of gray 28 x 28 noise: a model trained on Digits but for its last layer takes them."""
 
     title = "Letters"
     class_names = ("alpha", "beta", "gamma")

@@ -159,7 +159,7 @@ from visionbench.data.base import VisionDataModule
 
 
 class Bar(VisionDataModule):
-    """Grey noise, with a bar across the images of the second class.
+    """Gray noise, with a bar across the images of the second class.
 
     - Images: 80 of 28 x 28 pixels.
     - Classes: without and with a bar.
@@ -381,7 +381,7 @@ def test_one_of_each_kind_is_added_by_the_lists_alone(tmp_path):
     new = [file for title in KINDS for file in files(title) if file.startswith("tests/")]
     chosen = ("-n", "0", "-p", "no:cacheprovider", "-k", "not test_contract or Bar")
     python("pytest", *chosen, "tests/test_checklists.py", *new)
-    assert "Grey noise, with a bar" in python("visionbench", "data", "list")
+    assert "Gray noise, with a bar" in python("visionbench", "data", "list")
     assert "--model.bias" in python("visionbench", "fit", "--model.help", "Foo")
     assert python("visionbench", "foo", "a", "b") == "2 arguments\n"
     fit = ("visionbench", "fit", "--config", "configs/foo.yaml", "--data", "Bar", "--trainer.max_epochs", "1")

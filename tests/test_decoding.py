@@ -50,7 +50,7 @@ def test_crop_is_torchvisions_resize_and_center_crop(size, target):
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("target", [(10, 20), (30, 7)])
 def test_crop_to_an_oblong_covers_it_and_keeps_the_shape(size, target):
-    # A grey ramp from left to right keeps its steps where only the ends are cut off.
+    # A gray ramp from left to right keeps its steps where only the ends are cut off.
     pixels = to_array(Image.fromarray(noise(*size)), recipe(target, resize="crop"))
     assert pixels.shape == (*target, 3)
     white = to_array(Image.new("RGB", size, "white"), recipe(target, resize="crop"))
@@ -92,11 +92,11 @@ def test_scale_is_torchvisions_affine_save_where_a_pixel_lies_half_way_between_t
 
 
 def test_the_path_of_the_greek_letters_is_torchvisions():
-    """Grey, scaled by 36/128 about the centre, the centre cut out, inverted."""
+    """Gray, scaled by 36/128 about the center, the center cut out, inverted."""
     for _ in range(5):
-        grey = Image.fromarray(noise(133, 133)).convert("L")
-        ours = to_array(grey, recipe((28, 28), channels=1, scale=36 / 128, invert=True))
-        tensor = torch.from_numpy(np.array(grey))[None]
+        gray = Image.fromarray(noise(133, 133)).convert("L")
+        ours = to_array(gray, recipe((28, 28), channels=1, scale=36 / 128, invert=True))
+        tensor = torch.from_numpy(np.array(gray))[None]
         tensor = functional.affine(tensor, 0, [0, 0], 36 / 128, [0.0])
         theirs = functional.invert(functional.center_crop(tensor, [28, 28]))
         np.testing.assert_array_equal(ours[..., 0], theirs[0])
@@ -135,18 +135,18 @@ def test_what_is_transparent_lies_on_white():
     assert (rgb[:4] == 0).all()
     assert (rgb[4:7] == 255).all()
     assert (rgb[7] == 127).all()
-    grey = np.stack([np.zeros((8, 8), np.uint8), pixels[..., 3]], -1)
-    np.testing.assert_array_equal(to_array(through_file(Image.fromarray(grey, "LA")), recipe()), rgb)
+    gray = np.stack([np.zeros((8, 8), np.uint8), pixels[..., 3]], -1)
+    np.testing.assert_array_equal(to_array(through_file(Image.fromarray(gray, "LA")), recipe()), rgb)
 
 
 def test_a_palette_is_looked_up_and_its_transparent_entry_lies_on_white():
     image = Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8) % 3, "P")
     image.putpalette([255, 0, 0, 0, 255, 0, 0, 0, 255])
-    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+    colors = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
     index = np.asarray(image)
-    np.testing.assert_array_equal(to_array(through_file(image), recipe()), colours[index])
-    colours[1] = 255
-    np.testing.assert_array_equal(to_array(through_file(image, transparency=1), recipe()), colours[index])
+    np.testing.assert_array_equal(to_array(through_file(image), recipe()), colors[index])
+    colors[1] = 255
+    np.testing.assert_array_equal(to_array(through_file(image, transparency=1), recipe()), colors[index])
 
 
 @pytest.mark.parametrize("kind", ["PNG", "TIFF"])
@@ -198,8 +198,8 @@ def test_cmyk_becomes_rgb(kind):
 
 
 def test_grey_becomes_three_equal_channels():
-    grey = noise(8, 8, 1)
-    np.testing.assert_array_equal(to_array(through_file(Image.fromarray(grey)), recipe()), grey[..., None].repeat(3, 2))
+    gray = noise(8, 8, 1)
+    np.testing.assert_array_equal(to_array(through_file(Image.fromarray(gray)), recipe()), gray[..., None].repeat(3, 2))
 
 
 def test_invert_makes_black_white():

@@ -87,9 +87,9 @@ def test_the_file_takes_raw_pixels_and_says_what_predict_says(exported, test_ima
         np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-6)
 
 
-def test_the_readme_s_example_says_what_predict_says(exported, test_images, tmp_path, monkeypatch, capsys):
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"^```python\n(import json.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+def test_the_guide_s_example_says_what_predict_says(exported, test_images, tmp_path, monkeypatch, capsys):
+    guide = (Path(__file__).parents[1] / "docs/predict.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(import json.*?)^```$", guide, flags=re.MULTILINE | re.DOTALL)
     assert exported.export(f"--format onnx --samples 2 --output {tmp_path}/model.onnx").status == 0
     Image.fromarray(test_images[7, ..., 0]).resize((50, 50)).save(tmp_path / "boot.png")
     (row,) = rows(exported.cli(f"predict {exported.run} {tmp_path}/boot.png --precision 32-true").out)

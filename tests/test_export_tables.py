@@ -172,10 +172,10 @@ def test_safetensors_comes_with_the_columns(ward):
     assert description["preprocessing"]["encoding_is_inside"] is False
 
 
-def test_the_readme_s_example_says_what_predict_says(ward, monkeypatch, capsys, tmp_path):
+def test_the_guide_s_example_says_what_predict_says(ward, monkeypatch, capsys, tmp_path):
     folder, cli = ward
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (example,) = re.findall(r"^```python\n(import csv, json.*?)^```$", readme, flags=re.MULTILINE | re.DOTALL)
+    guide = (Path(__file__).parents[1] / "docs/tables.md").read_text(encoding="utf-8")
+    (example,) = re.findall(r"^```python\n(import csv, json.*?)^```$", guide, flags=re.MULTILINE | re.DOTALL)
     for name in ("model.onnx", "model.onnx.json"):
         shutil.copy(folder / RUN / "exports" / name, tmp_path)
     written_otherwise = [*TEST[0][:5], "0.0", *TEST[0][6:]]  # of the number that --data.missing names

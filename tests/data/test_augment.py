@@ -110,7 +110,7 @@ def test_crop_cuts_each_image_out_of_its_padded_copy(images, mode, torch_mode, k
 def test_jitter_equals_torchvision_in_the_same_order(options, channels):
     images = noise(200, channels)
     images[:4] *= torch.tensor([0.0, 1.0, 0.5, 0.1])[:, None, None, None]  # black, and dark ones
-    images[4] = images[4, :1]  # grey: it has no hue
+    images[4] = images[4, :1]  # gray: it has no hue
     adjust = [
         reference.adjust_brightness,
         reference.adjust_contrast,

@@ -27,7 +27,7 @@ def ready(tmp_path):
     return make
 
 
-def test_the_images_are_in_colour_and_as_large_as_networks_with_imagenet_weights_take_them(source, ready):
+def test_the_images_are_in_color_and_as_large_as_networks_with_imagenet_weights_take_them(source, ready):
     image = Image.fromarray(np.random.RandomState(0).randint(0, 256, (230, 460, 3)).astype(np.uint8))
     image.save(source / "test" / CLASSES[0] / "00.png")
     data = ready(source=str(source), size=BoneBreak(source=str(source)).input_shape[1])

@@ -310,10 +310,10 @@ def test_given_statistics_are_used(ready, make):
 def test_the_digest_is_the_same_for_the_same_data_and_no_other(ready, make, kind):
     if kind.item == "image":
         given = {"mean": values(make(), 0.5), "std": values(make(), 0.5)}
-        normalised = [{**given, "mean": values(make(), 0.4)}, {**given, "std": values(make(), 0.4)}]
+        normalized = [{**given, "mean": values(make(), 0.4)}, {**given, "std": values(make(), 0.4)}]
     else:
         given = {"scaling": "none"}
-        normalised = [{**given, "encoding": "label"}, {"encoding": "label"}] if kind is Table else []
+        normalized = [{**given, "encoding": "label"}, {"encoding": "label"}] if kind is Table else []
     same = [ready(**given, batch_size=size, seed=size).data_digest() for size in (3, 4)]
     assert same[0] == same[1]
     others = [
@@ -328,7 +328,7 @@ def test_the_digest_is_the_same_for_the_same_data_and_no_other(ready, make, kind
         {**given, "folds": 5, "fold": 0},
         {**given, "folds": 5, "fold": 1},
         {**given, "folds": 5, "fold": 1, "fold_is": "val"},
-        *normalised,
+        *normalized,
     ]
     assert len({same[0], *(ready(**arguments).data_digest() for arguments in others)}) == 1 + len(others)
 
@@ -399,7 +399,7 @@ def test_the_statistics_of_imagenet_are_torchvisions(ready, make, stage):
     if data.input_shape[0] == 3:
         assert (data.mean, data.std) == (preset.mean, preset.std)
         return
-    # A network for photographs sees a grey image as three equal channels.
+    # A network for photographs sees a gray image as three equal channels.
     plain = joined(getattr(ready(mean=[0.0], std=[1.0]), f"{stage}_dataloader")())[0].expand(-1, 3, -1, -1)
     expected = functional.normalize(plain, preset.mean, preset.std)
     ours = joined(getattr(data, f"{stage}_dataloader")())[0].expand(-1, 3, -1, -1)
@@ -526,7 +526,7 @@ def test_one_given_statistic_leaves_the_other_to_the_data(tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(2, 5, 7), (4, 5, 7), (11,)])
-def test_the_statistics_of_imagenet_are_refused_for_what_is_neither_colour_nor_grey(tmp_path, monkeypatch, shape):
+def test_the_statistics_of_imagenet_are_refused_for_what_is_neither_color_nor_grey(tmp_path, monkeypatch, shape):
     monkeypatch.setattr(Tiny, "input_shape", shape)
     with pytest.raises(UserError, match=rf"3 channels or 1, but Tiny has the shape {' x '.join(map(str, shape))}; "):
         Tiny(root=str(tmp_path), statistics="imagenet")

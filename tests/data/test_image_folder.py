@@ -40,7 +40,7 @@ def stores(tmp_path):
 
 
 def assert_holds(store, split, files):
-    """Whether a split of the store is these files, in this order, labelled by their folders."""
+    """Whether a split of the store is these files, in this order, labeled by their folders."""
     np.testing.assert_array_equal(store.arrays[f"{split}-images"], [pixels(path) for path in files])
     names = store.meta["class_names"]
     labels = [next(names.index(part) for part in reversed(path.parts) if part in names) for path in files]

@@ -40,7 +40,7 @@ def flat(batches):
     return list(chain.from_iterable(batches))
 
 
-def normalised(images):
+def normalized(images):
     mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None] for values in (MEAN, STD))
     return (images.double() / 255 - mean) / std
 
@@ -82,23 +82,23 @@ def test_an_epoch_neither_follows_nor_moves_the_global_random_state(augmentation
 
 
 @pytest.mark.parametrize("seed", [None, 0])
-def test_batches_are_the_normalised_images_in_their_order(seed):
+def test_batches_are_the_normalized_images_in_their_order(seed):
     loader = make(seed=seed)
     order = torch.arange(24) if seed is None else loader.sampler.positions()
     images, labels = joined(loader)
     assert (images.dtype, labels.dtype) == (torch.float32, torch.int64)
     assert torch.equal(labels, order)
-    torch.testing.assert_close(images.double(), normalised(IMAGES[order]), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(images.double(), normalized(IMAGES[order]), rtol=1e-5, atol=1e-6)
 
 
-def test_augmented_batches_are_augmented_before_they_are_normalised():
+def test_augmented_batches_are_augmented_before_they_are_normalized():
     flip, crop = HorizontalFlip(), RandomCrop(2, "zeros")
     loader = make(seed=1, epoch=2, augmentations=[flip, crop])
     images, labels = joined(loader)
     expected = IMAGES[labels].float()
     for stream, augmentation in enumerate([flip, crop], start=1):
         expected = augmentation.apply(expected, augmentation.draw(24, module.generator(1, 2, stream)))
-    torch.testing.assert_close(images.double(), normalised(expected), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(images.double(), normalized(expected), rtol=1e-5, atol=1e-6)
 
 
 def test_augmentation_changes_with_the_epoch_and_from_image_to_image():
@@ -106,7 +106,7 @@ def test_augmentation_changes_with_the_epoch_and_from_image_to_image():
     flips = []
     for loader in (first, second):
         images, labels = joined(loader)
-        plain = normalised(IMAGES[labels]).float()
+        plain = normalized(IMAGES[labels]).float()
         changed = (images - plain).abs().amax((1, 2, 3)) > 1e-3
         assert 0 < changed.sum() < 24
         flips.append(sorted(labels[changed].tolist()))
@@ -117,7 +117,7 @@ def test_an_alternating_flip_mirrors_each_image_in_every_other_epoch():
     mirrored = []
     for epoch in range(3):
         images, labels = joined(make(seed=1, epoch=epoch, augmentations=[AlternatingFlip()]))
-        plain = normalised(IMAGES[labels]).float()
+        plain = normalized(IMAGES[labels]).float()
         changed = torch.empty(24, dtype=torch.bool)
         changed[labels] = (images - plain).abs().amax((1, 2, 3)) > 1e-3
         torch.testing.assert_close(images.flip(-1)[changed[labels]], plain[changed[labels]], rtol=1e-5, atol=1e-6)
@@ -130,7 +130,7 @@ def test_an_alternating_flip_mirrors_each_image_in_every_other_epoch():
 def test_two_equal_augmentations_draw_independently():
     loader = make(seed=1, augmentations=[HorizontalFlip(), HorizontalFlip()])
     images, labels = joined(loader)
-    assert not torch.allclose(images, normalised(IMAGES[labels]).float(), atol=1e-3)
+    assert not torch.allclose(images, normalized(IMAGES[labels]).float(), atol=1e-3)
 
 
 @pytest.mark.parametrize("seed", [None, 1])

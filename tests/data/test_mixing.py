@@ -8,7 +8,7 @@ import yaml
 from torchvision.transforms import v2
 
 from tests.data.test_augment import N, assert_like, seeded
-from tests.data.test_loader import IMAGES, MEAN, STD, joined, make, normalised
+from tests.data.test_loader import IMAGES, MEAN, STD, joined, make, normalized
 from tests.fakes import Tiny
 from visionbench.data import loader as module
 from visionbench.data.augment import ColorJitter, CutMix, HorizontalFlip, MixUp, RandomCrop
@@ -45,7 +45,7 @@ def whole_epoch(augmentations, seed, epoch, n, classes):
             images = augmentation.apply(images.float(), drawn).double()
             continue
         labels = share[:, None] * labels + (1 - share[:, None]) * labels.roll(1, 0)
-    return normalised(255 * images), labels
+    return normalized(255 * images), labels
 
 
 @pytest.mark.parametrize("name", PIPELINES)
@@ -114,12 +114,12 @@ def test_a_rectangle_is_cut_as_the_paper_says(size):
     drawn = cut.draw(300, seeded())
     mixed, own = cut.mix(torch.zeros(300, 2, *size), torch.ones(300, 2, *size), drawn)
     for image, share, (kept, y, x) in zip(mixed, own.tolist(), drawn.tolist(), strict=True):
-        centre_y, centre_x = int(y * height), int(x * width)
+        center_y, center_x = int(y * height), int(x * width)
         half_height, half_width = (int(0.5 * math.sqrt(1 - kept) * length) for length in size)
         expected = torch.zeros(size)
         expected[
-            max(centre_y - half_height, 0) : centre_y + half_height,
-            max(centre_x - half_width, 0) : centre_x + half_width,
+            max(center_y - half_height, 0) : center_y + half_height,
+            max(center_x - half_width, 0) : center_x + half_width,
         ] = 1
         assert torch.equal(image, expected.expand(2, *size))
         assert share == pytest.approx(1 - expected.mean().item(), abs=1e-6)

@@ -86,10 +86,10 @@ def test_one_hot_vectors_and_scaled_numbers_are_those_of_scikit_learn(ready, sou
     encoder.fit(words[data.train_index])
     assert data.feature_names == [
         "size",
-        "colour=blue",
-        "colour=green",
-        "colour=red",
-        "colour missing",
+        "color=blue",
+        "color=green",
+        "color=red",
+        "color missing",
         "weight",
         "weight missing",
     ]
@@ -105,7 +105,7 @@ def test_one_hot_vectors_and_scaled_numbers_are_those_of_scikit_learn(ready, sou
 
 def test_places_of_categories_and_unscaled_numbers_are_those_of_scikit_learn(ready, source):
     data = ready(source, encoding="label", scaling="none")
-    assert data.feature_names == ["size", "colour", "weight", "weight missing"]
+    assert data.feature_names == ["size", "color", "weight", "weight missing"]
     train = raw(source / "train.csv")
     fitted = ColumnTransformer([("numbers", SimpleImputer(strategy="median"), [0, 1])]).fit(train[0][data.train_index])
     encoder = OrdinalEncoder(categories=[["blue", "green", "red", "NA"]]).fit(train[1])
@@ -166,13 +166,13 @@ def test_a_category_that_was_not_trained_on_is_all_zeros_and_the_width_stays(of)
 
 def test_values_that_stand_for_missing_are_missing_by_number_and_by_word(of):
     rows = ["0,red", "0.0,unknown", "200,red", "400,blue", "300,?"]
-    text = "\n".join(["fat,colour,kind", *(f"{row},{'ab'[n % 2]}" for n, row in enumerate(rows))])
-    data = of(text, missing={"fat": 0, "colour": ["unknown", "none"]}, scaling="none")
-    assert data.feature_names == ["fat", "fat missing", "colour=blue", "colour=red", "colour missing"]
+    text = "\n".join(["fat,color,kind", *(f"{row},{'ab'[n % 2]}" for n, row in enumerate(rows))])
+    data = of(text, missing={"fat": 0, "color": ["unknown", "none"]}, scaling="none")
+    assert data.feature_names == ["fat", "fat missing", "color=blue", "color=red", "color missing"]
     np.testing.assert_array_equal(data.encoded["train"][:, 0], [300, 300, 200, 400, 300])
     np.testing.assert_array_equal(data.encoded["train"][:, 1], [1, 1, 0, 0, 0])
     np.testing.assert_array_equal(data.encoded["train"][:, 4], [0, 1, 0, 0, 1])
-    assert data.store.meta["missing"]["train"] == {"fat": 2, "colour": 2}
+    assert data.store.meta["missing"]["train"] == {"fat": 2, "color": 2}
 
 
 @pytest.mark.parametrize("word", ["", "?", "NA", "n/a", "NaN", "nan", "null", " "])
@@ -271,8 +271,8 @@ def test_it_is_said_what_the_columns_were_taken_for(ready, source, capsys):
     shown = capsys.readouterr().out
     assert "prepared 120 rows of " in shown
     assert "numeric: size, weight\n" in shown
-    assert "categorical: colour (3)\n" in shown
-    assert "missing cells: weight (17), colour (" in shown
+    assert "categorical: color (3)\n" in shown
+    assert "missing cells: weight (17), color (" in shown
 
 
 # What a table must not be
@@ -440,14 +440,14 @@ def test_the_store_holds_raw_columns(ready, source):
     np.testing.assert_array_equal(
         stored[:, 1], [["blue", "green", "red", "NA"].index(w) if w != "NA" else -1 for (w,) in words]
     )
-    assert [column["name"] for column in data.store.meta["columns"]] == ["size", "colour", "weight"]
+    assert [column["name"] for column in data.store.meta["columns"]] == ["size", "color", "weight"]
 
 
 def test_how_it_is_encoded_needs_no_other_store_and_how_it_is_read_does(tmp_path, ready, source):
     for arguments in ({}, {"encoding": "label"}, {"scaling": "none"}, {"val_size": 0}):
         ready(source, **arguments)
     assert len(stores(tmp_path)) == 1
-    ready(source, missing={"colour": "red"})
+    ready(source, missing={"color": "red"})
     ready(source, ignore=["weight"])
     assert len(stores(tmp_path)) == 3
 
@@ -506,7 +506,7 @@ def test_a_changed_table_that_is_broken_leaves_the_old_store(tmp_path, ready, so
 
 def test_a_store_copied_to_another_machine_needs_no_source(tmp_path, source, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    arguments = {"source": "things", "target": "kind", "missing": {"colour": "red"}}
+    arguments = {"source": "things", "target": "kind", "missing": {"color": "red"}}
     here = Table(root="root", **arguments)
     here.setup()
     (tmp_path / "elsewhere").mkdir()
@@ -516,7 +516,7 @@ def test_a_store_copied_to_another_machine_needs_no_source(tmp_path, source, mon
     there.setup()
     assert there.data_digest() == here.data_digest()
     with pytest.raises(UserError, match="does not exist"):
-        Table(root="root", **arguments | {"target": "colour"})
+        Table(root="root", **arguments | {"target": "color"})
 
 
 # Models and commands

@@ -329,6 +329,9 @@ def test_other_code_is_refused_unless_it_is_accepted(undisturbed, tmp_path):
     done = study(tmp_path, "run", "two-widths", check=False)
     assert done.returncode == 2
     assert "were made by other code than today's; give --accept_code" in done.stderr
+    study(tmp_path, "report", "two-widths", "--formats", "html")
+    page = (tmp_path / "lightning_logs/studies/two-widths/report.html").read_text()
+    assert "The study counts 30 runs made by other code than today" in page
     assert "counts 30 runs made by other code" in study(tmp_path, "run", "two-widths", "--accept_code").stdout
 
 

@@ -1,4 +1,4 @@
-"""What the README tells a user to write works as it stands there."""
+"""What a guide tells a user to write works as it stands there."""
 
 import json
 import re
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-(NETS,) = re.findall(r"^```python\n(# nets\.py.*?)^```$", README, flags=re.MULTILINE | re.DOTALL)
-(FIT,) = re.findall(r"`visionbench (fit --model nets\.TwoLayers [^`]*)`", README)
+GUIDE = (Path(__file__).parents[1] / "docs/models.md").read_text(encoding="utf-8")
+(NETS,) = re.findall(r"^```python\n(# nets\.py.*?)^```$", GUIDE, flags=re.MULTILINE | re.DOTALL)
+(FIT,) = re.findall(r"`visionbench (fit --model nets\.TwoLayers [^`]*)`", GUIDE)
 
 
 @pytest.fixture
