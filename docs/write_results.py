@@ -279,14 +279,14 @@ def results_page(everything: dict[str, Contents]) -> str:
     """Makes the page with all verdicts."""
     lines = [
         RESULTS,
-        "| study | reproduced | not reproduced | inconclusive | not comparable | incomplete | runs | processor time |",
-        "|---|---|---|---|---|---|---|---|",
+        "| study | judged values | runs | processor time |",
+        "|---|---|---|---|",
     ]
     for name, contents in everything.items():
         counts = Counter(verdict.kind for _, verdict in contents.judged)
-        kinds = [str(counts[kind]) for kind in KINDS]
+        kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
         runs = f"{len(contents.finished)} of {len(contents.plan.runs) + sum(w.count for w in contents.plan.waiting)}"
-        lines.append(_row([f"[{name}](#{name})", *kinds, runs, _time(contents)]))
+        lines.append(_row([f"[{name}](#{name})", kinds if contents.finished else "not run", runs, _time(contents)]))
     for name, contents in everything.items():
         lines += ["", *_section(name, contents)]
     return "\n".join(lines) + "\n"
