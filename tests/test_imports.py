@@ -13,7 +13,17 @@ ORDER = (
     *("__main__", "cli", "commands", "studies", "visionbench", "estimator", "api"),
     *("report", "figures", "inference"),
     *("arguments", "config", "progress", "training", "guards", "models", "data", "runs", "evaluation"),
-    *("surroundings", "processes", "random_state", "interrupts", "console", "files", "decoding", "file_kinds"),
+    *(
+        "surroundings",
+        "processes",
+        "launch",
+        "random_state",
+        "interrupts",
+        "console",
+        "files",
+        "decoding",
+        "file_kinds",
+    ),
     *("pixel_data", "text", "classes", "errors"),
 )
 # A study worker, a notebook and the command line call the same session.

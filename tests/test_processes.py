@@ -21,7 +21,8 @@ BATCH_JOB = {
     "SLURM_NODEID": "0",
 }
 STEP_OF_EIGHT = {**BATCH_JOB, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3"}
-TORCHRUN = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+OTHER_PROGRAM = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
+TORCHRUN = {**OTHER_PROGRAM, "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
 LINE = "fit --model MLP --model.widths [8] --data Digits --trainer.max_epochs 1 --trainer.accelerator cpu"
 
 
@@ -48,23 +49,29 @@ def test_a_process_that_a_run_started_has_its_folder_and_its_rank(rank):
     assert (world.rank, world.run_folder, world.is_first) == (rank, Path("runs/a"), rank == 0)
 
 
-@pytest.mark.parametrize(
-    ("variables", "program"), [(TORCHRUN, "torchrun"), (STEP_OF_EIGHT, "srun")], ids=["torchrun", "srun"]
-)
-def test_one_of_several_processes_is_refused(variables, program):
-    with pytest.raises(UserError, match=f"^{program} started this process as one of [28] .* give --trainer.devices N"):
-        World.detect(variables)
+def test_a_process_of_torchrun_or_srun_knows_its_place():
+    world = World.detect(TORCHRUN)
+    assert (world.rank, world.is_first, world.run_folder) == (1, False, None)
+    assert (world.launch.program, world.launch.size, world.launch.nodes, world.launch.devices) == ("torchrun", 4, 2, 2)
+    world = World.detect(STEP_OF_EIGHT)
+    assert (world.rank, world.launch.size, world.launch.nodes, world.launch.key) == (3, 8, 1, "srun-4711-0-0")
+
+
+def test_one_of_several_processes_of_another_program_is_refused():
+    with pytest.raises(UserError, match=r"as one of 2 \(WORLD_SIZE is 2\); .* give --trainer.devices N"):
+        World.detect(OTHER_PROGRAM)
 
 
 @pytest.mark.parametrize(
     ("variables", "options", "parts"),
     [
-        (TORCHRUN, "", ["torchrun started this process as one of 2", "WORLD_SIZE is 2", "--trainer.devices"]),
-        (STEP_OF_EIGHT, "", ["srun started this process as one of 8", "SLURM_STEP_NUM_TASKS is 8"]),
-        ({}, "--trainer.num_nodes 2", ["trainer.num_nodes is 2", "on one machine", "--trainer.devices"]),
-        (BATCH_JOB, "--trainer.num_nodes 2", ["trainer.num_nodes is 2", "on one machine"]),
+        (OTHER_PROGRAM, "", ["than torchrun and srun started this process", "WORLD_SIZE is 2", "--trainer.devices"]),
+        (TORCHRUN, "--trainer.devices 3", ["trainer.devices is 3", "torchrun started 2 processes on each machine"]),
+        (STEP_OF_EIGHT, "--trainer.num_nodes 2", ["trainer.num_nodes is 2", "srun started processes on 1"]),
+        ({}, "--trainer.num_nodes 2", ["trainer.num_nodes is 2", "there is this one", "with torchrun or srun"]),
+        (BATCH_JOB, "--trainer.num_nodes 2", ["trainer.num_nodes is 2", "there is this one"]),
     ],
-    ids=["torchrun", "srun", "two machines", "two machines of a batch job"],
+    ids=["another program", "other devices", "other machines", "two machines", "two machines of a batch job"],
 )
 def test_a_run_over_several_programs_processes_is_refused_in_a_sentence(
     cli, tmp_path, monkeypatch, variables, options, parts

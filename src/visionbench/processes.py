@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from visionbench.errors import UserError
+from visionbench.launch import Launch, find_launch, number
 
 T = TypeVar("T")
 
@@ -28,10 +28,12 @@ class World:
     Attributes:
         rank: Number of this process in the group, from 0.
         run_folder: Run folder that the first process claimed; `None` in the first process.
+        launch: How another program started the processes; `None` where the run starts them itself.
     """
 
     rank: int
     run_folder: Path | None = None
+    launch: Launch | None = None
 
     @property
     def is_first(self) -> bool:
@@ -46,23 +48,13 @@ class World:
             environment: Environment variables; by default those of this process.
 
         Raises:
-            UserError: Another program started this process as one of several.
+            UserError: A program other than torchrun and srun started this process as one of several.
         """
         variables = os.environ if environment is None else environment
         if (folder := variables.get(RUN_FOLDER_VARIABLE)) is not None:
-            return cls(rank=_number(variables, "LOCAL_RANK"), run_folder=Path(folder))
-        for name, program in (("SLURM_STEP_NUM_TASKS", "srun"), ("WORLD_SIZE", "torchrun")):
-            if (size := _number(variables, name)) > 1:
-                raise UserError(
-                    f"{program} started this process as one of {size} ({name} is {size}), but visionbench starts the "
-                    "processes of a run itself; start one process and give --trainer.devices N."
-                )
-        return cls(rank=0)
-
-
-def _number(variables: Mapping[str, str], name: str) -> int:
-    text = variables.get(name, "")
-    return int(text) if text.isdecimal() else 0
+            return cls(rank=number(variables, "LOCAL_RANK"), run_folder=Path(folder))
+        launch = find_launch(variables)
+        return cls(rank=launch.rank if launch is not None else 0, launch=launch)
 
 
 @contextlib.contextmanager

@@ -196,6 +196,59 @@ def _workers(runner: int) -> list[int]:
     return [worker for server in children(runner) for worker in children(server)]
 
 
+# Runs the tasks of an array job, all at once, and prints the number of the job.
+SBATCH = """\
+#!/usr/bin/env bash
+script="${@: -1}"
+echo "$*" >> submitted
+job=$((100 + $(wc -l < submitted)))
+for task in $(seq 0 "$(sed -n 's/^#SBATCH --array=0-//p' "$script")"); do
+    SLURM_ARRAY_JOB_ID=$job SLURM_ARRAY_TASK_ID=$task bash "$script" >> tasks.log 2>&1 &
+done
+wait
+echo "$job"
+"""
+
+
+def write_slurm(folder: Path) -> dict[str, str]:
+    """Programs of SLURM that run jobs here; gives the environment in which they are found."""
+    programs = folder / "bin"
+    programs.mkdir()
+    for name, content in (("sbatch", SBATCH), ("scontrol", '#!/usr/bin/env bash\necho "$*" >> requeued\n')):
+        (programs / name).write_text(content)
+        (programs / name).chmod(0o755)
+    return {**os.environ, "PATH": f"{programs}:{os.environ['PATH']}"}
+
+
+def test_the_tasks_of_an_array_job_train_the_study_together(undisturbed, tmp_path, monkeypatch):
+    write_study(tmp_path)
+    monkeypatch.setenv("PATH", write_slurm(tmp_path)["PATH"])
+    printed = study(tmp_path, "slurm", "two-widths", "--tasks", "2", "--cpus", "1", "--submit").stdout
+    assert "submitted: 101, 102" in printed
+    assert "--dependency=afterany:101" in (tmp_path / "submitted").read_text()
+    assert f"[{RUNS}/{RUNS}] runs finished, 0 of them now" in study(tmp_path, "run", "two-widths").stdout
+    assert table(tmp_path) == table(undisturbed)
+
+
+def test_a_task_whose_time_is_over_is_queued_again_and_resumes(undisturbed, tmp_path):
+    write_study(tmp_path)
+    environment = write_slurm(tmp_path) | {"SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "0"}
+    study(tmp_path, "slurm", "two-widths", "--tasks", "1")
+    script = ["bash", "lightning_logs/studies/two-widths/slurm.sh"]
+    task = subprocess.Popen(script, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True)
+    for line in task.stdout:
+        if line.startswith("[2/"):
+            task.send_signal(signal.SIGUSR1)
+            break
+    task.communicate()
+    assert task.returncode == 0
+    assert (tmp_path / "requeued").read_text() == "requeue 7_0\n"
+    for _ in range(2):  # as SLURM does it, and then the second round
+        subprocess.run(script, cwd=tmp_path, env=environment, check=True, capture_output=True)
+    study(tmp_path, "run", "two-widths")
+    assert table(tmp_path) == table(undisturbed)
+
+
 def test_two_runners_share_the_work(undisturbed, tmp_path):
     write_study(tmp_path)
     line = [*COMMAND, "run", "two-widths", "--workers", "1"]

@@ -23,6 +23,7 @@ usage: visionbench study COMMAND
   report STUDY [options]         write the page with verdicts, tables and figures
   verify STUDY                   compare the verdicts with those that were saved; trains nothing
   repeat STUDY RUN               train one finished run again, and compare it with what is recorded
+  slurm STUDY [options]          write an array job for SLURM, whose tasks share the runs; --submit submits it
 
 STUDY is a study file, or the name of one in configs/studies. `visionbench study run --help` lists the options."""
 
@@ -56,6 +57,7 @@ def study(args: Sequence[str]) -> int:
         "report": _report,
         "verify": _verify,
         "repeat": _repeat,
+        "slurm": _slurm,
     }
     if args[0] not in commands:
         raise UserError(f"There is no command study {args[0]}; the commands are {', '.join(commands)}.")
@@ -107,6 +109,9 @@ def _run(args: Sequence[str]) -> int:
         "--stages", metavar="LIST", help="Stages to train, separated by commas, and the runs that these need."
     )
     parser.add_argument("--protocols", metavar="LIST", help="Protocols to train, separated by commas.")
+    parser.add_argument(
+        "--share", metavar="K/N", help="Share of the runs to train, such as 1/4; others train the rest."
+    )
     options = parser.parse_args(args)
     if options.workers is not None and options.workers < 1:
         raise UserError(f"workers is {options.workers}, expected 1 or more.")
@@ -124,6 +129,7 @@ def _run(args: Sequence[str]) -> int:
             keep_checkpoints=options.keep_checkpoints,
             protocols=_names(options.protocols),
             stages=_names(options.stages),
+            share=_share(options.share),
         ),
         Screen(console) if console.is_terminal else Lines(console),
     )
@@ -249,6 +255,43 @@ def _repeat(args: Sequence[str]) -> int:
     return 0 if circumstances else 1
 
 
+def _slurm(args: Sequence[str]) -> int:
+    import shlex
+
+    from visionbench.studies.runner import Options, Runner
+    from visionbench.studies.slurm import SlurmOptions, submissions, submit, write_script
+    from visionbench.studies.spec import load_study
+
+    words, args = _free_options(args)
+    parser = _parser(
+        "slurm",
+        "Writes an array job for SLURM, whose tasks share the runs of the study. Options of fit that change no number "
+        "may be given too, such as --data.source FOLDER. The folder of the studies must be seen by all nodes.",
+    )
+    parser.add_argument("--tasks", type=int, default=4, metavar="N", help="Number of tasks of the array.")
+    parser.add_argument("--cpus", type=int, default=2, metavar="N", help="Processor cores of each task, one a run.")
+    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs of each task, one a run.")
+    parser.add_argument("--time", default="02:00:00", help="Time limit of each task; it is queued again when it ends.")
+    parser.add_argument(
+        "--sbatch", action="append", default=[], metavar="ARGUMENT", help="Further argument of sbatch; may be repeated."
+    )
+    parser.add_argument("--submit", action="store_true", help="Whether the jobs are submitted too.")
+    options = parser.parse_args(args)
+    study = load_study(options.study)
+    Runner(study, Options(studies=Path(options.studies), words=words))  # refuses what the tasks would refuse
+    slurm = SlurmOptions(options.tasks, options.cpus, options.gpus, options.time, options.sbatch, words)
+    script = write_script(study, Path(options.studies) / study.id, slurm)
+    console = plain_console()
+    console.print(f"wrote {script}")
+    if options.submit:
+        console.print(f"submitted: {', '.join(submit(study, script))}")
+    else:
+        for command in submissions(study, script):
+            console.print(f"submit with: {shlex.join(command)}")
+    console.print(f"when all jobs have ended: visionbench study run {options.study} --save")
+    return 0
+
+
 def _list(args: Sequence[str]) -> int:
     from visionbench.studies.runner import Options, Runner
     from visionbench.studies.spec import load_study
@@ -330,6 +373,16 @@ def _judged(runner: "Runner") -> list["Measured"]:
 def _names(text: str | None) -> tuple[str, ...]:
     """Names that are separated by commas."""
     return tuple(word.strip() for word in (text or "").split(",") if word.strip())
+
+
+def _share(text: str | None) -> tuple[int, int] | None:
+    """Number of a share and number of shares."""
+    if text is None:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", text)
+    if match is None or not 1 <= int(match[1]) <= int(match[2]):
+        raise UserError(f"share is {text}, expected a number from 1 to N and N, such as 1/4.")
+    return int(match[1]), int(match[2])
 
 
 def _name(entry: "Measured") -> str:

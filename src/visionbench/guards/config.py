@@ -15,6 +15,7 @@ from lightning.pytorch.accelerators import AcceleratorRegistry
 from visionbench.classes import class_of
 from visionbench.evaluation.predictions import EVALUATIONS
 from visionbench.guards.base import Finding, Guard
+from visionbench.processes import World
 from visionbench.runs.identity import process_count
 
 # By these the data set tells the model its shape; a value written by hand would be lost without a word.
@@ -239,7 +240,7 @@ class OptionsWithoutEffect(_ConfigGuard):
 
 
 class OneProcessADevice(_ConfigGuard):
-    """Processes that are forked keep their metrics to themselves; other machines are out of reach."""
+    """Processes that are forked keep their metrics to themselves; those of other machines are started by others."""
 
     def refusal(self, context: ConfigContext) -> str | None:  # noqa: D102
         trainer = context.config.trainer
@@ -248,10 +249,18 @@ class OneProcessADevice(_ConfigGuard):
                 f"trainer.strategy is {trainer.strategy}, whose processes keep their metrics to themselves; use ddp, "
                 "which starts this command once for each device."
             )
-        if trainer.num_nodes not in (None, 1):
+        launch = World.detect().launch
+        nodes = launch.nodes if launch is not None else 1
+        if trainer.num_nodes not in (None, 1, nodes):
+            started = f"{launch.program} started processes on {nodes}" if launch is not None else "there is this one"
             return (
-                f"trainer.num_nodes is {trainer.num_nodes}, but visionbench trains a run on one machine; leave it out, "
-                "and give the devices of this machine with --trainer.devices."
+                f"trainer.num_nodes is {trainer.num_nodes}, but {started}; leave it out, and start the processes of "
+                "several machines with torchrun or srun."
+            )
+        if launch is not None and trainer.devices not in (None, "auto", -1, "-1", launch.devices, launch.size):
+            return (
+                f"trainer.devices is {trainer.devices}, but {launch.program} started {launch.devices} processes on "
+                "each machine; leave it out."
             )
         return None
 

@@ -65,6 +65,7 @@ class Options:
         keep_checkpoints: Whether all checkpoints are kept.
         protocols: Protocols whose runs are trained; all if empty.
         stages: Stages whose runs are trained, after the runs that they need; all if empty.
+        share: Number of a share of the runs, from 1, and number of shares; `None` for all runs.
     """
 
     studies: Path = STUDIES
@@ -77,6 +78,7 @@ class Options:
     keep_checkpoints: bool = False
     protocols: Sequence[str] = ()
     stages: Sequence[str] = ()
+    share: tuple[int, int] | None = None
 
 
 class Watcher(Protocol):
@@ -292,7 +294,9 @@ class Runner:
         return not self.waiting() and all((row := self.row(run)) is not None and row.is_finished for run in asked)
 
     def waiting(self) -> list[Waiting]:
-        """Runs that are asked for and not known yet."""
+        """Runs that are asked for and not known yet; whose share they are is not known either."""
+        if self.options.share is not None:
+            return []
         return [entry for entry in self.plan.waiting if self._selects(entry.protocol, entry.stage)]
 
     def write(self) -> None:
@@ -495,7 +499,15 @@ class Runner:
         return "its checkpoint" if is_complete else "a further evaluation"
 
     def _is_asked(self, run: PlannedRun) -> bool:
-        return run.study is self.study and any(self._selects(use.protocol, use.stage) for use in run.uses)
+        if run.study is not self.study or not any(self._selects(use.protocol, use.stage) for use in run.uses):
+            return False
+        if self.options.share is None:
+            return True
+        first = run
+        while first.continues is not None:  # a run is trained where the run is that it resumes
+            first = self.plan.runs[first.continues.run]
+        number, count = self.options.share
+        return int(first.id, 16) % count == number - 1
 
     def _selects(self, protocol: str, stage: str) -> bool:
         if self.options.protocols and protocol not in self.options.protocols:

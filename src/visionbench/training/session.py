@@ -18,6 +18,8 @@ import yaml
 from filelock import FileLock
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
@@ -153,6 +155,11 @@ class Session:
         self.settings = settings
         self.model, self.data = settings.model, settings.data
         self.world = World.detect()
+        if self.world.launch is not None:
+            # Equal to those of processes that a run starts itself, so that config.yaml repeats the run on one machine.
+            size = {"devices": self.world.launch.size, "num_nodes": 1}
+            settings.trainer |= size
+            settings.config.setdefault("trainer", {}).update(size)
         self.model.objective = settings.objective
         logged = self.model.metrics  # a metric that the model logs itself is not computed a second time
         names = expand(settings.metrics, self.data.class_names)
@@ -363,7 +370,7 @@ class Session:
             self.data.seed = self.settings.seed
         if OfficialTestAsValidation.name in self.settings.allow:
             self.data.watch_test()
-        if self.world.is_first:
+        if self.world.is_first or self.world.launch is not None:  # where several do, one prepares and the others wait
             self.data.prepare_data()
         self.data.setup()
 
@@ -404,7 +411,11 @@ class Session:
         plugins = _as_list(overrides.get("plugins", arguments.get("plugins")))
         if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
             # The variables of a batch job are not about this process: Lightning would wait for the job's other tasks.
-            overrides["plugins"] = [*plugins, LightningEnvironment()]
+            overrides["plugins"] = [*plugins, self._cluster_environment()]
+        if (launch := self.world.launch) is not None:
+            overrides |= {"devices": launch.devices, "num_nodes": launch.nodes}
+            if arguments.get("strategy") in (None, "auto"):
+                overrides["strategy"] = "ddp"
         overrides["callbacks"] = [*_as_list(arguments.get("callbacks")), *callbacks]
         try:
             self.trainer = Trainer(**{**arguments, **overrides})
@@ -412,6 +423,13 @@ class Session:
             self._withdraw()
             raise UserError(f"The Trainer does not take these settings: {one_line(error)}") from error
         self.trainer.fit_loop.epoch_loop = EpochLoop(self.trainer, self.settings.steps_per_execution, self.say)
+
+    def _cluster_environment(self) -> ClusterEnvironment:
+        if self.world.launch is None:
+            return LightningEnvironment()
+        if self.world.launch.program == "torchrun":
+            return TorchElasticEnvironment()
+        return SLURMEnvironment(auto_requeue=False)
 
     def _run_callbacks(self, run: RunFolder, description: dict[str, Any]) -> list[Callback]:
         settings, resumption = self.settings, self.resumption
@@ -520,7 +538,15 @@ class Session:
             if settings.resume is not None and RunFolder(folder).config_path.exists():
                 self.resumption = resume.open_for_resume(folder, description, allow_changes=True)
             return folder
-        parent = Path(settings.log_dir).expanduser() / settings.name
+        log_dir = Path(settings.log_dir).expanduser()
+        if self.world.launch is not None and not self.world.is_first:
+            folder, is_resumed = self.world.launch.wait(log_dir)
+            if is_resumed:
+                self.resumption = resume.open_for_resume(folder, description, allow_changes=True)
+            if settings.resume is not None:
+                self.model.prepare_start(load=self.resumption is None or self.resumption.state is None)
+            return folder
+        parent = log_dir / settings.name
         place: Path | None = None
         if settings.resume == "auto":
             place = resume.newest_unfinished(parent, description)
@@ -544,7 +570,10 @@ class Session:
             self._lock = RunFolder(folder).lock()
         if settings.resume is not None:
             self.model.prepare_start(load=self.resumption is None or self.resumption.state is None)
-        os.environ[RUN_FOLDER_VARIABLE] = str(folder)
+        if self.world.launch is None:
+            os.environ[RUN_FOLDER_VARIABLE] = str(folder)
+        else:
+            self.world.launch.announce(folder, self.resumption is not None, log_dir)
         return folder
 
     def _counts_on_length(self) -> bool:

@@ -1,0 +1,117 @@
+"""Runs whose processes torchrun or srun starts: the same run as one that starts them itself."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.exactness.same import checkpoint, report
+
+pytestmark = pytest.mark.slow
+
+FIT = (
+    "fit --model MLP --model.widths [16] --data Digits --trainer.accelerator cpu --trainer.precision 32-true "
+    "--threads 1 --figures none"
+)
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--nproc-per-node"]
+# Starts the processes of a job step as srun does.
+SRUN = """\
+for rank in $(seq 0 $(($1 - 1))); do
+    SLURM_JOB_ID=4711 SLURM_JOB_NAME=run SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=$1 SLURM_STEP_NUM_NODES=1 \\
+        SLURM_NTASKS=$1 SLURM_NTASKS_PER_NODE=$1 SLURM_NNODES=1 SLURM_NODELIST=localhost SLURM_NODEID=0 \\
+        SLURM_PROCID=$rank SLURM_LOCALID=$rank MASTER_ADDR=127.0.0.1 "${@:2}" &
+done
+status=0
+for child in $(jobs -p); do wait "$child" || status=$?; done
+exit $status
+"""
+
+
+@pytest.fixture
+def run(digits_root, tmp_path):
+    """Makes a function that trains with a number of processes, and gives what they printed."""
+
+    def call(program, size, line, check=True):
+        words = ["-m", "visionbench", *line.split()]
+        command = {
+            "torchrun": [*TORCHRUN, str(size), *words],
+            "srun": ["bash", "-c", SRUN, "srun", str(size), sys.executable, *words],
+            "itself": [sys.executable, *words, "--trainer.devices", str(size)],
+        }[program]
+        environment = os.environ | {"VISIONBENCH_DATA": str(digits_root), "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+        assert not check or done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    return call
+
+
+def folder(tmp_path: Path, name: str) -> Path:
+    return tmp_path / "lightning_logs" / name / "version_0"
+
+
+@pytest.mark.parametrize("program", ["torchrun", "srun"])
+def test_a_run_is_the_same_whoever_starts_its_processes(run, tmp_path, program):
+    line = f"{FIT} --model.dropout 0.2 --data.batch_size 32 --trainer.max_epochs 3"
+    printed = run(program, 2, f"{line} --name started").stdout
+    assert printed.count("test accuracy") == 1  # of the first process alone
+    run("itself", 2, f"{line} --name own")
+    own, started = (folder(tmp_path, name) for name in ("own", "started"))
+    assert report(started)["weights_digest"] == report(own)["weights_digest"]
+    assert report(started)["identity"] == report(own)["identity"]
+    assert (started / "metrics.csv").read_bytes() == (own / "metrics.csv").read_bytes()
+    assert (started / "predictions/test.csv").read_bytes() == (own / "predictions/test.csv").read_bytes()
+    assert sorted(path.name for path in (tmp_path / "lightning_logs").iterdir() if path.is_dir()) == ["own", "started"]
+
+
+def test_the_weights_do_not_depend_on_the_number_of_processes(run, tmp_path):
+    """At the same global batch, up to the order in which floats are added: the MLP has no batch norm and no dropout."""
+    found = {}
+    for size in (1, 2, 4):
+        line = f"{FIT} --data.batch_size {64 // size} --trainer.max_epochs 2 --name of{size}"
+        run("itself" if size == 1 else "torchrun", size, line)
+        found[size] = (
+            checkpoint(folder(tmp_path, f"of{size}"), "last")["state_dict"],
+            report(folder(tmp_path, f"of{size}")),
+        )
+    for size in (2, 4):
+        for name, weights in found[1][0].items():
+            torch.testing.assert_close(found[size][0][name], weights, rtol=1e-4, atol=1e-5)
+        for name, value in found[1][1]["metrics"].items():
+            assert found[size][1]["metrics"][name] == pytest.approx(value, rel=1e-4), name
+        assert found[size][1]["counts"] == found[1][1]["counts"]
+
+
+def test_a_killed_process_ends_the_run_which_is_resumed(run, digits_root, tmp_path):
+    line = f"{FIT} --data.batch_size 32 --trainer.max_epochs 60"
+    run("torchrun", 2, f"{line} --name undisturbed")
+    environment = os.environ | {"VISIONBENCH_DATA": str(digits_root), "OMP_NUM_THREADS": "1"}
+    words = [*TORCHRUN, "2", "-m", "visionbench", *line.split(), "--name", "killed"]
+    process = subprocess.Popen(
+        words, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, stderr=subprocess.STDOUT
+    )
+    metrics = folder(tmp_path, "killed") / "metrics.csv"
+    while process.poll() is None and not (metrics.exists() and metrics.read_text().count("\n") > 3):
+        time.sleep(0.05)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    os.kill(int(children[-1]), signal.SIGKILL)
+    begun = time.monotonic()
+    process.communicate(timeout=60)
+    assert process.returncode != 0
+    assert time.monotonic() - begun < 45  # torchrun gives the others 30 seconds
+    run("torchrun", 2, f"fit --resume {folder(tmp_path, 'killed')}")
+    killed, undisturbed = (folder(tmp_path, name) for name in ("killed", "undisturbed"))
+    assert (killed / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
+    assert report(killed)["weights_digest"] == report(undisturbed)["weights_digest"]
+
+
+def test_a_mistake_ends_all_processes_in_a_sentence(run, tmp_path):
+    done = run("torchrun", 2, f"{FIT} --data.batch_size 0", check=False)
+    assert done.returncode != 0
+    assert "batch_size" in done.stderr
+    assert not (tmp_path / "lightning_logs").exists()
