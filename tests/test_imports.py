@@ -10,7 +10,7 @@ PACKAGE = Path(visionbench.__file__).parent
 
 # From top to bottom: each package or module may import those below it. `visionbench` is the package's own __init__.py.
 ORDER = (
-    *("__main__", "cli", "commands", "studies", "visionbench", "estimator", "api"),
+    *("__main__", "cli", "commands", "studies", "visionbench", "estimator", "api", "project"),
     *("report", "figures", "inference"),
     *("arguments", "config", "progress", "training", "guards", "models", "data", "runs", "evaluation"),
     *(

@@ -91,8 +91,13 @@ COMMANDS = (
     ),
     Command(
         "study",
-        [("list|new|run|report|verify", "run a published table again, and say whether it holds")],
+        [("list|new|run|report|...", "run a published table again, and say whether it holds")],
         "visionbench.commands.study:study",
+    ),
+    Command(
+        "new",
+        [("NAME", "write a project of your own: a model, a data set, a study and tests")],
+        "visionbench.commands.new",
     ),
 )
 
