@@ -249,6 +249,35 @@ def test_a_task_whose_time_is_over_is_queued_again_and_resumes(undisturbed, tmp_
     assert table(tmp_path) == table(undisturbed)
 
 
+def test_a_cluster_of_ray_gives_the_same_table(undisturbed, tmp_path):
+    pytest.importorskip("ray")
+    write_study(tmp_path)
+    printed = study(tmp_path, "run", "two-widths", "--executor", "ray", "--workers", "2").stdout
+    assert f"[{RUNS}/{RUNS}] runs finished, {RUNS} of them now" in printed
+    assert table(tmp_path) == table(undisturbed)
+    kept, known = (
+        sorted(path.parent.name for path in (folder / "lightning_logs/studies/two-widths/runs").glob("*/checkpoints"))
+        for folder in (tmp_path, undisturbed)
+    )
+    assert kept == known
+
+
+def test_a_lost_worker_of_ray_costs_only_its_run(undisturbed, tmp_path):
+    pytest.importorskip("ray")
+    write_study(tmp_path)
+    line = [*COMMAND, "run", "two-widths", "--executor", "ray", "--workers", "2"]
+    runner = subprocess.Popen(line, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    for text in runner.stdout:
+        if text.startswith("[4/"):
+            found = subprocess.run(["pgrep", "-f", "ray::_Worker"], capture_output=True, text=True, check=True)
+            os.kill(int(found.stdout.split()[0]), signal.SIGKILL)
+            break
+    printed = runner.communicate()[0]
+    assert runner.returncode == 0
+    assert "its process ended (status -9); it is resumed" in printed
+    assert table(tmp_path) == table(undisturbed)
+
+
 def test_two_runners_share_the_work(undisturbed, tmp_path):
     write_study(tmp_path)
     line = [*COMMAND, "run", "two-widths", "--workers", "1"]

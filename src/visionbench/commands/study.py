@@ -130,6 +130,10 @@ def _run(args: Sequence[str]) -> int:
             protocols=_names(options.protocols),
             stages=_names(options.stages),
             share=_share(options.share),
+            executor=options.executor,
+            address=options.address,
+            cpus=options.cpus,
+            gpus=options.gpus,
         ),
         Screen(console) if console.is_terminal else Lines(console),
     )

@@ -34,6 +34,8 @@ class Job:
         words: Further options of `fit`, which do not change numbers.
         import_path: Folder that holds the study's own module; empty where it has none.
         resumes: Path of the run folder whose copy is trained on; empty for a run from the beginning.
+        sources: Run folders whose checkpoints the run file names.
+        keeps_checkpoints: Whether the checkpoints are needed after the run.
         gpu: Number of the GPU to use, among those that are visible; `None` to leave the choice to the run.
         labels: What TensorBoard shows beside the run's measures: the place of the run in its study.
         measures: Judged measures, which TensorBoard shows.
@@ -45,6 +47,8 @@ class Job:
     words: list[str] = field(default_factory=list)
     import_path: str = ""
     resumes: str = ""
+    sources: list[str] = field(default_factory=list)
+    keeps_checkpoints: bool = True
     gpu: int | None = None
     labels: dict[str, str] = field(default_factory=dict)
     measures: list[str] = field(default_factory=list)

@@ -1,18 +1,14 @@
 """Training the runs of a study: forked processes, locks, and results that are never lost or made twice."""
 
 import json
-import os
-import selectors
 import shutil
-import subprocess
-import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from dataclasses import replace as with_changes
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import yaml
 from filelock import FileLock
@@ -24,6 +20,7 @@ from visionbench.runs.identity import package_digest
 from visionbench.studies.expand import Plan, PlannedRun, Source, Use, Waiting, plan, runs_folder
 from visionbench.studies.jobs import DISK, ELSEWHERE, Job
 from visionbench.studies.judgment import changed_since, record, recorded
+from visionbench.studies.pool import Pool, local_pool
 from visionbench.studies.results import Row, read_rows, row_of, write_rows
 from visionbench.studies.spec import Study, load_study
 from visionbench.text import counted
@@ -65,6 +62,10 @@ class Options:
         keep_checkpoints: Whether all checkpoints are kept.
         protocols: Protocols whose runs are trained; all if empty.
         stages: Stages whose runs are trained, after the runs that they need; all if empty.
+        executor: Where the runs are trained: on this machine, or on a cluster of Ray.
+        address: Address of the cluster; `None` starts one on this machine.
+        cpus: Processor cores of each run on the cluster.
+        gpus: GPUs of each run on the cluster.
         share: Number of a share of the runs, from 1, and number of shares; `None` for all runs.
     """
 
@@ -78,6 +79,10 @@ class Options:
     keep_checkpoints: bool = False
     protocols: Sequence[str] = ()
     stages: Sequence[str] = ()
+    executor: Literal["local", "ray"] = "local"
+    address: str | None = None
+    cpus: float = 1.0
+    gpus: float = 0.0
     share: tuple[int, int] | None = None
 
 
@@ -313,10 +318,10 @@ class Runner:
     def _train(self) -> None:
         restarts = 0
         while True:
-            with _server() as server:
-                workers = self.options.workers or server.gpus or _cores()
+            with self._pool() as pool:
+                workers = pool.workers or self.options.workers or pool.gpus or _cores()
                 try:
-                    ended = self._serve(server, workers)
+                    ended = self._serve(pool, workers)
                 except (KeyboardInterrupt, Stopped):
                     self._stop_watching()  # before the server ends, which waits for the checkpoints
                     raise
@@ -326,10 +331,18 @@ class Runner:
             if restarts > KILLS:
                 raise RunFailed("The process that starts the runs was killed again and again; look at the memory.")
 
-    def _serve(self, server: "_ServerProcess", workers: int) -> bool:
+    def _pool(self) -> AbstractContextManager[Pool]:
+        if self.options.executor == "local":
+            return local_pool()
+        from visionbench.studies.ray_pool import ray_pool  # here, since few have Ray
+
+        options = self.options
+        return ray_pool(options.address, options.workers, options.cpus, options.gpus)
+
+    def _serve(self, pool: Pool, workers: int) -> bool:
         """Gives runs to the server until none is left; whether the server lived that long."""
         running: dict[str, tuple[PlannedRun, int]] = {}
-        self.gpus = server.gpus
+        self.gpus = pool.gpus
         self.started = {}
         while True:
             self.refresh()  # another runner may be at work too
@@ -344,16 +357,16 @@ class Runner:
                     self.out_of_budget = True
                     break
                 slot = next(slot for slot in range(workers) if slot not in {used for _, used in running.values()})
-                gpu = slot % server.gpus if server.gpus else None
+                gpu = slot % pool.gpus if pool.gpus else None
                 running[run.id] = (run, slot)
                 self.started[run.id] = time.monotonic()
                 if (recorded := self.stores[run.study.id].rows.get(run.id)) is not None and recorded.is_finished:
                     self.retrained[run.id] = recorded
-                server.send(self._job(run, gpu))
+                pool.send(self._job(run, gpu), slot)
                 self._tell(run, None, "started")
             if not running and (self.out_of_budget or not self.elsewhere):
                 return True
-            answers = server.answers(PATIENCE if self.elsewhere else None)
+            answers = pool.answers(PATIENCE if self.elsewhere else None)
             if answers is None:
                 return False
             for answer in answers:
@@ -410,6 +423,8 @@ class Runner:
             folder=str(folder.path),
             words=list(self.options.words) if run.study is self.study else _without_source(self.options.words),
             import_path=str(run.study.path.parent.resolve()) if run.study.module.exists() else "",
+            sources=[str(self.checkpoint(source).resolve().parent.parent) for source in run.sources.values()],
+            keeps_checkpoints=self._keeps_all() or self._keeps_checkpoints(run),
             resumes=str(self.checkpoint(run.continues).parent.parent) if run.continues is not None else "",
             gpu=gpu,
             labels=_labels(run),
@@ -470,7 +485,7 @@ class Runner:
 
     def _trim(self) -> None:
         """Removes checkpoints that nothing needs any more; they are the bulk of a study."""
-        if self.keeps_all or (self.store.folder / KEEP_FILE).exists():
+        if self._keeps_all():
             return
         wanted = {
             (source.study, source.run)
@@ -478,15 +493,27 @@ class Runner:
             if (row := self.row(run)) is None or not row.is_finished
             for source in run.parents
         }
-        single = {name for name, stage in self.study.stages.items() if len(stage.cells) <= 1 and stage.folds is None}
         for run in self.plan.runs.values():
             row = self.row(run)
             if run.id in self.trimmed or row is None or not row.is_finished or (run.study.id, run.id) in wanted:
                 continue
             self.trimmed.add(run.id)
-            if any(use.stage in single or _place(use) in self._needed_elsewhere for use in run.uses):
-                continue
-            shutil.rmtree(self.store.run(run.id).checkpoints, ignore_errors=True)
+            if not self._is_wanted_later(run):
+                shutil.rmtree(self.store.run(run.id).checkpoints, ignore_errors=True)
+
+    def _keeps_all(self) -> bool:
+        return self.keeps_all or (self.store.folder / KEEP_FILE).exists()
+
+    def _is_wanted_later(self, run: PlannedRun) -> bool:
+        """Whether a figure of the report or another study needs the checkpoints of a finished run."""
+        single = {name for name, stage in self.study.stages.items() if len(stage.cells) <= 1 and stage.folds is None}
+        return any(use.stage in single or _place(use) in self._needed_elsewhere for use in run.uses)
+
+    def _keeps_checkpoints(self, run: PlannedRun) -> bool:
+        """Whether a run that is to be trained keeps its checkpoints, at least until a later run has used them."""
+        if self._is_wanted_later(run) or run.study is not self.study:
+            return True
+        return any(source.run == run.id for other in self.plan.runs.values() for source in other.parents)
 
     # Helpers
 
@@ -696,65 +723,3 @@ def _cores() -> int:
     from visionbench.data.memory import processor_cores
 
     return processor_cores()
-
-
-class _ServerProcess:
-    """The process that forks the runs, as its starter sees it."""
-
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
-        self.buffer = b""
-        if process.stdin is None or process.stdout is None:
-            raise RuntimeError("The server has no pipes.")
-        self.input, self.output = process.stdin, process.stdout
-        self.selector = selectors.DefaultSelector()
-        self.selector.register(self.output, selectors.EVENT_READ)
-        ready = self.answers(None)
-        if ready is None:
-            raise RunFailed("The process that starts the runs ended before it was ready; its messages are above.")
-        self.gpus = int(ready[0]["gpus"])
-
-    def send(self, job: Job) -> None:
-        """Starts a run."""
-        try:
-            self.input.write(json.dumps(vars(job)).encode() + b"\n")
-            self.input.flush()
-        except BrokenPipeError:  # `answers` tells of it
-            return
-
-    def answers(self, timeout: float | None) -> list[dict[str, Any]] | None:
-        """Waits for answers; an empty list after the time is over, `None` where the server has ended."""
-        lines: list[bytes] = []
-        while not lines:
-            if not self.selector.select(timeout):
-                return []
-            content = os.read(self.output.fileno(), 2**16)
-            if not content:
-                return None
-            self.buffer += content
-            *lines, self.buffer = self.buffer.split(b"\n")
-        return [json.loads(line) for line in lines]
-
-
-@contextmanager
-def _server() -> Iterator[_ServerProcess]:
-    """Starts the process that forks the runs, and ends it: runs that are still trained write a checkpoint first."""
-    environment = dict(os.environ)
-    paths = [str(Path(__file__).parents[2]), environment.get("PYTHONPATH", "")]
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in paths if path)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "visionbench.studies.server"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        env=environment,
-        start_new_session=True,  # Ctrl+C is for the runner, which lets the runs write their checkpoints
-    )
-    try:
-        yield _ServerProcess(process)
-    finally:
-        if process.stdin is not None:
-            with suppress(BrokenPipeError):
-                process.stdin.close()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
