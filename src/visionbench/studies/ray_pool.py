@@ -1,6 +1,7 @@
 """Runs of a study on a cluster of Ray: an actor for each run at once, which has a process that forks the runs."""
 
 import contextlib
+import importlib
 import io
 import os
 import shutil
@@ -159,7 +160,7 @@ def ray_pool(address: str | None, workers: int | None, cpus: float, gpus: float)
         UserError: Ray is not installed, there is no such cluster, or it has no room for a run.
     """
     try:
-        import ray
+        ray: Any = importlib.import_module("ray")
     except ImportError:
         raise UserError('Ray is not installed; install it with: pip install "visionbench[ray]"') from None
     try:
@@ -167,7 +168,7 @@ def ray_pool(address: str | None, workers: int | None, cpus: float, gpus: float)
     except ConnectionError as error:
         raise UserError(f"There is no cluster of Ray at {address}; start one with: ray start --head") from error
     try:
-        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        resources = ray.cluster_resources()
         room = int(resources.get("CPU", 0) / cpus)
         if gpus:
             room = min(room, int(resources.get("GPU", 0) / gpus))
