@@ -463,6 +463,14 @@ GRID = """\
 grid:
   width: {"8": {}, "16": {model.widths: [16]}}
   dropout: {"0": {}, "0.5": {model.dropout: 0.5}}
+  activation: {relu: {}, tanh: {model.activation: tanh}}
+"""
+# Four of the eight combinations of three axes, in which each two labels of two axes meet.
+HALF = """cells:
+    - {width: "8", dropout: "0", activation: relu}
+    - {width: "8", dropout: "0.5", activation: tanh}
+    - {width: "16", dropout: "0", activation: tanh}
+    - {width: "16", dropout: "0.5", activation: relu}
 """
 
 
@@ -471,13 +479,18 @@ grid:
     [
         ("grid: [width, dropout]", True),
         ('cells: [{width: "8", dropout: "0"}, {width: "16", dropout: "0"}, {width: "16", dropout: "0.5"}]', False),
+        (HALF, True),
+        (HALF.replace("tanh", "relu", 1), False),
     ],
 )
-def test_main_effects_are_of_grids_with_all_combinations(tmp_path, cells, drawn):
+def test_main_effects_are_of_all_combinations_or_of_a_balanced_part(tmp_path, cells, drawn):
     text = re.sub(r"grid:.*?protocols:", f"{GRID}protocols:", TEXT, flags=re.DOTALL)
-    text = re.sub(r"stages:.*", f"stages:\n  widths: {{{cells}}}\n", text, flags=re.DOTALL)
+    text = re.sub(r"stages:.*", f"stages:\n  widths:\n   {cells}\n", text, flags=re.DOTALL)
     page = page_of(tmp_path, study_of(tmp_path, text))
-    assert any(alt.startswith("Main effects, widths.") for alt in page.images()) is drawn
+    alts = [alt for alt in page.images() if alt.startswith("Main effects, widths.")]
+    assert bool(alts) is drawn
+    if cells == HALF:
+        assert "4 of 8 combinations; axes are taken to add up." in alts[0]
 
 
 # Figures

@@ -1,6 +1,8 @@
 """Figures of a study's page that are drawn from its rows: curves, effects, confusion matrices."""
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -72,17 +74,21 @@ def effects(contents: Contents) -> Iterator[Html]:
 
             colors = {group.name: PROTOCOL_COLORS[n % len(PROTOCOL_COLORS)] for n, group in enumerate(groups)}
             figure = draw_effects(f"{stage.name}-main-effects", found, colors)
+            cells = {tuple(cell.cell[axis] for axis in axes) for group in groups for cell in group.cells}
+            every = _all_combinations({axis: {cell[n] for cell in cells} for n, axis in enumerate(axes)}, axes)
+            part = f" {len(cells)} of {every} combinations; axes are taken to add up." if len(cells) < every else ""
             description = (
                 "Mean of all runs with each label, every label of the other axes weighted alike; bars: 95 % intervals "
-                "of the means."
+                f"of the means.{part}"
             )
             yield _card(figure, f"Main effects, {stage.name}", description)
 
 
 def _crossed_axes(groups: Sequence[Group]) -> list[str]:
-    """Axes with two or more labels; none where the cells are not all combinations of them.
+    """Axes with two or more labels; none where the cells are neither all combinations of them nor a balanced part.
 
-    Means over the other axes would stand for combinations that the study does not have.
+    In a balanced part, each label of an axis stands in equally many cells, and each two labels of two axes stand in one
+    cell together. In any other, means over the other axes would stand for combinations that the study does not have.
     """
     cells = [cell.cell for group in groups for cell in group.cells]
     if not cells or any(cell.keys() != cells[0].keys() for cell in cells):
@@ -90,7 +96,20 @@ def _crossed_axes(groups: Sequence[Group]) -> list[str]:
     labels = {axis: {cell[axis] for cell in cells} for axis in cells[0]}
     axes = [axis for axis in labels if len(labels[axis]) > 1]
     combinations = {tuple(cell[axis] for axis in axes) for cell in cells}
-    return axes if len(combinations) == math.prod(len(labels[axis]) for axis in axes) else []
+    if len(combinations) == _all_combinations(labels, axes):
+        return axes
+    columns = list(zip(*combinations, strict=True))
+    equal = all(len(set(Counter(column).values())) == 1 for column in columns)
+    pairs = itertools.combinations(range(len(axes)), 2)
+    crossed = all(
+        len(set(zip(columns[a], columns[b], strict=True))) == len(labels[axes[a]]) * len(labels[axes[b]])
+        for a, b in pairs
+    )
+    return axes if equal and crossed else []
+
+
+def _all_combinations(labels: Mapping[str, Any], axes: Sequence[str]) -> int:
+    return math.prod(len(labels[axis]) for axis in axes)
 
 
 def _runs(group: Group, axes: Sequence[str], measure: str) -> list[tuple[Mapping[str, str], float]]:
