@@ -8,9 +8,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import yaml
+
 from visionbench.errors import UserError
 from visionbench.runs.identity import comparable, flat, starting_paths
 from visionbench.studies.results import Row, evaluations_of
+from visionbench.studies.search import Search, propose
 from visionbench.studies.spec import GUARD_WORDS, MINIMIZED, SECONDS, Cell, Need, Protocol, Stage, Study, load_study
 
 # Arguments of a run file whose value is a class with arguments, or its name alone.
@@ -199,7 +202,8 @@ def configure(study: Study, protocol: Protocol, stages: Sequence[Stage], cell: C
         set_option(config, name, value)
     named = {name: _class_at(config, name) for name, value in protocol.set.items() if isinstance(value, str)}
     for axis, label in cell.items():
-        for name, value in study.grid[axis][label].items():
+        # An axis of a search is an option, and its label a value of it.
+        for name, value in (study.grid[axis][label] if axis in study.grid else {axis: yaml.safe_load(label)}).items():
             set_option(config, name, value)
             for place, kind in named.items():
                 if kind is not None and _class_at(config, place) != kind:
@@ -278,6 +282,8 @@ class _Planner:
                     self._continue(stage, protocol, (place, number))
                 elif stage.best_of is not None:
                     self._best(stage, protocol, (place, number))
+                elif stage.search is not None:
+                    self._search(stage, stage.search, protocol, (place, number))
                 else:
                     for cell in stage.cells:
                         self._add(stage, protocol, cell, stage.seeds_of(cell), (place, number))
@@ -301,6 +307,34 @@ class _Planner:
                 self._run(continued, stage, protocol, config, order, Source(self.study.id, run.id, "last"))
         if not any(key[:2] == (protocol.name, parent.name) for key in self.by_use):
             self._wait(stage, protocol, f"it resumes the runs of {parent.name}, which are not known yet")
+
+    def _search(self, stage: Stage, search: Search, protocol: Protocol, order: tuple[int, int]) -> None:
+        """Adds the cells that the results so far propose."""
+        results: list[float | None] = []
+        best = mode_of_measure(search.by)
+        while len(results) < search.trials:
+            cells = propose(search, results, best)
+            for cell in cells:
+                self._add(stage, protocol, cell, stage.seeds, order)
+            means = [self._mean(protocol, stage.name, cell, search.by, stage.seeds) for cell in cells]
+            if not all(known for known, _ in means):
+                if later := search.trials - len(results) - len(cells):
+                    total = later * len(stage.seeds)
+                    self._wait(stage, protocol, "the results of those before propose them", total)
+                return
+            results += [mean for _, mean in means]
+
+    def _mean(
+        self, protocol: Protocol, stage: str, cell: Cell, by: str, seeds: Sequence[int]
+    ) -> tuple[bool, float | None]:
+        """Whether all runs of a cell have ended, and the mean of a measure over seeds; `None` where one has failed."""
+        start = (protocol.name, stage, tuple(cell.items()))
+        found = [self.rows.get(run.id) for key, run in self.by_use.items() if key[:3] == start and key[3] in seeds]
+        rows = [row for row in found if row is not None]
+        values = [pooled(list(of_seed), by) for of_seed in _by_seed(rows)]
+        numbers = [value for value in values if value is not None]
+        mean = sum(numbers) / len(numbers) if numbers and len(numbers) == len(values) else None
+        return len(rows) == len(found), mean
 
     def _chain(self, stage: Stage) -> list[Stage]:
         """The stage after those that it resumes, the first of them first."""
@@ -336,17 +370,11 @@ class _Planner:
         if not keys:
             return None, f"the runs of {source.name} choose its cell"
         for cell in [dict(labels) for labels in dict.fromkeys(key[2] for key in keys)]:
-            runs = [
-                run
-                for key, run in self.by_use.items()
-                if key[:3] == (protocol.name, source.name, tuple(cell.items())) and key[3] in seeds
-            ]
-            found = [self.rows.get(run.id) for run in runs]
-            if any(row is None for row in found):
+            known, mean = self._mean(protocol, source.name, cell, stage.by, seeds)
+            if not known:
                 return None, f"the runs of {source.name} choose its cell"
-            values = [pooled(list(rows), stage.by) for rows in _by_seed(row for row in found if row is not None)]
-            if values and all(value is not None for value in values):
-                scores.append((sum(value for value in values if value is not None) / len(values), cell))
+            if mean is not None:
+                scores.append((mean, cell))
         if not scores:
             return None, f"no cell of {source.name} has finished runs with {stage.by} alone"
         best = max if mode_of_measure(stage.by) == "max" else min

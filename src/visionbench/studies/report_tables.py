@@ -32,7 +32,8 @@ def csv_table(contents: Contents) -> str:
     Args:
         contents: Contents of the report.
     """
-    axes = list(contents.study.grid)
+    searches = [stage.search for stage in contents.study.stages.values() if stage.search is not None]
+    axes = list(dict.fromkeys([*contents.study.grid, *(name for search in searches for name in search.over)]))
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ("epoch", "measure", "published", "seeds", "seeds_asked", "samples", "mean", "sd", "low", "high")

@@ -72,6 +72,8 @@ def rounds_of(study: Study) -> int:
             depths[stage.name] = depths[stage.best_of] + 1
         else:
             depths[stage.name] = depths[stage.continues] if stage.continues is not None else 1
+            if stage.search is not None and stage.search.sampler == "tpe":
+                depths[stage.name] += -(-stage.search.trials // stage.search.at_once) - 1
     return max(depths.values())
 
 

@@ -11,6 +11,7 @@ import yaml
 
 from visionbench.errors import UserError
 from visionbench.studies.figure_words import FigureRequest, figure_request
+from visionbench.studies.search import Range, Search
 from visionbench.text import one_line
 
 KEYS = {
@@ -20,8 +21,10 @@ KEYS = {
 PROTOCOL_KEYS = {"defects", "changes", "set", "chosen"}
 STAGE_KEYS = {
     *("grid", "cells", "set", "result", "test", "protocols", "seeds", "more_seeds", "folds", "evaluate", "every"),
-    *("best_of", "by", "over", "continue"),
+    *("best_of", "by", "over", "continue", "search"),
 }
+SEARCH_KEYS = {"over", "trials", "sampler", "at_once", "by", "seed"}
+RANGE_KEYS = {"low", "high", "log", "integer", "values"}
 MORE_SEEDS_KEYS = {"seeds", "cells"}
 NEED_KEYS = {"study", "protocol", "stage", "cell", "epoch"}
 EVALUATIONS = ("train_eval", "before", "augmented_val")
@@ -89,8 +92,8 @@ class Stage:
 
     Attributes:
         name: Name.
-        cells: Cells; one empty cell where the stage has no grid, and none where it takes its cell from `best_of` or
-            its cells from `continues`.
+        cells: Cells; one empty cell where the stage has no grid, and none where it takes its cell from `best_of`, or
+            its cells from `continues` or `search`.
         set: Options of the stage.
         last_epoch: Whether the last epoch is the result, although a validation is watched.
         test: Whether the result is tested.
@@ -105,6 +108,7 @@ class Stage:
         by: Measure that chooses it.
         over: Whether the mean over all seeds chooses one cell, or each seed chooses its own.
         continues: Stage whose runs are resumed.
+        search: How the stage finds its cells.
     """
 
     name: str
@@ -123,6 +127,7 @@ class Stage:
     by: str = "val/acc"
     over: Literal["seeds", "each seed"] = "seeds"
     continues: str | None = None
+    search: Search | None = None
 
     def seeds_of(self, cell: Cell) -> tuple[int, ...]:
         """Gives the seeds of a cell.
@@ -380,7 +385,7 @@ class _Reader:
             where = f"stages.{name}"
             entry = _mapping(entry or {}, where)
             _known(entry, STAGE_KEYS, where)
-            ways = [key for key in ("grid", "cells", "best_of", "continue") if entry.get(key) is not None]
+            ways = [key for key in ("grid", "cells", "best_of", "continue", "search") if entry.get(key) is not None]
             if len(ways) > 1:
                 raise _Mistake(f"{where} has {ways[0]} and {ways[1]}; give only one of them.")
             for key in ("best_of", "continue"):
@@ -434,6 +439,7 @@ class _Reader:
                 if _one_of(entry.get("over", "seeds"), ("seeds", "each seed"), f"{where}.over") == "seeds"
                 else "each seed",
                 continues=entry.get("continue"),
+                search=self._search(entry["search"], f"{where}.search") if entry.get("search") is not None else None,
             )
             self._check_seeds(stages[name], stages)
         return stages
@@ -451,7 +457,7 @@ class _Reader:
 
     def _cells(self, name: str, entry: Mapping[str, Any]) -> tuple[Cell, ...]:
         where = f"stages.{name}"
-        if entry.get("best_of") is not None or entry.get("continue") is not None:
+        if any(entry.get(key) is not None for key in ("best_of", "continue", "search")):
             return ()
         if entry.get("cells") is not None:
             return self._listed_cells(self.text["stages"][name]["cells"], f"{where}.cells")
@@ -461,6 +467,49 @@ class _Reader:
                 raise _Mistake(f"{where}.grid names {axis}, which is no axis of grid.")
             product = [{**cell, axis: label} for cell in product for label in self.grid[axis]]
         return tuple(product)
+
+    def _search(self, content: Any, where: str) -> Search:
+        content = _mapping(content, where)
+        _known(content, SEARCH_KEYS, where)
+        options = _mapping(_given(content, "over", where), f"{where}.over")
+        over = {}
+        for name, entry in options.items():
+            if name in self.grid or " " in name or "," in name:
+                raise _Mistake(f"{where}.over names {name!r}, expected the name of an option that is no axis of grid.")
+            over[name] = self._range(entry, f"{where}.over.{name}")
+        if not over:
+            raise _Mistake(f"{where}.over has no option; give one or more.")
+        by = _text(content.get("by", "val/acc"), f"{where}.by")
+        if not is_measure(by) or by.startswith(TESTED):
+            raise _Mistake(f"{where}.by is {by}, expected a metric of the validation, such as val/acc.")
+        sampler = _one_of(content.get("sampler", "random"), ("random", "tpe"), f"{where}.sampler")
+        return Search(
+            over=over,
+            trials=_count(content.get("trials", 20), f"{where}.trials"),
+            sampler="random" if sampler == "random" else "tpe",
+            at_once=_count(content.get("at_once", 4), f"{where}.at_once"),
+            by=by,
+            seed=self._seeds([content.get("seed", 0)], f"{where}.seed")[0],
+        )
+
+    def _range(self, content: Any, where: str) -> Range:
+        content = _mapping(content, where)
+        _known(content, RANGE_KEYS, where)
+        if "values" in content:
+            values = tuple(_sequence(content["values"], f"{where}.values"))
+            if len(values) < 2 or len(content) > 1:
+                raise _Mistake(f"{where} has values, expected two or more of them and nothing else.")
+            return Range(values=values)
+        low, high = (_number(_given(content, key, where), f"{where}.{key}") for key in ("low", "high"))
+        log, integer = (_flag(content.get(key, False), f"{where}.{key}") for key in ("log", "integer"))
+        if low >= high or (log and low <= 0):
+            least = "above 0 and " if log else ""
+            raise _Mistake(
+                f"{where} is from {low:g} to {high:g}, expected a low end that is {least}below the high one."
+            )
+        if integer and not (low.is_integer() and high.is_integer()):
+            raise _Mistake(f"{where} is from {low:g} to {high:g}, expected whole numbers, since integer is true.")
+        return Range(low, high, log, integer)
 
     def _listed_cells(self, content: Any, where: str) -> tuple[Cell, ...]:
         cells = [dict(_mapping(cell, where)) for cell in _sequence(content, where)]
@@ -684,7 +733,7 @@ def _sequence(content: Any, where: str) -> list[Any]:
 
 def _given(content: Mapping[str, Any], key: str, where: str) -> Any:
     if content.get(key) is None:
-        raise _Mistake(f"{where} has no {key}; give them.")
+        raise _Mistake(f"{where} has no {key}; give {'them' if key.endswith('s') else 'it'}.")
     return content[key]
 
 
@@ -692,6 +741,12 @@ def _text(content: Any, where: str) -> str:
     if not isinstance(content, str) or not content:
         hint = "; a text with a comma or a colon needs quotes" if content is None or isinstance(content, dict) else ""
         raise _Mistake(f"{where} is {content!r}, expected a text{hint}.")
+    return content
+
+
+def _count(content: Any, where: str) -> int:
+    if not isinstance(content, int) or isinstance(content, bool) or content < 1:
+        raise _Mistake(f"{where} is {content!r}, expected a whole number of 1 or more.")
     return content
 
 

@@ -1,0 +1,147 @@
+"""Stages whose cells a search proposes."""
+
+import json
+
+import pytest
+
+from visionbench.errors import UserError
+from visionbench.studies.expand import plan
+from visionbench.studies.results import Row
+from visionbench.studies.search import Range, Search, propose
+from visionbench.studies.slurm import rounds_of
+from visionbench.studies.spec import load_study
+
+pytestmark = pytest.mark.fast
+
+TEXT = """\
+title: T
+source: S
+seeds: [0]
+base: {data: Digits, model: {class_path: MLP, init_args: {widths: [8]}}, trainer: {max_epochs: 1}}
+stages:
+  search:
+    search:
+      trials: 10
+      at_once: 4
+      sampler: random
+      over:
+        model.dropout: {low: 0, high: 0.6}
+        model.optimizer.lr: {low: 1.0e-4, high: 1.0e-1, log: true}
+        model.widths: {values: [[16], [32, 16]]}
+        data.batch_size: {low: 16, high: 128, integer: true}
+  final: {best_of: search, by: val/acc, test: true}
+"""
+
+
+def load(tmp_path, text=TEXT):
+    path = tmp_path / "some-study.yaml"
+    path.write_text(text)
+    return load_study(path)
+
+
+def finished(run, value, status="finished"):
+    use = run.first
+    metrics = {"val/acc": value} if status == "finished" else {}
+    return Row(run.id, run.protocols, use.stage, use.cell, use.seed, None, status, metrics, {"val": 100})
+
+
+def searched(study, value_of):
+    """Plans the study again and again, with a row for each run of the search; gives the plans."""
+    rows, plans = {}, []
+    while True:
+        plans.append(plan(study, rows))
+        new = [run for run in plans[-1].runs.values() if run.id not in rows and run.first.stage == "search"]
+        if not new:
+            return plans
+        rows |= {run.id: value_of(run) for run in new}
+
+
+def dropout(run):
+    return run.config["model"]["init_args"]["dropout"]
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_the_cells_come_in_batches_and_the_best_one_is_trained_again(tmp_path, sampler):
+    if sampler == "tpe":
+        pytest.importorskip("optuna")
+    study = load(tmp_path, TEXT.replace("random", sampler))
+    plans = searched(study, lambda run: finished(run, 1 - abs(dropout(run) - 0.3)))
+    sizes = [sum(run.first.stage == "search" for run in p.runs.values()) for p in plans]
+    assert sizes == {"random": [10, 10], "tpe": [4, 8, 10, 10]}[sampler]
+    waiting = [{w.stage: w.count for w in p.waiting} for p in plans]
+    later = [{"search": 6, "final": 1}, {"search": 2, "final": 1}] if sampler == "tpe" else []
+    assert waiting == [*later, {"final": 1}, {}]
+    assert rounds_of(study) == {"random": 2, "tpe": 4}[sampler]
+    runs = [run for run in plans[-1].runs.values() if run.first.stage == "search"]
+    best = min(runs, key=lambda run: abs(dropout(run) - 0.3))
+    (final,) = [run for run in plans[-1].runs.values() if run.first.stage == "final"]
+    assert final.first.cell == best.first.cell
+    assert final.config["model"] == best.config["model"]
+    again = searched(study, lambda run: finished(run, 1 - abs(dropout(run) - 0.3)))
+    assert list(again[-1].runs) == list(plans[-1].runs)  # the same results propose the same cells
+
+
+def test_a_run_gets_what_its_label_says(tmp_path):
+    for run in plan(load(tmp_path), {}).runs.values():
+        cell, model = run.first.cell, run.config["model"]["init_args"]
+        assert list(cell) == ["model.dropout", "model.optimizer.lr", "model.widths", "data.batch_size"]
+        assert float(cell["model.dropout"]) == model["dropout"] <= 0.6
+        assert 1e-4 <= model["optimizer"]["init_args"]["lr"] == float(cell["model.optimizer.lr"]) <= 0.1
+        assert model["widths"] == json.loads(cell["model.widths"])
+        assert 16 <= run.config["data"]["init_args"]["batch_size"] <= 128
+
+
+def test_the_estimator_improves_on_chance(tmp_path):
+    pytest.importorskip("optuna")
+    text = TEXT.replace("trials: 10", "trials: 40")
+
+    def best(sampler):
+        plans = searched(load(tmp_path, text.replace("random", sampler)), lambda run: finished(run, -dropout(run)))
+        return sorted(dropout(run) for run in plans[-1].runs.values())[:10]
+
+    assert sum(best("tpe")) < sum(best("random"))
+
+
+@pytest.mark.parametrize("sampler", ["random", "tpe"])
+def test_a_failed_trial_is_never_the_best(tmp_path, sampler):
+    if sampler == "tpe":
+        pytest.importorskip("optuna")
+    study = load(tmp_path, TEXT.replace("random", sampler))
+    plans = searched(study, lambda run: finished(run, dropout(run), "failed" if dropout(run) > 0.3 else "finished"))
+    assert [dropout(run) <= 0.3 for run in plans[-1].runs.values() if run.first.stage == "final"] == [True]
+
+
+def test_proposals_of_the_estimator_depend_on_the_results_before_the_batch_alone():
+    pytest.importorskip("optuna")
+    search = Search({"model.dropout": Range(0, 1)}, trials=12, sampler="tpe", at_once=3)
+    first = propose(search, [], "max")
+    second = propose(search, [0.1, 0.5, None], "max")
+    assert propose(search, [0.1, 0.5, None], "max") == second
+    assert propose(search, [0.1, 0.5, None, 0.2, 0.3, 0.4], "max") != second
+    assert len(first) == len(second) == 3
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        ("trials: 10", "trials: 0", "search.trials is 0, expected a whole number of 1 or more."),
+        ("sampler: random", "sampler: grid", "stages.search.search.sampler is 'grid'"),
+        ("low: 0, high: 0.6", "low: 1, high: 0.6", "model.dropout is from 1 to 0.6, expected a low end that is below"),
+        ("low: 1.0e-4", "low: 0", "is from 0 to 0.1, expected a low end that is above 0 and below the high one."),
+        ("low: 0, high: 0.6", "high: 0.6", "model.dropout has no low; give it."),
+        ("high: 128", "high: 12.5", "data.batch_size is from 16 to 12.5"),
+        ("low: 16, high: 128", "low: 16.5, high: 128", "expected whole numbers, since integer is true."),
+        ("values: [[16], [32, 16]]", "values: [[16]]", "has values, expected two or more of them and nothing else."),
+        ("low: 0, high", "lower: 0, high", "has the key lower"),
+        (
+            "      over:",
+            "      by: test/acc\n      over:",
+            "search.by is test/acc, expected a metric of the validation",
+        ),
+        ("    search:\n", "    grid: []\n    search:\n", "stages.search has grid and search; give only one of them."),
+    ],
+)
+def test_each_mistake_is_one_sentence(tmp_path, old, new, sentence):
+    with pytest.raises(UserError) as refusal:
+        load(tmp_path, TEXT.replace(old, new, 1))
+    assert sentence in str(refusal.value)
