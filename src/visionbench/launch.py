@@ -45,20 +45,25 @@ class Launch:
         """Number of processes on each machine."""
         return self.size // self.nodes
 
-    def announce(self, folder: Path, resumed: bool, log_dir: Path) -> None:
+    def announce(self, folder: Path, resumed: bool, log_dir: Path) -> Path | None:
         """Tells the other processes the run folder, which the first one has claimed.
 
         Args:
             folder: Run folder.
             resumed: Whether the run was started before.
             log_dir: Folder of all runs, which all processes see.
+
+        Returns:
+            The file that tells it, to be removed at the end of the run; `None` where there is none.
         """
         text = json.dumps({"folder": str(folder.resolve()), "resumed": resumed})
         if self.program == "torchrun":
             self._store().set(self._name(), text)
-        else:
-            log_dir.mkdir(parents=True, exist_ok=True)
-            write_whole(log_dir / self._name(), text.encode())
+            return None
+        path = log_dir / self._name()
+        log_dir.mkdir(parents=True, exist_ok=True)
+        write_whole(path, text.encode())
+        return path
 
     def wait(self, log_dir: Path) -> tuple[Path, bool]:
         """Waits until the first process has claimed the run folder.

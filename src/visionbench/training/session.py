@@ -183,6 +183,7 @@ class Session:
         self._epoch_guards = list(GUARDS)
         self._say = say
         self._lock: FileLock | None = None
+        self._announcement: Path | None = None
         self._started = False  # whether the run folder holds a configuration, so that the ending is recorded in it
         self._clock, self._cpu_clock = time.monotonic(), time.process_time()
         self._kernels: set[str] = set()
@@ -573,7 +574,7 @@ class Session:
         if self.world.launch is None:
             os.environ[RUN_FOLDER_VARIABLE] = str(folder)
         else:
-            self.world.launch.announce(folder, self.resumption is not None, log_dir)
+            self._announcement = self.world.launch.announce(folder, self.resumption is not None, log_dir)
         return folder
 
     def _counts_on_length(self) -> bool:
@@ -595,6 +596,8 @@ class Session:
     def _close(self) -> None:
         """Lets other processes resume the run, and closes the files of its loggers."""
         self.data.frozen_features = None
+        if self._announcement is not None:
+            self._announcement.unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.release()
             os.environ.pop(RUN_FOLDER_VARIABLE, None)
