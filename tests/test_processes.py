@@ -22,7 +22,7 @@ BATCH_JOB = {
 }
 STEP_OF_EIGHT = {**BATCH_JOB, "SLURM_STEP_ID": "0", "SLURM_STEP_NUM_TASKS": "8", "SLURM_PROCID": "3"}
 OTHER_PROGRAM = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_RANK": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29500"}
-TORCHRUN = {**OTHER_PROGRAM, "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_USE_AGENT_STORE": "True"}
+TORCHRUN = {**OTHER_PROGRAM, "WORLD_SIZE": "4", "LOCAL_WORLD_SIZE": "2", "TORCHELASTIC_RUN_ID": "none"}
 LINE = "fit --model MLP --model.widths [8] --data Digits --trainer.max_epochs 1 --trainer.accelerator cpu"
 
 
@@ -54,24 +54,45 @@ def test_a_process_of_torchrun_or_srun_knows_its_place():
     assert (world.rank, world.is_first, world.run_folder) == (1, False, None)
     assert (world.launch.program, world.launch.size, world.launch.nodes, world.launch.devices) == ("torchrun", 4, 2, 2)
     world = World.detect(STEP_OF_EIGHT)
-    assert (world.rank, world.launch.size, world.launch.nodes, world.launch.key) == (3, 8, 1, "srun-4711-0-0")
+    assert (world.rank, world.launch.size, world.launch.nodes, world.launch.devices) == (3, 8, 1, 8)
+    assert world.launch.address == ("node1", 20_000 + 471_100 % 20_000)
+    assert World.detect({**STEP_OF_EIGHT, "SLURM_JOB_NAME": "bash"}) == World(rank=0)  # a shell in a job
+    assert World.detect({**STEP_OF_EIGHT, "WORLD_SIZE": "8"}) == World.detect(STEP_OF_EIGHT)  # of a batch script
+
+
+def test_machines_with_unequal_numbers_of_processes_are_refused():
+    with pytest.raises(UserError, match="srun started 8 processes on 3 machines, expected equally many on each"):
+        World.detect({**STEP_OF_EIGHT, "SLURM_STEP_NUM_NODES": "3"})
+
+
+@pytest.mark.parametrize("command", ["predict run test", "export run", "study run x", "data list", "new a"])
+def test_a_command_of_one_process_is_refused_to_several(cli, monkeypatch, command):
+    for name, value in TORCHRUN.items():
+        monkeypatch.setenv(name, value)
+    assert "torchrun or srun started this command as one of several" in cli(command).refusal()
+
+
+def test_help_and_lists_need_no_place_among_processes(cli, monkeypatch):
+    for name, value in OTHER_PROGRAM.items():
+        monkeypatch.setenv(name, value)
+    assert cli("--help").status == 0
+    assert cli("data list").status == 0
 
 
 def test_one_of_several_processes_of_another_program_is_refused():
-    with pytest.raises(UserError, match=r"as one of 2 \(WORLD_SIZE is 2\); .* give --trainer.devices N"):
+    with pytest.raises(UserError, match=r"WORLD_SIZE is 2, but neither .* give --trainer.devices N"):
         World.detect(OTHER_PROGRAM)
 
 
 @pytest.mark.parametrize(
     ("variables", "options", "parts"),
     [
-        (OTHER_PROGRAM, "", ["than torchrun and srun started this process", "WORLD_SIZE is 2", "--trainer.devices"]),
-        (TORCHRUN, "--trainer.devices 3", ["trainer.devices is 3", "torchrun started 2 processes on each machine"]),
-        (STEP_OF_EIGHT, "--trainer.num_nodes 2", ["trainer.num_nodes is 2", "srun started processes on 1"]),
-        ({}, "--trainer.num_nodes 2", ["trainer.num_nodes is 2", "there is this one", "with torchrun or srun"]),
-        (BATCH_JOB, "--trainer.num_nodes 2", ["trainer.num_nodes is 2", "there is this one"]),
+        (OTHER_PROGRAM, "", ["neither torchrun nor srun started this process", "WORLD_SIZE is 2"]),
+        (STEP_OF_EIGHT, "--trainer.num_nodes 2", ["trainer.num_nodes is 2", "srun started it on 1"]),
+        ({}, "--trainer.num_nodes 2", ["trainer.num_nodes is 2", "started on this one", "with torchrun or srun"]),
+        (BATCH_JOB, "--trainer.num_nodes 2", ["trainer.num_nodes is 2", "started on this one"]),
     ],
-    ids=["another program", "other devices", "other machines", "two machines", "two machines of a batch job"],
+    ids=["another program", "other machines", "two machines", "two machines of a batch job"],
 )
 def test_a_run_over_several_programs_processes_is_refused_in_a_sentence(
     cli, tmp_path, monkeypatch, variables, options, parts

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from visionbench.errors import UserError
+from visionbench.launch import is_launched
 from visionbench.surroundings import OutputFailed, own_surroundings
 
 
@@ -101,6 +102,8 @@ COMMANDS = (
     ),
 )
 
+# Commands that torchrun or srun may start several times for one run.
+SEVERAL_PROCESSES = ("fit", "repeat", "validate", "test")
 NOTES = """\
 `visionbench fit --help` lists the options, `--model.help NAME` and `--data.help NAME` those of a
 model or a data set; `--print_config` prints every option with its value."""
@@ -164,6 +167,11 @@ def _run(words: list[str]) -> int:
         return 0 if words else 2
     name, *args = words
     command = _find(name)
+    if name not in SEVERAL_PROCESSES and is_launched(os.environ):
+        raise UserError(
+            f"torchrun or srun started this command as one of several, which {name} is not made for; start it once "
+            f"(commands of several processes: {', '.join(SEVERAL_PROCESSES)})."
+        )
     module, _, function = command.module.partition(":")
     run: Callable[..., int] = getattr(importlib.import_module(module), function or "run")
     return run(name, args) if command.passes_name else run(args)

@@ -1,25 +1,16 @@
 """Processes that torchrun or srun started, several for one run, on one machine or more."""
 
-import itertools
-import json
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from visionbench.errors import RunFailed, UserError
-from visionbench.files import write_whole
 
-if TYPE_CHECKING:
-    from torch.distributed import Store  # type: ignore[attr-defined]  # torch does not say that it exports it
-
-# Seconds that a process waits for the run folder of the first one, which may have to resume a large run.
-PATIENCE = 600.0
-# Number of the run among those of this process; the same in all processes of a launch.
-_RUNS = itertools.count()
+# Job names of an interactive shell in a job of SLURM: its variables are not about the programs that it starts.
+SHELLS = ("bash", "sh", "zsh", "interactive")
+# Ports for the meeting of a job step's processes; torchrun chooses one itself.
+FIRST_PORT, PORTS = 20_000, 20_000
 
 
 @dataclass(frozen=True)
@@ -29,87 +20,70 @@ class Launch:
     Attributes:
         program: Program.
         rank: Number of this process, from 0.
+        local_rank: Number of this process among those of this machine.
         size: Number of processes.
         nodes: Number of machines.
-        key: Text that is the same in all processes of the launch, and in no other launch.
+        restarts: How often the program has started the processes again.
+        address: Machine and port where the processes meet.
     """
 
     program: Literal["torchrun", "srun"]
     rank: int
+    local_rank: int
     size: int
     nodes: int
-    key: str
+    restarts: int
+    address: tuple[str, int]
 
     @property
     def devices(self) -> int:
         """Number of processes on each machine."""
         return self.size // self.nodes
 
-    def announce(self, folder: Path, resumed: bool, log_dir: Path) -> Path | None:
-        """Tells the other processes the run folder, which the first one has claimed.
-
-        Args:
-            folder: Run folder.
-            resumed: Whether the run was started before.
-            log_dir: Folder of all runs, which all processes see.
-
-        Returns:
-            The file that tells it, to be removed at the end of the run; `None` where there is none.
-        """
-        text = json.dumps({"folder": str(folder.resolve()), "resumed": resumed})
-        if self.program == "torchrun":
-            self._store().set(self._name(), text)
-            return None
-        path = log_dir / self._name()
-        log_dir.mkdir(parents=True, exist_ok=True)
-        write_whole(path, text.encode())
-        return path
-
-    def wait(self, log_dir: Path) -> tuple[Path, bool]:
-        """Waits until the first process has claimed the run folder.
-
-        Args:
-            log_dir: Folder of all runs, which all processes see.
-
-        Returns:
-            The run folder, and whether the run was started before.
+    def join(self) -> None:
+        """Waits for the other processes.
 
         Raises:
-            RunFailed: It does not come.
+            RunFailed: They do not come.
         """
-        text = self._from_store() if self.program == "torchrun" else self._from_file(log_dir / self._name())
-        if text is None:
-            raise RunFailed(
-                f"The first of the {self.size} processes that {self.program} started named no run folder within "
-                f"{PATIENCE:.0f} s; look at what it printed, and whether all of them see the folder {log_dir}."
-            )
-        content = json.loads(text)
-        return Path(content["folder"]), bool(content["resumed"])
+        import torch
+        from torch import distributed
 
-    def _name(self) -> str:
-        return f".{self.key}-{next(_RUNS)}.json"
-
-    def _store(self) -> "Store":
-        """The store that torchrun keeps for its processes."""
-        from torch.distributed import PrefixStore, TCPStore  # type: ignore[attr-defined]  # as above
-
-        host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
-        store = TCPStore(host, port, is_master=False, timeout=timedelta(seconds=PATIENCE), wait_for_workers=False)
-        return PrefixStore("visionbench", store)
-
-    def _from_store(self) -> str | None:
+        if distributed.is_initialized():
+            return
+        place = {"MASTER_ADDR": self.address[0], "MASTER_PORT": str(self.address[1])}
+        os.environ.update(place | {"RANK": str(self.rank), "WORLD_SIZE": str(self.size)})
+        os.environ["LOCAL_RANK"] = str(self.local_rank)
+        backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
-            return self._store().get(self._name()).decode()
-        except RuntimeError:  # of torch: the time is over, or torchrun has ended
-            return None
+            distributed.init_process_group(backend)
+        except RuntimeError as error:  # torch's own, of many kinds
+            raise self._lost(error) from error
 
-    def _from_file(self, path: Path) -> str | None:
-        begun = time.monotonic()
-        while not path.exists():
-            if time.monotonic() - begun > PATIENCE:
-                return None
-            time.sleep(0.2)
-        return path.read_text(encoding="utf-8")
+    def share(self, content: Any) -> Any:
+        """Gives every process what the first one has.
+
+        Args:
+            content: What the first process has; ignored in the others.
+
+        Raises:
+            RunFailed: Another process has ended.
+        """
+        from torch import distributed
+
+        box = [content]
+        try:
+            distributed.broadcast_object_list(box, src=0)
+        except RuntimeError as error:
+            raise self._lost(error) from error
+        return box[0]
+
+    def _lost(self, error: Exception) -> RunFailed:
+        reason = " ".join(str(error).split())[:200]
+        return RunFailed(
+            f"Process {self.rank} of the {self.size} that {self.program} started has lost the others; look at what "
+            f"they printed ({reason})."
+        )
 
 
 def find_launch(variables: Mapping[str, str]) -> Launch | None:
@@ -119,23 +93,61 @@ def find_launch(variables: Mapping[str, str]) -> Launch | None:
         variables: Environment variables.
 
     Raises:
-        UserError: A program other than torchrun and srun started this process as one of several.
+        UserError: A program other than torchrun and srun started this process as one of several, or a machine has more
+            processes than another.
     """
-    if (size := number(variables, "WORLD_SIZE")) > 1:
-        if variables.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
-            raise UserError(
-                f"Another program than torchrun and srun started this process as one of {size} (WORLD_SIZE is {size}); "
-                "start the processes with one of these, or start one process and give --trainer.devices N."
-            )
-        nodes = size // max(1, number(variables, "LOCAL_WORLD_SIZE"))
-        key = f"torchrun-{variables.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-        return Launch("torchrun", number(variables, "RANK"), size, max(1, nodes), key)
-    if (size := number(variables, "SLURM_STEP_NUM_TASKS")) > 1:
-        names = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
-        key = "-".join(["srun", *(variables.get(name, "0") for name in names)])
-        nodes = max(1, number(variables, "SLURM_STEP_NUM_NODES"))
-        return Launch("srun", number(variables, "SLURM_PROCID"), size, nodes, key)
-    return None
+    if is_shell := variables.get("SLURM_JOB_NAME") in SHELLS:
+        variables = {name: value for name, value in variables.items() if not name.startswith("SLURM_STEP")}
+    if "TORCHELASTIC_RUN_ID" in variables and number(variables, "WORLD_SIZE") > 1:
+        size, local = number(variables, "WORLD_SIZE"), max(1, number(variables, "LOCAL_WORLD_SIZE"))
+        launch = Launch(
+            *("torchrun", number(variables, "RANK"), number(variables, "LOCAL_RANK"), size, max(1, size // local)),
+            restarts=number(variables, "TORCHELASTIC_RESTART_COUNT"),
+            address=(variables.get("MASTER_ADDR", "localhost"), number(variables, "MASTER_PORT")),
+        )
+    elif not is_shell and number(variables, "SLURM_STEP_NUM_TASKS") > 1:
+        step = 100 * number(variables, "SLURM_JOB_ID") + number(variables, "SLURM_STEP_ID")
+        launch = Launch(
+            *("srun", number(variables, "SLURM_PROCID"), number(variables, "SLURM_LOCALID")),
+            size=number(variables, "SLURM_STEP_NUM_TASKS"),
+            nodes=max(1, number(variables, "SLURM_STEP_NUM_NODES")),
+            restarts=number(variables, "SLURM_RESTART_COUNT"),
+            address=(_first_machine(variables), FIRST_PORT + step % PORTS),
+        )
+    elif (size := number(variables, "WORLD_SIZE")) > 1:
+        raise UserError(
+            f"WORLD_SIZE is {size}, but neither torchrun nor srun started this process; start the processes with one "
+            "of these, or start one process and give --trainer.devices N."
+        )
+    else:
+        return None
+    if launch.size % launch.nodes:
+        raise UserError(
+            f"{launch.program} started {launch.size} processes on {launch.nodes} machines, expected equally many on "
+            "each."
+        )
+    return launch
+
+
+def is_launched(variables: Mapping[str, str]) -> bool:
+    """Whether torchrun or srun started this process as one of several.
+
+    Args:
+        variables: Environment variables.
+    """
+    try:
+        return find_launch(variables) is not None
+    except UserError:
+        return False
+
+
+def _first_machine(variables: Mapping[str, str]) -> str:
+    if (given := variables.get("MASTER_ADDR")) is not None:
+        return given
+    from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
+
+    nodes = variables.get("SLURM_STEP_NODELIST") or variables.get("SLURM_NODELIST") or "localhost"
+    return SLURMEnvironment.resolve_root_node_address(nodes)
 
 
 def number(variables: Mapping[str, str], name: str) -> int:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from visionbench.errors import RunFailed, UserError
-from visionbench.launch import find_launch
+from visionbench.launch import is_launched
 from visionbench.processes import RUN_FOLDER_VARIABLE
 
 # The number of a process among others, as other programs set it. A run numbers its processes itself, and Lightning
@@ -54,7 +54,7 @@ def own_surroundings() -> Iterator[None]:
     os.environ["MPLBACKEND"] = "agg"
     if not {"OMP_WAIT_POLICY", SPINS_VARIABLE} & set(os.environ):
         os.environ[SPINS_VARIABLE] = SPINS
-    if RUN_FOLDER_VARIABLE not in os.environ and find_launch(os.environ) is None:
+    if RUN_FOLDER_VARIABLE not in os.environ and not is_launched(os.environ):
         for name in RANKS:
             os.environ.pop(name, None)
     handlers = [(stream, stream.errors) for stream in (sys.stdout, sys.stderr) if hasattr(stream, "reconfigure")]

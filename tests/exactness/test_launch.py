@@ -23,8 +23,8 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "1", "--n
 SRUN = """\
 for rank in $(seq 0 $(($1 - 1))); do
     SLURM_JOB_ID=4711 SLURM_JOB_NAME=run SLURM_STEP_ID=0 SLURM_STEP_NUM_TASKS=$1 SLURM_STEP_NUM_NODES=1 \\
-        SLURM_NTASKS=$1 SLURM_NTASKS_PER_NODE=$1 SLURM_NNODES=1 SLURM_NODELIST=localhost SLURM_NODEID=0 \\
-        SLURM_PROCID=$rank SLURM_LOCALID=$rank MASTER_ADDR=127.0.0.1 "${@:2}" &
+        SLURM_NTASKS=$1 SLURM_NNODES=1 SLURM_NODELIST=localhost SLURM_NODEID=0 \\
+        SLURM_PROCID=$rank SLURM_LOCALID=$rank "${@:2}" &
 done
 status=0
 for child in $(jobs -p); do wait "$child" || status=$?; done
@@ -43,7 +43,7 @@ def run(digits_root, tmp_path):
             "srun": ["bash", "-c", SRUN, "srun", str(size), sys.executable, *words],
             "itself": [sys.executable, *words, "--trainer.devices", str(size)],
         }[program]
-        environment = os.environ | {"VISIONBENCH_DATA": str(digits_root), "OMP_NUM_THREADS": "1"}
+        environment = os.environ | {"VISIONBENCH_DATA": str(digits_root)}
         done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
         assert not check or done.returncode == 0, done.stdout + done.stderr
         return done
@@ -109,6 +109,31 @@ def test_a_killed_process_ends_the_run_which_is_resumed(run, digits_root, tmp_pa
     killed, undisturbed = (folder(tmp_path, name) for name in ("killed", "undisturbed"))
     assert (killed / "metrics.csv").read_bytes() == (undisturbed / "metrics.csv").read_bytes()
     assert report(killed)["weights_digest"] == report(undisturbed)["weights_digest"]
+
+
+@pytest.mark.parametrize("program", ["torchrun", "srun"])
+def test_what_the_first_process_alone_refuses_ends_all(run, tmp_path, program):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "something").touch()
+    begun = time.monotonic()
+    done = run(program, 2, f"{FIT} --run_dir there --trainer.max_epochs 1", check=False)
+    assert done.returncode != 0
+    assert "run_dir is there, which is there already" in done.stderr
+    assert time.monotonic() - begun < 60
+
+
+def test_a_run_of_several_processes_is_tested_by_one(run, tmp_path):
+    run("torchrun", 2, f"{FIT} --data.batch_size 32 --trainer.max_epochs 1 --name several")
+    place = folder(tmp_path, "several")
+    tested = subprocess.run(
+        [sys.executable, "-m", "visionbench", "test", str(place)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert tested.returncode == 0, tested.stderr
+    assert f"test accuracy {100 * report(place)['metrics']['test/acc']:.2f} %" in tested.stdout
 
 
 def test_a_mistake_ends_all_processes_in_a_sentence(run, tmp_path):

@@ -1,6 +1,7 @@
 """Stages whose cells a search proposes."""
 
 import json
+import sys
 
 import pytest
 
@@ -81,10 +82,31 @@ def test_the_cells_come_in_batches_and_the_best_one_is_trained_again(tmp_path, s
     assert list(again[-1].runs) == list(plans[-1].runs)  # the same results propose the same cells
 
 
+def test_a_failed_trial_proposes_nothing_while_it_is_tried_again(tmp_path):
+    pytest.importorskip("optuna")
+    study = load(tmp_path, TEXT.replace("random", "tpe"))
+    first = list(plan(study, {}).runs.values())
+    rows = {run.id: finished(run, 0.5, "failed" if run is first[0] else "finished") for run in first}
+    assert len(plan(study, rows, retried=[first[0].id]).runs) == 4
+    assert len(plan(study, rows).runs) == 8
+
+
+def test_what_is_known_is_shown_without_optuna(tmp_path, monkeypatch):
+    study = load(tmp_path, TEXT.replace("random", "tpe"))
+    cells = [{"trial": str(n + 1), "model.dropout": f"0.{n + 1}", "model.optimizer.lr": "0.01", "model.widths": "[16]",
+              "data.batch_size": "32"} for n in range(4)]  # fmt: skip
+    rows = {str(n): Row(str(n), ("reported",), "search", cell, 0, None, "finished") for n, cell in enumerate(cells)}
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    known = plan(study, rows)
+    assert [run.first.cell for run in known.runs.values()] == cells
+    assert [entry.count for entry in known.waiting] == [6, 1]
+    assert "needs Optuna" in plan(study, {}).waiting[0].reason
+
+
 def test_a_run_gets_what_its_label_says(tmp_path):
     for run in plan(load(tmp_path), {}).runs.values():
         cell, model = run.first.cell, run.config["model"]["init_args"]
-        assert list(cell) == ["model.dropout", "model.optimizer.lr", "model.widths", "data.batch_size"]
+        assert list(cell) == ["trial", "model.dropout", "model.optimizer.lr", "model.widths", "data.batch_size"]
         assert float(cell["model.dropout"]) == model["dropout"] <= 0.6
         assert 1e-4 <= model["optimizer"]["init_args"]["lr"] == float(cell["model.optimizer.lr"]) <= 0.1
         assert model["widths"] == json.loads(cell["model.widths"])
@@ -114,11 +136,21 @@ def test_a_failed_trial_is_never_the_best(tmp_path, sampler):
 def test_proposals_of_the_estimator_depend_on_the_results_before_the_batch_alone():
     pytest.importorskip("optuna")
     search = Search({"model.dropout": Range(0, 1)}, trials=12, sampler="tpe", at_once=3)
-    first = propose(search, [], "max")
-    second = propose(search, [0.1, 0.5, None], "max")
-    assert propose(search, [0.1, 0.5, None], "max") == second
-    assert propose(search, [0.1, 0.5, None, 0.2, 0.3, 0.4], "max") != second
-    assert len(first) == len(second) == 3
+    results = [({"model.dropout": f"0.{n}"}, value) for n, value in enumerate((0.1, 0.5, None), 1)]
+    second = propose(search, range(3, 6), results, "max")
+    assert propose(search, range(3, 6), results, "max") == second
+    assert [cell["trial"] for cell in second] == ["4", "5", "6"]
+    assert [range(0, 3), range(3, 6), range(6, 9), range(9, 12)] == search.batches()
+
+
+def test_labels_stay_in_their_range_and_are_the_values():
+    option = Range(1e-5, 0.99999999, log=True)
+    for share in (0.0, 0.3, 0.9999999999):
+        assert 1e-5 <= option.value(option.at(share)) <= 0.99999999
+    assert isinstance(option.value(option.at(0.0)), float)  # not the text 1e-05
+    whole = Range(1, 3, integer=True)
+    counts = [whole.at(n / 300) for n in range(300)]
+    assert [counts.count(label) for label in ("1", "2", "3")] == [100, 100, 100]
 
 
 @pytest.mark.parametrize(

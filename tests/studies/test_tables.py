@@ -134,6 +134,12 @@ def test_the_spread_of_cells_with_more_seeds_is_that_of_a_cell_with_one(measure)
     assert one.spread.sd == many.spread.sd == pytest.approx(2.5**0.5)
     assert (one.spread.degrees_of_freedom, one.spread.pooled) == (4, True)
     assert [entry.verdict.kind for entry in (many, one)] == ["reproduced", "reproduced"]
+    entries = measure(
+        lambda row: accuracy(row, 0.78 + 0.01 * row.seed, count=0) if row.seed < 4 else None,
+        stages(stage, published, "[val/acc]"),
+    )
+    assert [entry.verdict.kind for entry in entries if entry.verdict] == ["incomplete", "incomplete"]
+    assert "such as 8" in only(entries, "val/acc", cell={"width": "16"}).verdict.sentence
 
 
 def test_a_value_is_judged_by_the_tolerance_of_its_measure(measure):

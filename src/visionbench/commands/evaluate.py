@@ -46,10 +46,10 @@ def _evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
     stage: Literal["val", "test"] = "val" if command == "validate" else "test"
     with quiet_libraries():
         settings = settings_from(["--config", str(run.config_path), *options], command)
-        for note in settings.notes:
-            console.print(note)
         data = settings.data
         session = Session(settings, console.print)
+        for note in settings.notes:
+            session.say(note)
         session.prepare_data()
         _check_classes(run, data)
         if not data.sizes()[stage]:

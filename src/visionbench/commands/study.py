@@ -112,9 +112,21 @@ def _run(args: Sequence[str]) -> int:
     parser.add_argument(
         "--share", metavar="K/N", help="Share of the runs to train, such as 1/4; others train the rest."
     )
+    parser.add_argument(
+        "--executor", choices=("local", "ray"), default="local", help="Where the runs are trained; ray needs Ray."
+    )
+    parser.add_argument(
+        "--address", help="Address of the cluster of Ray, such as auto; by default one on this machine."
+    )
+    parser.add_argument("--cpus", type=float, default=1.0, metavar="N", help="Processor cores of a run, with Ray.")
+    parser.add_argument("--gpus", type=float, default=0.0, metavar="N", help="GPUs of a run, with Ray, such as 0.25.")
     options = parser.parse_args(args)
     if options.workers is not None and options.workers < 1:
         raise UserError(f"workers is {options.workers}, expected 1 or more.")
+    if not options.cpus > 0 or not options.gpus >= 0:
+        raise UserError(
+            f"cpus is {options.cpus:g} and gpus is {options.gpus:g}, expected cpus above 0 and gpus from 0."
+        )
     loaded = load_study(options.study)
     console = plain_console()
     runner = Runner(
@@ -251,7 +263,7 @@ def _repeat(args: Sequence[str]) -> int:
         return 1
     differences, circumstances = runner.differences(), runner.circumstances()
     if not differences:
-        console.print("The weights and all metrics are those recorded, digit for digit.")
+        console.print("Weights, metrics, curves and confusion matrices are those recorded, digit for digit.")
         return 0
     for line in differences:
         console.print(line)

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
 from visionbench.classes import sheet_entry
 from visionbench.data.base import VisionDataModule
 from visionbench.data.store import default_root, find_store, remembered_source
@@ -109,7 +111,7 @@ class FromSource(VisionDataModule):
     def prepare_data(self) -> None:
         """Prepares the store if it is missing or if its source has changed; prints which of several sources is used."""
         if self.note and not self._source_checked:
-            print(self.note)
+            rank_zero_only(print)(self.note)
         super().prepare_data()
 
     def _prepare_command(self) -> str:

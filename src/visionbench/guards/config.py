@@ -227,7 +227,7 @@ class OptionsWithoutEffect(_ConfigGuard):
                 f"trainer.gradient_clip_algorithm is {trainer.gradient_clip_algorithm}, but no gradient is clipped; "
                 "give trainer.gradient_clip_val too."
             )
-        if trainer.sync_batchnorm and process_count(trainer.as_dict()) > 1 and not torch.cuda.is_available():
+        if trainer.sync_batchnorm and _processes(trainer) > 1 and not torch.cuda.is_available():
             return (
                 "trainer.sync_batchnorm is true, but only batch norms on GPUs of NVIDIA can be synchronized; remove it."
             )
@@ -237,6 +237,11 @@ class OptionsWithoutEffect(_ConfigGuard):
                 "early_stopping.patience too."
             )
         return None
+
+
+def _processes(trainer: Any) -> int:
+    launch = World.detect().launch
+    return launch.size if launch is not None else process_count(trainer.as_dict())
 
 
 class OneProcessADevice(_ConfigGuard):
@@ -252,15 +257,10 @@ class OneProcessADevice(_ConfigGuard):
         launch = World.detect().launch
         nodes = launch.nodes if launch is not None else 1
         if trainer.num_nodes not in (None, 1, nodes):
-            started = f"{launch.program} started processes on {nodes}" if launch is not None else "there is this one"
+            started = f"{launch.program} started it on {nodes}" if launch is not None else "it was started on this one"
             return (
                 f"trainer.num_nodes is {trainer.num_nodes}, but {started}; leave it out, and start the processes of "
                 "several machines with torchrun or srun."
-            )
-        if launch is not None and trainer.devices not in (None, "auto", -1, "-1", launch.devices, launch.size):
-            return (
-                f"trainer.devices is {trainer.devices}, but {launch.program} started {launch.devices} processes on "
-                "each machine; leave it out."
             )
         return None
 

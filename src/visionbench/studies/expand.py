@@ -3,17 +3,15 @@
 import copy
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-import yaml
-
 from visionbench.errors import UserError
 from visionbench.runs.identity import comparable, flat, starting_paths
 from visionbench.studies.results import Row, evaluations_of
-from visionbench.studies.search import Search, propose
+from visionbench.studies.search import TRIAL, Search, propose
 from visionbench.studies.spec import GUARD_WORDS, MINIMIZED, SECONDS, Cell, Need, Protocol, Stage, Study, load_study
 
 # Arguments of a run file whose value is a class with arguments, or its name alone.
@@ -166,7 +164,11 @@ class Plan:
 
 
 def plan(
-    study: Study, rows: Mapping[str, Row], others: Callable[[str], Study] | None = None, epochs: int | None = None
+    study: Study,
+    rows: Mapping[str, Row],
+    others: Callable[[str], Study] | None = None,
+    epochs: int | None = None,
+    retried: Collection[str] = (),
 ) -> Plan:
     """Names the runs of a study.
 
@@ -176,12 +178,13 @@ def plan(
         others: Gives the study with an id; by default from the folder of the study file.
         epochs: Number of epochs of every run instead of the study's own, for a trial; a run that resumes another one
             gets as many more.
+        retried: Ids of failed runs that are tried again.
 
     Raises:
         UserError: An option contradicts another one, or a run of another study that is needed does not exist.
     """
     return _Planner(
-        study, rows, others or (lambda name: load_study(study.path.with_name(f"{name}.yaml"))), epochs
+        study, rows, others or (lambda name: load_study(study.path.with_name(f"{name}.yaml"))), epochs, retried
     ).plan()
 
 
@@ -203,7 +206,7 @@ def configure(study: Study, protocol: Protocol, stages: Sequence[Stage], cell: C
     named = {name: _class_at(config, name) for name, value in protocol.set.items() if isinstance(value, str)}
     for axis, label in cell.items():
         # An axis of a search is an option, and its label a value of it.
-        for name, value in (study.grid[axis][label] if axis in study.grid else {axis: yaml.safe_load(label)}).items():
+        for name, value in _options_of(study, axis, label).items():
             set_option(config, name, value)
             for place, kind in named.items():
                 if kind is not None and _class_at(config, place) != kind:
@@ -215,6 +218,13 @@ def configure(study: Study, protocol: Protocol, stages: Sequence[Stage], cell: C
         for name, value in stage.set.items():
             set_option(config, name, value)
     return config
+
+
+def _options_of(study: Study, axis: str, label: str) -> Mapping[str, Any]:
+    """What a label sets; an axis of a search is an option, and its label a value of it."""
+    if axis in study.grid:
+        return study.grid[axis][label]
+    return {} if axis == TRIAL else {axis: json.loads(label)}
 
 
 def set_option(config: dict[str, Any], name: str, value: Any) -> None:
@@ -264,9 +274,14 @@ def _class_at(config: Mapping[str, Any], name: str) -> str | None:
 
 class _Planner:
     def __init__(
-        self, study: Study, rows: Mapping[str, Row], others: Callable[[str], Study], epochs: int | None
+        self,
+        study: Study,
+        rows: Mapping[str, Row],
+        others: Callable[[str], Study],
+        epochs: int | None,
+        retried: Collection[str] = (),
     ) -> None:
-        self.study, self.rows, self.others, self.epochs = study, rows, others, epochs
+        self.study, self.rows, self.others, self.epochs, self.retried = study, rows, others, epochs, retried
         self.runs: dict[str, PlannedRun] = {}
         self.foreign: dict[tuple[str, str], PlannedRun] = {}
         self.waiting: list[Waiting] = []
@@ -309,28 +324,43 @@ class _Planner:
             self._wait(stage, protocol, f"it resumes the runs of {parent.name}, which are not known yet")
 
     def _search(self, stage: Stage, search: Search, protocol: Protocol, order: tuple[int, int]) -> None:
-        """Adds the cells that the results so far propose."""
-        results: list[float | None] = []
-        best = mode_of_measure(search.by)
-        while len(results) < search.trials:
-            cells = propose(search, results, best)
-            for cell in cells:
+        """Adds the cells that are known by their rows, and those that the results so far propose."""
+        known = {
+            row.cell[TRIAL]: row.cell
+            for row in self.rows.values()
+            if row.stage == stage.name and protocol.name in row.protocols and TRIAL in row.cell
+        }
+        results: list[tuple[Cell, float | None]] = []
+        for batch in search.batches():
+            cells = [known.get(str(number + 1)) for number in batch]
+            if any(cell is None for cell in cells):
+                try:
+                    proposed = propose(search, batch, results, mode_of_measure(search.by))
+                except UserError as error:  # what is known can be shown without Optuna
+                    self._wait(stage, protocol, str(error), (search.trials - batch.start) * len(stage.seeds))
+                    return
+                cells = [cell or proposal for cell, proposal in zip(cells, proposed, strict=True)]
+            chosen = [cell for cell in cells if cell is not None]
+            for cell in chosen:
                 self._add(stage, protocol, cell, stage.seeds, order)
-            means = [self._mean(protocol, stage.name, cell, search.by, stage.seeds) for cell in cells]
-            if not all(known for known, _ in means):
-                if later := search.trials - len(results) - len(cells):
-                    total = later * len(stage.seeds)
-                    self._wait(stage, protocol, "the results of those before propose them", total)
+            means = [self._mean(protocol, stage.name, cell, search.by, stage.seeds, final=True) for cell in chosen]
+            if not all(ended for ended, _ in means):
+                if later := search.trials - batch.stop:
+                    reason = "the results of those before propose them"
+                    self._wait(stage, protocol, reason, later * len(stage.seeds))
                 return
-            results += [mean for _, mean in means]
+            results += [(cell, mean) for cell, (_, mean) in zip(chosen, means, strict=True)]
 
     def _mean(
-        self, protocol: Protocol, stage: str, cell: Cell, by: str, seeds: Sequence[int]
+        self, protocol: Protocol, stage: str, cell: Cell, by: str, seeds: Sequence[int], final: bool = False
     ) -> tuple[bool, float | None]:
-        """Whether all runs of a cell have ended, and the mean of a measure over seeds; `None` where one has failed."""
+        """Whether all runs of a cell have ended, and the mean of a measure over seeds; `None` where one has failed.
+
+        With `final`, a failed run that is tried again has not ended.
+        """
         start = (protocol.name, stage, tuple(cell.items()))
         found = [self.rows.get(run.id) for key, run in self.by_use.items() if key[:3] == start and key[3] in seeds]
-        rows = [row for row in found if row is not None]
+        rows = [row for row in found if row is not None and not (final and row.id in self.retried)]
         values = [pooled(list(of_seed), by) for of_seed in _by_seed(rows)]
         numbers = [value for value in values if value is not None]
         mean = sum(numbers) / len(numbers) if numbers and len(numbers) == len(values) else None
@@ -367,10 +397,12 @@ class _Planner:
         """The best cell over some seeds; without one, the reason. A cell with a failed run cannot be chosen."""
         scores: list[tuple[float, Cell]] = []
         keys = [key for key in self.by_use if key[:2] == (protocol.name, source.name)]
-        if not keys:
+        is_searched = source.search is not None
+        still = any((entry.protocol, entry.stage) == (protocol.name, source.name) for entry in self.waiting)
+        if not keys or (is_searched and still):
             return None, f"the runs of {source.name} choose its cell"
         for cell in [dict(labels) for labels in dict.fromkeys(key[2] for key in keys)]:
-            known, mean = self._mean(protocol, source.name, cell, stage.by, seeds)
+            known, mean = self._mean(protocol, source.name, cell, stage.by, seeds, final=is_searched)
             if not known:
                 return None, f"the runs of {source.name} choose its cell"
             if mean is not None:

@@ -19,7 +19,10 @@ PARTS = {
     "tolerance": "tolerance",
     "choices": "choices",
     "changes": "measures that a defect changes",
+    "seeds": "seeds and cells",
 }
+# Parts that records of before have not.
+LATER = {"seeds"}
 
 
 def judgment(study: Study) -> dict[str, str]:
@@ -38,6 +41,10 @@ def judgment(study: Study) -> dict[str, str]:
         "tolerance": study.tolerance,
         "choices": [study.choices, {name: protocol.chosen for name, protocol in protocols.items()}],
         "changes": {name: protocol.changes for name, protocol in protocols.items()},
+        "seeds": {
+            name: [stage.seeds, stage.more_seeds, stage.more_seeds_of, stage.cells, stage.folds, repr(stage.search)]
+            for name, stage in study.stages.items()
+        },
     }
     return {part: hashlib.sha256(json.dumps(parts[part], sort_keys=True).encode()).hexdigest() for part in PARTS}
 
@@ -76,7 +83,8 @@ def recorded(*folders: Path) -> dict[str, str] | None:
     for path in (folder / FILE for folder in folders if (folder / FILE).exists()):
         try:
             content = json.loads(path.read_bytes())
-            found.append({key: str(content[key]) for key in (RECORDED, *PARTS)})
+            known = [part for part in PARTS if part in content or part not in LATER]
+            found.append({key: str(content[key]) for key in (RECORDED, *known)})
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} is damaged ({error!r}); restore it from the repository.") from error
     return min(found, key=lambda content: content[RECORDED], default=None)
@@ -90,7 +98,7 @@ def changed_since(content: Mapping[str, str], study: Study) -> str | None:
         study: Study as it is now.
     """
     now = judgment(study)
-    changed = [words for part, words in PARTS.items() if content[part] != now[part]]
+    changed = [words for part, words in PARTS.items() if part in content and content[part] != now[part]]
     if not changed:
         return None
     return f"Changed in the study file after the first run ({content[RECORDED]}): {', '.join(changed)}."

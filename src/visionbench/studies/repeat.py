@@ -6,6 +6,14 @@ from visionbench.studies.results import Row, read_rows
 from visionbench.studies.runner import SAVED_FILE, Options, Runner, Watcher
 from visionbench.studies.spec import Study, is_share
 
+# What is compared besides the metrics, in words.
+PARTS = {
+    "curves": "the curves",
+    "losses": "the losses of the last batches",
+    "confusion": "the confusion matrices",
+    "best_epoch": "the numbers of the best epochs",
+    "weights_digest": "the weights",
+}
 # Digits of a digest that a person compares.
 DIGITS = 8
 
@@ -32,7 +40,8 @@ class Repeater(Runner):
         self.asked = ""
         self.outcome: Row | None = None
         super().__init__(study, options, watcher)
-        recorded = {row.id: row for row in read_rows(self.saved / SAVED_FILE) if row.id in self.plan.runs}
+        saved = read_rows(self.saved / SAVED_FILE)
+        recorded = {row.id: row for row in saved if row.id in self.plan.runs and row.is_finished}
         found = [name for name in recorded if name.startswith(run_id)]
         if len(found) != 1:
             example = f", such as {next(iter(recorded))}" if recorded else ""
@@ -53,8 +62,9 @@ class Repeater(Runner):
             for name in dict.fromkeys((*other.metrics, *one.metrics))
             if one.metrics.get(name) != other.metrics.get(name)
         ]
-        if one.weights_digest != other.weights_digest:
-            lines.append("the weights are other ones")
+        lines += [
+            f"{word} are other ones" for name, word in PARTS.items() if getattr(one, name) != getattr(other, name)
+        ]
         return lines
 
     def circumstances(self) -> list[str]:

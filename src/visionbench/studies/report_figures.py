@@ -116,7 +116,8 @@ def _runs(group: Group, axes: Sequence[str], measure: str) -> list[tuple[Mapping
     return [
         ({axis: cell.cell[axis] for axis in axes}, value)
         for cell in group.cells
-        for value in cell.values(measure).values()
+        for seed, value in cell.values(measure).items()
+        if seed in group.stage.seeds  # those that all cells have, so that each cell counts alike
     ]
 
 

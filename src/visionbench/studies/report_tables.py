@@ -14,6 +14,7 @@ from visionbench.studies.report_contents import (
     mean_and_deviation,
     seeds_text,
 )
+from visionbench.studies.search import TRIAL
 from visionbench.studies.tables import Measured
 from visionbench.text import MINUS
 
@@ -33,7 +34,7 @@ def csv_table(contents: Contents) -> str:
         contents: Contents of the report.
     """
     searches = [stage.search for stage in contents.study.stages.values() if stage.search is not None]
-    axes = list(dict.fromkeys([*contents.study.grid, *(name for search in searches for name in search.over)]))
+    axes = list(dict.fromkeys([*contents.study.grid, *(name for search in searches for name in (TRIAL, *search.over))]))
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     head = ("epoch", "measure", "published", "seeds", "seeds_asked", "samples", "mean", "sd", "low", "high")

@@ -175,8 +175,9 @@ class Runner:
             self._note(change)
         saved = self.saved / SAVED_FILE
         kept = {row.id: row for path in (saved, self.store.folder / RESULTS_FILE) for row in read_rows(path)}
+        searches = {name for name, stage in self.study.stages.items() if stage.search is not None}
         for row in kept.values():
-            if row.is_finished:
+            if row.is_finished or row.stage in searches:  # later trials were proposed from a failed one too
                 self.store.rows.setdefault(row.id, row)
             else:
                 self.unfinished.setdefault(row.id, row)
@@ -211,7 +212,9 @@ class Runner:
     def replan(self) -> None:
         """Names the runs anew, since a result may have chosen a cell."""
         # A cell with a failed run is not chosen, also while that run is tried again.
-        self.plan = plan(self.study, {**self.unfinished, **self.store.rows}, epochs=self.options.epochs)
+        rows = {**self.unfinished, **self.store.rows}
+        retried = self.unfinished.keys() - self.store.rows.keys()
+        self.plan = plan(self.study, rows, epochs=self.options.epochs, retried=retried)
         for run in self.plan.foreign.values():
             self._store(run.study)
 
@@ -487,12 +490,8 @@ class Runner:
         """Removes checkpoints that nothing needs any more; they are the bulk of a study."""
         if self._keeps_all():
             return
-        wanted = {
-            (source.study, source.run)
-            for run in self.every_run()
-            if (row := self.row(run)) is None or not row.is_finished
-            for source in run.parents
-        }
+        unfinished = [run for run in self.every_run() if (row := self.row(run)) is None or not row.is_finished]
+        wanted = {(source.study, source.run) for run in [*unfinished, *self.missing()] for source in run.parents}
         for run in self.plan.runs.values():
             row = self.row(run)
             if run.id in self.trimmed or row is None or not row.is_finished or (run.study.id, run.id) in wanted:
@@ -506,8 +505,13 @@ class Runner:
 
     def _is_wanted_later(self, run: PlannedRun) -> bool:
         """Whether a figure of the report or another study needs the checkpoints of a finished run."""
-        single = {name for name, stage in self.study.stages.items() if len(stage.cells) <= 1 and stage.folds is None}
-        return any(use.stage in single or _place(use) in self._needed_elsewhere for use in run.uses)
+        return any(self._has_one_cell(use.stage) or _place(use) in self._needed_elsewhere for use in run.uses)
+
+    def _has_one_cell(self, name: str) -> bool:
+        stage = self.study.stages[name]
+        if stage.continues is not None:
+            return self._has_one_cell(stage.continues)
+        return len(stage.cells) <= 1 and stage.folds is None and stage.search is None
 
     def _keeps_checkpoints(self, run: PlannedRun) -> bool:
         """Whether a run that is to be trained keeps its checkpoints, at least until a later run has used them."""
@@ -545,7 +549,7 @@ class Runner:
         return any(
             self._selects(protocol, later.name)
             for later in self.study.stages.values()
-            if later.best_of == stage and later.name not in chosen
+            if later.best_of == stage and later.name not in chosen and protocol in later.protocols
         )
 
     def _needed_by_others(self) -> set[Place]:

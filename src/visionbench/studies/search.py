@@ -8,6 +8,9 @@ from typing import Any, Literal
 
 from visionbench.errors import UserError
 
+# Axis that numbers the cells of a search, from 1.
+TRIAL = "trial"
+
 
 @dataclass(frozen=True)
 class Range:
@@ -31,19 +34,28 @@ class Range:
         """Gives a value as the label of a cell.
 
         Args:
-            share: Place in the range, from 0 to 1.
+            share: Place in the range, from 0 to below 1.
         """
         if self.values:
-            return json.dumps(self.values[min(int(share * len(self.values)), len(self.values) - 1)])
+            return json.dumps(self.values[int(share * len(self.values))])
+        low, high = self.low, self.high + self.integer  # each whole number is as likely as any other
         if self.log:
-            value = math.exp(math.log(self.low) + share * (math.log(self.high) - math.log(self.low)))
+            value = math.exp(math.log(low) + share * (math.log(high) - math.log(low)))
         else:
-            value = self.low + share * (self.high - self.low)
-        return self.label(value)
+            value = low + share * (high - low)
+        return self.label(math.floor(value) if self.integer else value)
 
     def label(self, value: float) -> str:
         """Gives a number as the label of a cell, which is all that its run gets of it."""
-        return str(round(value)) if self.integer else f"{value:.4g}"
+        value = min(max(value, self.low), self.high)
+        if self.integer:
+            return str(round(value))
+        short = float(f"{value:.6g}")
+        return repr(short if self.low <= short <= self.high else value)
+
+    def value(self, label: str) -> Any:
+        """Gives the value of a label."""
+        return json.loads(label)
 
 
 @dataclass(frozen=True)
@@ -66,56 +78,67 @@ class Search:
     by: str = "val/acc"
     seed: int = 0
 
+    def batches(self) -> list[range]:
+        """Numbers of the trials that are proposed together, from 0."""
+        size = self.trials if self.sampler == "random" else self.at_once
+        return [range(start, min(start + size, self.trials)) for start in range(0, self.trials, size)]
 
-def propose(search: Search, results: Sequence[float | None], best: Literal["min", "max"]) -> list[dict[str, str]]:
-    """Proposes the next cells: always the same ones after the same results, so that nothing else has to be kept.
+
+def propose(
+    search: Search, batch: range, results: Sequence[tuple[dict[str, str], float | None]], best: Literal["min", "max"]
+) -> list[dict[str, str]]:
+    """Proposes the cells of a batch: always the same ones after the same results.
 
     Args:
         search: Search.
-        results: Value of each trial so far, in their order; `None` for one that has failed.
+        batch: Numbers of the trials.
+        results: Cell and value of each trial before them, in their order; the value `None` for one that has failed.
         best: Whether large or small values are good.
 
     Raises:
         UserError: Optuna is needed and not installed.
     """
-    if search.sampler == "random":
-        return [_drawn(search, number) for number in range(len(results), search.trials)]
-    return _estimated(search, results, best, min(search.at_once, search.trials - len(results)))
+    cells = _drawn(search, batch) if search.sampler == "random" else _estimated(search, batch, results, best)
+    return [{TRIAL: str(number + 1), **cell} for number, cell in zip(batch, cells, strict=True)]
 
 
-def _drawn(search: Search, number: int) -> dict[str, str]:
+def _drawn(search: Search, batch: range) -> list[dict[str, str]]:
     import numpy as np
 
-    random = np.random.default_rng([search.seed, number])
-    return {name: option.at(random.random()) for name, option in search.over.items()}
+    randoms = [np.random.default_rng([search.seed, number]) for number in batch]
+    return [{name: option.at(random.random()) for name, option in search.over.items()} for random in randoms]
 
 
 def _estimated(
-    search: Search, results: Sequence[float | None], best: Literal["min", "max"], count: int
+    search: Search, batch: range, results: Sequence[tuple[dict[str, str], float | None]], best: Literal["min", "max"]
 ) -> list[dict[str, str]]:
     try:
         import optuna
     except ImportError:
-        raise UserError('The sampler tpe needs Optuna; install it with: pip install "visionbench[search]"') from None
+        raise UserError('The sampler tpe needs Optuna; install it with: pip install -e ".[search]"') from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=search.seed, constant_liar=True)
+    # A seed for each batch, so that nothing of the batches before is needed but their results.
+    seed = 1_000_003 * search.seed + batch.start
+    sampler = optuna.samplers.TPESampler(seed=seed % 2**32, constant_liar=True)
     study = optuna.create_study(direction="maximize" if best == "max" else "minimize", sampler=sampler)
     distributions = {name: _distribution(option) for name, option in search.over.items()}
-    trials: list[Any] = []
-    for begin in range(0, len(results) + count, search.at_once):
-        end = min(begin + search.at_once, len(results) + count)
-        trials += [study.ask(distributions) for _ in range(begin, end)]
-        for trial, value in zip(trials[begin:end], results[begin:end], strict=False):
-            if value is None:
-                study.tell(trial, state=optuna.trial.TrialState.FAIL)
-            else:
-                study.tell(trial, value)
+    for cell, value in results:
+        values = {name: option.value(cell[name]) for name, option in search.over.items()}
+        parameters = {
+            name: option.values.index(values[name]) if option.values else values[name]
+            for name, option in search.over.items()
+        }
+        state = optuna.trial.TrialState.FAIL if value is None else optuna.trial.TrialState.COMPLETE
+        study.add_trial(
+            optuna.trial.create_trial(params=parameters, distributions=distributions, value=value, state=state)
+        )
+    trials = [study.ask(distributions) for _ in batch]
     return [
         {
             name: json.dumps(option.values[trial.params[name]]) if option.values else option.label(trial.params[name])
             for name, option in search.over.items()
         }
-        for trial in trials[len(results) :]
+        for trial in trials
     ]
 
 

@@ -72,8 +72,8 @@ def rounds_of(study: Study) -> int:
             depths[stage.name] = depths[stage.best_of] + 1
         else:
             depths[stage.name] = depths[stage.continues] if stage.continues is not None else 1
-            if stage.search is not None and stage.search.sampler == "tpe":
-                depths[stage.name] += -(-stage.search.trials // stage.search.at_once) - 1
+            if stage.search is not None:
+                depths[stage.name] += len(stage.search.batches()) - 1
     return max(depths.values())
 
 
@@ -94,10 +94,12 @@ def write_script(study: Study, folder: Path, options: SlurmOptions) -> Path:
     for name, value, least in (("tasks", options.tasks, 1), ("cpus", options.cpus, 1), ("gpus", options.gpus, 0)):
         if value < least:
             raise UserError(f"{name} is {value}, expected {least} or more.")
+    folder = folder.absolute()  # sbatch may be called anywhere
     log = folder / "slurm"
     arguments = [
         f"--job-name={study.id}",
         f"--array=0-{options.tasks - 1}",
+        "--ntasks=1",
         f"--cpus-per-task={options.cpus}",
         *([f"--gpus-per-task={options.gpus}"] if options.gpus else []),
         f"--time={options.time}",
@@ -108,10 +110,19 @@ def write_script(study: Study, folder: Path, options: SlurmOptions) -> Path:
         *options.directives,
     ]
     workers = options.gpus or options.cpus
-    command = [sys.executable, "-m", "visionbench", "study", "run", str(study.path), "--studies", str(folder.parent)]
+    command = [
+        sys.executable,
+        "-m",
+        "visionbench",
+        "study",
+        "run",
+        str(study.path.absolute()),
+        "--studies",
+        str(folder.parent),
+    ]
     command += ["--workers", str(workers), *options.words]
     content = SCRIPT.format(
-        directives="\n".join(f"#SBATCH {argument}" for argument in arguments),
+        directives="\n".join(f"#SBATCH {_quoted(argument)}" for argument in arguments),
         folder=shlex.quote(str(Path.cwd())),
         command=shlex.join(command),
         tasks=options.tasks,
@@ -124,6 +135,12 @@ def write_script(study: Study, folder: Path, options: SlurmOptions) -> Path:
     except OSError as error:
         raise UserError(f"{path} cannot be written ({error.strerror or error}); give another folder.") from error
     return path
+
+
+def _quoted(argument: str) -> str:
+    """An argument as a line of SBATCH holds it: with quotes around a value that needs them."""
+    name, equals, value = argument.partition("=")
+    return f"{name}{equals}{shlex.quote(value)}" if equals else argument
 
 
 def submissions(study: Study, script: Path) -> list[list[str]]:
@@ -153,7 +170,7 @@ def submit(study: Study, script: Path) -> list[str]:
     """
     jobs: list[str] = []
     for command in submissions(study, script):
-        words = [word.replace("JOB", jobs[-1]) if jobs else word for word in command]
+        words = [word.replace(":JOB", f":{jobs[-1]}") if word.startswith("--dependency=") else word for word in command]
         try:
             done = subprocess.run(words, capture_output=True, text=True, check=False)
         except FileNotFoundError:

@@ -11,7 +11,7 @@ import yaml
 
 from visionbench.errors import UserError
 from visionbench.studies.figure_words import FigureRequest, figure_request
-from visionbench.studies.search import Range, Search
+from visionbench.studies.search import TRIAL, Range, Search
 from visionbench.text import one_line
 
 KEYS = {
@@ -474,7 +474,7 @@ class _Reader:
         options = _mapping(_given(content, "over", where), f"{where}.over")
         over = {}
         for name, entry in options.items():
-            if name in self.grid or " " in name or "," in name:
+            if name in self.grid or name == TRIAL or " " in name or "," in name:
                 raise _Mistake(f"{where}.over names {name!r}, expected the name of an option that is no axis of grid.")
             over[name] = self._range(entry, f"{where}.over.{name}")
         if not over:

@@ -167,7 +167,8 @@ def measures_of(study: Study, stage: Stage) -> list[str]:
     if stage.test and "test/acc" not in columns:
         columns.append("test/acc")
     if not columns:
-        columns = [stage.by] if not stage.test else ["test/acc"]
+        chosen_by = stage.search.by if stage.search is not None else stage.by
+        columns = [chosen_by] if not stage.test else ["test/acc"]
     return columns
 
 
@@ -219,6 +220,7 @@ def _with_verdicts(study: Study, entries: Sequence[Measured]) -> Iterator[Measur
     """Judges one column of a stage in a protocol, over whose cells the spread is pooled."""
     groups = {place: list(entry.values.values()) for place, entry in enumerate(entries) if entry.values}
     spreads = pooled_spread(groups) if groups else {}
+    missing = [entry for entry in entries if len(entry.values) < entry.asked]
     for place, entry in enumerate(entries):
         spread = spreads.get(place)
         verdict = None
@@ -236,6 +238,10 @@ def _with_verdicts(study: Study, entries: Sequence[Measured]) -> Iterator[Measur
                 defect=defect,
                 defect_sentence=protocol.defects.get(defect) if defect is not None else None,
             )
+            if missing and entry.asked == 1 and verdict.kind in ("reproduced", "not reproduced", "inconclusive"):
+                # Its spread is that of others, which may still change.
+                text = f"incomplete: its spread comes from cells of which runs are missing, such as {missing[0].label}"
+                verdict = replace(verdict, kind="incomplete", sentence=text)
             if not entry.values and sum(row.is_finished for row in entry.rows) >= entry.asked:
                 verdict = replace(verdict, sentence=f"incomplete: no run has {entry.measure}")
         yield replace(entry, spread=spread, verdict=verdict)

@@ -18,8 +18,6 @@ import yaml
 from filelock import FileLock
 from lightning.fabric.plugins.environments.cluster_environment import ClusterEnvironment
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
-from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch import callbacks as lightning_callbacks
@@ -83,6 +81,7 @@ from visionbench.training.device import device_name, is_on_cuda, nondeterministi
 from visionbench.training.epoch_loop import EpochLoop
 from visionbench.training.evaluations import Evaluation, FurtherEvaluations, Outputs, measured_further
 from visionbench.training.features import FrozenFeatures
+from visionbench.training.launched import LaunchedProcesses
 from visionbench.training.result import RunResult
 from visionbench.training.settings import Settings
 from visionbench.training.summary import opening_lines, parameter_count
@@ -156,10 +155,13 @@ class Session:
         self.model, self.data = settings.model, settings.data
         self.world = World.detect()
         if self.world.launch is not None:
-            # Equal to those of processes that a run starts itself, so that config.yaml repeats the run on one machine.
+            # As of processes that a run starts itself, so that config.yaml repeats the run on one machine.
             size = {"devices": self.world.launch.size, "num_nodes": 1}
             settings.trainer |= size
             settings.config.setdefault("trainer", {}).update(size)
+            if self.world.launch.restarts and settings.resume is None:  # or each restart would begin anew
+                place = settings.run_dir
+                settings.resume = "auto" if place is None or not RunFolder(Path(place)).has_results else str(place)
         self.model.objective = settings.objective
         logged = self.model.metrics  # a metric that the model logs itself is not computed a second time
         names = expand(settings.metrics, self.data.class_names)
@@ -183,7 +185,6 @@ class Session:
         self._epoch_guards = list(GUARDS)
         self._say = say
         self._lock: FileLock | None = None
-        self._announcement: Path | None = None
         self._started = False  # whether the run folder holds a configuration, so that the ending is recorded in it
         self._clock, self._cpu_clock = time.monotonic(), time.process_time()
         self._kernels: set[str] = set()
@@ -255,7 +256,10 @@ class Session:
         self.prepare_data()
         self._set_threads()
         outputs: list[Callback] = [SplitOutputs(self.evaluator, keep=False)] if self.evaluator.specs else []
-        self._make_trainer({"logger": False, "enable_checkpointing": False}, outputs)
+        overrides: dict[str, Any] = {"logger": False, "enable_checkpointing": False}
+        if self.world.launch is None and process_count(self.settings.trainer) > 1:
+            overrides |= {"devices": 1, "num_nodes": 1, "strategy": "auto"}  # the run's own processes are not needed
+        self._make_trainer(overrides, outputs)
         function = self.trainer.validate if stage == "val" else self.trainer.test
         status = self._run(
             lambda: function(self.model, datamodule=self.data, ckpt_path=checkpoint, weights_only=True, verbose=False)
@@ -376,8 +380,12 @@ class Session:
         self.data.setup()
 
     def _set_threads(self) -> None:
-        asked = self.settings.threads
-        torch.set_num_threads(asked or threads_for(self.model, self.data.batch_size, torch.get_num_threads()))
+        launch = self.world.launch
+        beside = launch.devices if launch is not None else process_count(self.settings.trainer)
+        available = max(1, torch.get_num_threads() // beside)
+        torch.set_num_threads(self.settings.threads or threads_for(self.model, self.data.batch_size, available))
+        if beside > 1:  # for the processes that the run starts; Lightning would choose another number
+            os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
 
     def _make_paths_absolute(self) -> None:
         """So that the run can be evaluated, and run again, from any folder."""
@@ -426,11 +434,7 @@ class Session:
         self.trainer.fit_loop.epoch_loop = EpochLoop(self.trainer, self.settings.steps_per_execution, self.say)
 
     def _cluster_environment(self) -> ClusterEnvironment:
-        if self.world.launch is None:
-            return LightningEnvironment()
-        if self.world.launch.program == "torchrun":
-            return TorchElasticEnvironment()
-        return SLURMEnvironment(auto_requeue=False)
+        return LightningEnvironment() if self.world.launch is None else LaunchedProcesses(self.world.launch)
 
     def _run_callbacks(self, run: RunFolder, description: dict[str, Any]) -> list[Callback]:
         settings, resumption = self.settings, self.resumption
@@ -533,21 +537,37 @@ class Session:
 
     def _claim(self, description: dict[str, Any]) -> Path:
         """The run folder: a new one, or that of the run to resume, in `resumption`."""
+        launch = self.world.launch
+        if launch is None:
+            return self._claim_first(description)
+        launch.join()
+        if self.world.is_first:
+            try:
+                folder = self._claim_first(description)
+            except UserError as error:
+                launch.share((None, False, error.status, str(error)))
+                raise
+            launch.share((folder.resolve(), self.resumption is not None, 0, ""))
+            return folder
+        answer: tuple[Path, bool, int, str] = launch.share(None)
+        folder, is_resumed, status, refusal = answer
+        if status:
+            raise RunFailed(refusal) if status == RunFailed.status else UserError(refusal)
+        if is_resumed:
+            self.resumption = resume.open_for_resume(folder, description, allow_changes=True)
+        if self.settings.resume is not None:
+            self.model.prepare_start(load=self.resumption is None or self.resumption.state is None)
+        return folder
+
+    def _claim_first(self, description: dict[str, Any]) -> Path:
+        """The run folder as the first process claims it, and as the processes that it starts then find it."""
         settings = self.settings
         if self.world.run_folder is not None:
             folder = self.world.run_folder
             if settings.resume is not None and RunFolder(folder).config_path.exists():
                 self.resumption = resume.open_for_resume(folder, description, allow_changes=True)
             return folder
-        log_dir = Path(settings.log_dir).expanduser()
-        if self.world.launch is not None and not self.world.is_first:
-            folder, is_resumed = self.world.launch.wait(log_dir)
-            if is_resumed:
-                self.resumption = resume.open_for_resume(folder, description, allow_changes=True)
-            if settings.resume is not None:
-                self.model.prepare_start(load=self.resumption is None or self.resumption.state is None)
-            return folder
-        parent = log_dir / settings.name
+        parent = Path(settings.log_dir).expanduser() / settings.name
         place: Path | None = None
         if settings.resume == "auto":
             place = resume.newest_unfinished(parent, description)
@@ -573,8 +593,6 @@ class Session:
             self.model.prepare_start(load=self.resumption is None or self.resumption.state is None)
         if self.world.launch is None:
             os.environ[RUN_FOLDER_VARIABLE] = str(folder)
-        else:
-            self._announcement = self.world.launch.announce(folder, self.resumption is not None, log_dir)
         return folder
 
     def _counts_on_length(self) -> bool:
@@ -596,8 +614,6 @@ class Session:
     def _close(self) -> None:
         """Lets other processes resume the run, and closes the files of its loggers."""
         self.data.frozen_features = None
-        if self._announcement is not None:
-            self._announcement.unlink(missing_ok=True)
         if self._lock is not None:
             self._lock.release()
             os.environ.pop(RUN_FOLDER_VARIABLE, None)
