@@ -49,7 +49,7 @@ with its row. This page and the pictures are written by `python docs/write_resul
 DEFECTS_TEXT = """\
 # What thirteen defects did
 
-The ten studies are of student reports, in which thirteen defects were found. None of them raised an error; two had
+The ten studies are of student reports, in which thirteen defects were found. None of them stopped its program; two had
 printed a warning. Each row has the printed number, ours with the defect and ours without it: mean ± standard deviation
 over seeds, and the 95 % interval for one more run where the spread over seeds is known. Numbers of the CIFAR-10 study
 are of a JPEG copy of the images. Written by `python docs/write_results.py`."""
@@ -139,8 +139,7 @@ DEFECTS = (
     Defect(
         "fashion-cnn-grid",
         "All 288 fits of a search failed, and the first candidate was printed as the best",
-        sentence="The report has no number of the search: every score was NaN. What a search gives is in the study: "
-        "[fashion-cnn-grid](README.md#fashion-cnn-grid).",
+        sentence="The report has no number of the search: every score was NaN. What a search gives is shown there.",
     ),
     Defect(
         "fashion-cnn-grid",
@@ -325,7 +324,7 @@ def _section(name: str, contents: Contents) -> Iterator[str]:
 
 
 def _folded(title: str, table: Sequence[str]) -> Iterator[str]:
-    yield f"<details markdown='1'><summary>{title}: {len(table) - 2} values</summary>"
+    yield f"<details markdown='1'><summary>{title}: {counted(len(table) - 2, 'value')}</summary>"
     yield ""
     yield from table
     yield ""

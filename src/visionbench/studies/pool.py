@@ -21,10 +21,12 @@ class Pool(ABC):
     Attributes:
         gpus: Number of GPUs, of which each run is given one; 0 where there are none, or where the pool gives them.
         workers: Number of runs at once; `None` where the runner chooses it.
+        resumes: Whether runs that are broken off are resumed by the next command.
     """
 
     gpus: int = 0
     workers: int | None = None
+    resumes: bool = True
 
     @abstractmethod
     def send(self, job: Job, slot: int) -> None:

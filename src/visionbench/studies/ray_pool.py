@@ -3,23 +3,34 @@
 import contextlib
 import importlib
 import io
+import json
 import os
 import shutil
+import signal
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+from filelock import FileLock, Timeout
+
 from visionbench.errors import RunFailed, UserError
+from visionbench.evaluation.ledger import Ledger, Opening
 from visionbench.files import set_aside
-from visionbench.studies.jobs import Job
+from visionbench.runs.folder import RunFolder
+from visionbench.runs.identity import package_digest
+from visionbench.studies.jobs import ELSEWHERE, Job
 from visionbench.studies.pool import Pool, local_pool
 
 # Stands for the folder of a job on the machine that trains it.
 FOLDER = "@FOLDER@"
 # Exit status of a run whose machine or process was lost, as of one that was killed.
-LOST = -9
+LOST = -signal.SIGKILL
+# Folder of prepared data on a machine that does not see that of the study; all its runs share it.
+DATA_VARIABLE = "VISIONBENCH_DATA"
 
 
 class _Worker:
@@ -27,69 +38,109 @@ class _Worker:
 
     Args:
         working_folder: Folder in which the study was started, if this machine sees it.
+        code: Digest of the package's code where the study was started.
     """
 
-    def __init__(self, working_folder: str) -> None:
+    def __init__(self, working_folder: str, code: str) -> None:
+        if package_digest([]) != code:
+            raise RuntimeError("the code of visionbench on this machine is not that where the study was started")
         self.folder = Path(tempfile.mkdtemp(prefix="visionbench-"))
-        os.chdir(working_folder if Path(working_folder).is_dir() else self.folder)
+        if Path(working_folder).is_dir():
+            os.chdir(working_folder)
+        else:
+            os.chdir(self.folder)
+            os.environ.setdefault(DATA_VARIABLE, str(Path(tempfile.gettempdir()) / "visionbench-data"))
         self._context = local_pool()
         self._pool = self._context.__enter__()
 
-    def train(self, fields: dict[str, Any], files: dict[str, bytes]) -> tuple[int, bytes]:
-        """Trains a run; gives its exit status and its run folder as a tar file."""
+    def train(self, fields: dict[str, Any], files: dict[str, bytes]) -> tuple[int, bytes, list[dict[str, Any]]]:
+        """Trains a run; gives its exit status, its run folder as a tar file, and its test openings."""
         folder = self.folder / fields["id"]
-        for name, content in files.items():
-            path = folder / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(content.replace(FOLDER.encode(), str(folder).encode()) if name == "cell.yaml" else content)
-        places: dict[str, Any] = {
-            name: value.replace(FOLDER, str(folder)) if isinstance(value, str) else value
-            for name, value in fields.items()
-        }
-        job = Job(**places)
-        Path(job.folder).parent.mkdir(parents=True)
-        self._pool.send(job, 0)
-        answers = self._pool.answers(None)
-        if answers is None:
-            raise RuntimeError("The process that forks the runs has ended.")
-        archive = io.BytesIO()
-        with tarfile.open(fileobj=archive, mode="w:gz") as tar:
-            if Path(job.folder).is_dir():
-                tar.add(job.folder, ".", filter=None if job.keeps_checkpoints else _without_checkpoints)
-        shutil.rmtree(folder)
-        return int(answers[0]["status"]), archive.getvalue()
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            for name, content in files.items():
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(content)
+            places = _replaced(fields, FOLDER, str(folder))
+            job = Job(**places)
+            config = yaml.safe_load(Path(job.config).read_text(encoding="utf-8"))
+            content = yaml.safe_dump(_replaced(config, FOLDER, str(folder)), sort_keys=False, allow_unicode=True)
+            Path(job.config).write_text(content, encoding="utf-8")
+            Path(job.folder).parent.mkdir(parents=True)
+            self._pool.send(job, 0)
+            answers = self._pool.answers(None)
+            if answers is None:
+                os._exit(1)  # the process that forks the runs has ended: Ray reports a lost actor, and gets a new one
+            archive = io.BytesIO()
+            with tarfile.open(fileobj=archive, mode="w:gz") as tar:
+                if Path(job.folder).is_dir():
+                    tar.add(job.folder, ".", filter=None if job.keeps_checkpoints else _without_checkpoints)
+            return (
+                int(answers[0]["status"]),
+                archive.getvalue(),
+                Ledger(RunFolder(Path(job.folder)).log_folder).openings(),
+            )
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 class RayPool(Pool):
-    """The actors, as the runner sees them.
+    """The actors, as the runner sees them; one that is lost is replaced.
 
     Args:
         ray: The library.
-        actors: Actors, one for each run at once.
+        kind: Class of the actors.
+        workers: Number of actors.
     """
 
-    def __init__(self, ray: Any, actors: list[Any]) -> None:
-        self.ray, self.actors = ray, actors
-        self.gpus = 0  # Ray gives each actor its own
-        self.workers = len(actors)
-        self.running: dict[Any, Job] = {}
+    resumes = False
+
+    def __init__(self, ray: Any, kind: Any, workers: int) -> None:
+        self.ray, self.kind = ray, kind
+        self.workers = workers
+        self.actors = [self._new() for _ in range(workers)]
+        self.running: dict[Any, tuple[Job, int, FileLock]] = {}
+        self.elsewhere: list[str] = []
+
+    def _new(self) -> Any:
+        return self.kind.remote(str(Path.cwd()), package_digest([]))
 
     def send(self, job: Job, slot: int) -> None:  # noqa: D102
-        self.running[self.actors[slot].train.remote(*packed(job))] = job
+        lock = FileLock(job.lock, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            self.elsewhere.append(job.id)
+            return
+        self.running[self.actors[slot].train.remote(*packed(job))] = (job, slot, lock)
 
     def answers(self, timeout: float | None) -> list[dict[str, Any]] | None:  # noqa: D102
+        if self.elsewhere:
+            answers = [{"id": run, "status": ELSEWHERE} for run in self.elsewhere]
+            self.elsewhere = []
+            return answers
+        if not self.running:
+            time.sleep(timeout or 0.0)
+            return []
         done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=timeout)
-        answers = []
-        for reference in done:
-            job = self.running.pop(reference)
-            try:
-                status, archive = self.ray.get(reference)
-            except self.ray.exceptions.RayError:  # its machine was lost: the runner starts it again
-                status, archive = LOST, b""
-            if archive:
-                unpack(archive, Path(job.folder))
-            answers.append({"id": job.id, "status": status})
-        return answers
+        return [self._answer(reference) for reference in done]
+
+    def _answer(self, reference: Any) -> dict[str, Any]:
+        job, slot, lock = self.running.pop(reference)
+        try:
+            status, archive, openings = self.ray.get(reference)
+            unpack(archive, Path(job.folder), openings)
+        except (self.ray.exceptions.ActorDiedError, self.ray.exceptions.ActorUnavailableError) as error:
+            if "creation task" in str(error):  # it could not be made at all, so that no other could
+                raise RunFailed(f"A worker of Ray could not be started: {_one_line(error)}") from error
+            self.actors[slot] = self._new()
+            status = LOST
+        except self.ray.exceptions.RayTaskError as error:
+            raise RunFailed(f"A worker of Ray failed outside of its run: {_one_line(error)}") from error
+        finally:
+            lock.release()
+        return {"id": job.id, "status": status}
 
 
 def packed(job: Job) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -98,14 +149,14 @@ def packed(job: Job) -> tuple[dict[str, Any], dict[str, bytes]]:
     Args:
         job: Job on this machine.
     """
-    config = Path(job.config).read_text(encoding="utf-8")
+    config = yaml.safe_load(Path(job.config).read_text(encoding="utf-8"))
     files: dict[str, bytes] = {}
     for number, source in enumerate(job.sources):
         files |= _files_of(Path(source), f"sources/{number}")
-        config = config.replace(source, f"{FOLDER}/sources/{number}")
+        config = _replaced(config, source, f"{FOLDER}/sources/{number}")
     fields = {**vars(job), "gpu": None, "sources": []}
     fields |= {"config": f"{FOLDER}/cell.yaml", "folder": f"{FOLDER}/runs/{job.id}"}
-    files["cell.yaml"] = config.encode()
+    files["cell.yaml"] = yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode()
     if job.resumes:
         files |= _files_of(Path(job.resumes), "resumed")
         fields["resumes"] = f"{FOLDER}/resumed"
@@ -115,23 +166,42 @@ def packed(job: Job) -> tuple[dict[str, Any], dict[str, bytes]]:
     return fields, files
 
 
-def unpack(archive: bytes, folder: Path) -> None:
+def unpack(archive: bytes, folder: Path, openings: list[dict[str, Any]]) -> None:
     """Puts a run folder that comes from another machine into its place, whole or not at all.
+
+    A run without an end is left out: it is trained again from its beginning.
 
     Args:
         archive: Run folder as a tar file.
         folder: Its place.
+        openings: Openings of the test samples, which are added to the ledger here.
     """
     temporary = folder.with_name(f".{folder.name}.incoming")
     shutil.rmtree(temporary, ignore_errors=True)
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
         tar.extractall(temporary, filter="data")
-    if not any(temporary.iterdir()):
-        temporary.rmdir()
+    run = RunFolder(temporary)
+    if not run.metadata_path.exists() or run.status == "interrupted":
+        shutil.rmtree(temporary)
         return
+    ledger = Ledger(RunFolder(folder).log_folder)
+    numbers = [ledger.add(Opening(**opening)) for opening in openings]
+    if numbers:
+        run.metadata_path.write_text(json.dumps({**run.metadata, "opening": numbers[-1]}, indent=2) + "\n")
     if folder.exists():
         set_aside(folder, "replaced")
     temporary.rename(folder)
+
+
+def _replaced(content: Any, old: str, new: str) -> Any:
+    """Content of YAML in which a text stands for another one, wherever it stands."""
+    if isinstance(content, str):
+        return content.replace(old, new)
+    if isinstance(content, dict):
+        return {key: _replaced(value, old, new) for key, value in content.items()}
+    if isinstance(content, list):
+        return [_replaced(value, old, new) for value in content]
+    return content
 
 
 def _files_of(folder: Path, name: str) -> dict[str, bytes]:
@@ -144,6 +214,11 @@ def _files_of(folder: Path, name: str) -> dict[str, bytes]:
 
 def _without_checkpoints(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
     return None if "checkpoints" in Path(entry.name).parts else entry
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__
 
 
 @contextlib.contextmanager
@@ -163,24 +238,29 @@ def ray_pool(address: str | None, workers: int | None, cpus: float, gpus: float)
         ray: Any = importlib.import_module("ray")
     except ImportError:
         raise UserError('Ray is not installed; install it with: pip install "visionbench[ray]"') from None
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        ray.init(address=address, log_to_driver=False, configure_logging=False, include_dashboard=False)
-    except ConnectionError as error:
-        raise UserError(f"There is no cluster of Ray at {address}; start one with: ray start --head") from error
+        options = {"log_to_driver": False, "configure_logging": False, "include_dashboard": False}
+        ray.init(address=address or "local", **options)
+    except (ConnectionError, ValueError) as error:
+        raise UserError(
+            f"There is no cluster of Ray at {address} ({_one_line(error)}); see: ray start --help"
+        ) from error
+    signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process without a word
     try:
-        resources = ray.cluster_resources()
-        room = int(resources.get("CPU", 0) / cpus)
-        if gpus:
-            room = min(room, int(resources.get("GPU", 0) / gpus))
+        room = sum(_room(node.get("Resources", {}), cpus, gpus) for node in ray.nodes() if node.get("Alive"))
         if room < 1:
             raise UserError(
-                f"The cluster has {resources.get('CPU', 0):g} processor cores and {resources.get('GPU', 0):g} GPUs, "
-                f"too few for a run with {cpus:g} and {gpus:g}; give --cpus and --gpus that it has."
+                f"No machine of the cluster has {cpus:g} processor cores and {gpus:g} GPUs for a run; give --cpus and "
+                "--gpus that it has."
             )
-        kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=-1)(_Worker)
-        actors = [kind.remote(str(Path.cwd())) for _ in range(min(room, workers or room))]
-        yield RayPool(ray, actors)
-    except ray.exceptions.RayError as error:
-        raise RunFailed(f"The cluster of Ray failed: {' '.join(str(error).split())}") from error
+        kind = ray.remote(num_cpus=cpus, num_gpus=gpus)(_Worker)
+        yield RayPool(ray, kind, min(room, workers or room))
     finally:
         ray.shutdown()
+
+
+def _room(resources: dict[str, float], cpus: float, gpus: float) -> int:
+    """Number of runs that a machine has room for."""
+    room = int(resources.get("CPU", 0) / cpus)
+    return min(room, int(resources.get("GPU", 0) / gpus)) if gpus else room

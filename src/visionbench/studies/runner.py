@@ -161,6 +161,8 @@ class Runner:
         self.unfinished: dict[str, Row] = {}
         self.data: dict[str, Row] = {}
         self.gpus = 0
+        self.at_once: int | None = None
+        self.resumes = True
         self.trained = 0
         self.begun = time.monotonic()
         self.out_of_budget = False
@@ -322,7 +324,8 @@ class Runner:
         restarts = 0
         while True:
             with self._pool() as pool:
-                workers = pool.workers or self.options.workers or pool.gpus or _cores()
+                self.at_once = workers = pool.workers or self.options.workers or pool.gpus or _cores()
+                self.resumes = pool.resumes
                 try:
                     ended = self._serve(pool, workers)
                 except (KeyboardInterrupt, Stopped):
@@ -669,7 +672,7 @@ class Runner:
 
     def workers(self) -> int:
         """Number of runs at once, as far as the options and the processor tell."""
-        return self.options.workers or self.gpus or _cores()
+        return self.at_once or self.options.workers or self.gpus or _cores()
 
 
 def _write_with_others(path: Path, rows: Sequence[Row]) -> None:

@@ -62,7 +62,7 @@ class Lines:
     def stop(self, runner: "Runner") -> None:
         """Says what is waited for."""
         if runner.started:
-            self._say(stopping(len(runner.started)))
+            self._say(stopping(len(runner.started), runner.resumes))
 
     def end(self, runner: "Runner") -> None:
         """Prints what is to be known of the runs."""
@@ -108,7 +108,7 @@ class Screen:
             self.live.stop()
             self.live = None
         if runner.started:
-            self.console.print(stopping(len(runner.started)))
+            self.console.print(stopping(len(runner.started), runner.resumes))
 
     def end(self, runner: "Runner") -> None:
         """Prints what is to be known of the runs."""
@@ -150,8 +150,12 @@ class Screen:
         self.cost = self.drawn - began
 
 
-def stopping(running: int) -> str:
+def stopping(running: int, resumes: bool) -> str:
     """What is waited for after a signal."""
+    if not resumes:
+        return (
+            f"Stopping: {counted(running, 'run')} {'is' if running == 1 else 'are'} broken off, and will begin again."
+        )
     return f"Stopping: {counted(running, 'run')} {'writes its' if running == 1 else 'write their'} checkpoints."
 
 

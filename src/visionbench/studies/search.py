@@ -115,7 +115,7 @@ def _estimated(
     try:
         import optuna
     except ImportError:
-        raise UserError('The sampler tpe needs Optuna; install it with: pip install -e ".[search]"') from None
+        raise UserError('The sampler tpe needs Optuna; install it with: pip install "visionbench[search]"') from None
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     # A seed for each batch, so that nothing of the batches before is needed but their results.
     seed = 1_000_003 * search.seed + batch.start
