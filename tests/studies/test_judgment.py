@@ -144,6 +144,15 @@ def test_verify_finds_a_value_that_is_not_judged_any_more(capsys):
     assert "not judged any more (worse than the saved reproduced): all / 8 / val/acc" in capsys.readouterr().out
 
 
+def test_the_command_takes_its_options(capsys):
+    save(load(), {"8": 70.5, "16": 80.0})
+    line = "run some-study --dry_run --stages all --protocols reported --share 1/1 --executor local --workers 1"
+    assert study_command(line.split()) == 0
+    assert "0 runs to train, 10 finished" in capsys.readouterr().out
+    with pytest.raises(UserError, match="cpus is 0 and gpus is 0, expected cpus above 0"):
+        study_command(["run", "some-study", "--executor", "ray", "--cpus", "0"])
+
+
 SELECTING = """\
 title: T
 source: S

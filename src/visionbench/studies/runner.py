@@ -452,7 +452,8 @@ class Runner:
         if row is None:
             self.kills[run.id] = self.kills.get(run.id, 0) + 1
             if self.kills[run.id] < KILLS:
-                self._tell(run, None, f"its process ended (status {status}); it is resumed")
+                then = "it is resumed" if self.resumes else "it begins again"
+                self._tell(run, None, f"its process ended (status {status}); {then}")
                 return
             row = self._failed(run, f"its process ended {KILLS} times (status {status}); is there enough memory?")
         if not row.is_finished and self.attempts.get(run.id, 1) < ATTEMPTS:
