@@ -297,6 +297,38 @@ def test_a_lost_worker_of_ray_costs_only_its_run(small, tmp_path):
     assert table(tmp_path) == table(small)
 
 
+SEARCH = """\
+title: A search
+source: A course
+seeds: [0]
+base:
+  data: Digits
+  model: {class_path: MLP, init_args: {widths: [8]}}
+  trainer: {max_epochs: 1}
+stages:
+  search:
+    search:
+      trials: 3
+      at_once: 2
+      sampler: tpe
+      over: {model.optimizer.lr: {low: 1.0e-5, high: 1.0e-2, log: true}, model.widths: {values: [[8], [8, 8]]}}
+  final: {best_of: search, by: val/acc, test: true}
+"""
+
+
+def test_a_search_trains_its_trials_and_tests_the_best_one(tmp_path):
+    pytest.importorskip("optuna")
+    write_study(tmp_path, SEARCH, "search")
+    assert "[4/4] runs finished, 4 of them now" in study(tmp_path, "run", "search").stdout
+    rows = read_rows(tmp_path / "lightning_logs/studies/search/results.csv")
+    trials = [row for row in rows if row.stage == "search"]
+    (final,) = [row for row in rows if row.stage == "final"]
+    assert final.cell == max(trials, key=lambda row: row.metrics["val/acc"]).cell
+    assert not any("test/acc" in row.metrics for row in trials)
+    assert "0 of them now" in study(tmp_path, "run", "search").stdout  # the trials are known by their rows
+    study(tmp_path, "report", "search", "--formats", "html,csv")
+
+
 def test_two_runners_share_the_work(undisturbed, tmp_path):
     write_study(tmp_path)
     line = [*COMMAND, "run", "two-widths", "--workers", "1"]

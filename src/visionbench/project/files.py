@@ -60,6 +60,14 @@ __pycache__/
 /lightning_logs/
 uv.lock
 """,
+    ".dockerignore": """\
+.git
+.venv
+**/__pycache__
+data
+lightning_logs
+uv.lock
+""",
     "src/NAME/__init__.py": '''\
 """Models and data sets of NAME."""
 ''',
