@@ -89,7 +89,7 @@ def test_the_weights_do_not_depend_on_the_number_of_processes(run, tmp_path):
 
 
 def test_a_killed_process_ends_the_run_which_is_resumed(run, digits_root, tmp_path):
-    line = f"{FIT} --data.batch_size 32 --trainer.max_epochs 60"
+    line = f"{FIT} --data.batch_size 32 --trainer.max_epochs 20"
     run("torchrun", 2, f"{line} --name undisturbed")
     environment = os.environ | {"VISIONBENCH_DATA": str(digits_root), "OMP_NUM_THREADS": "1"}
     words = [*TORCHRUN, "2", "-m", "visionbench", *line.split(), "--name", "killed"]
@@ -134,10 +134,3 @@ def test_a_run_of_several_processes_is_tested_by_one(run, tmp_path):
     )
     assert tested.returncode == 0, tested.stderr
     assert f"test accuracy {100 * report(place)['metrics']['test/acc']:.2f} %" in tested.stdout
-
-
-def test_a_mistake_ends_all_processes_in_a_sentence(run, tmp_path):
-    done = run("torchrun", 2, f"{FIT} --data.batch_size 0", check=False)
-    assert done.returncode != 0
-    assert "batch_size" in done.stderr
-    assert not (tmp_path / "lightning_logs").exists()

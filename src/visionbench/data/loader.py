@@ -143,6 +143,7 @@ class ResidentLoader:
         kept = len(images)
         if order is not None:
             kept -= left_out(kept, batch_size, self.ranks, batch_norm)
+        self.kept = kept
         # Positions of this process in the epoch.
         self.positions = torch.arange(kept)[self.rank :: self.ranks].contiguous()
         self.batches_done = 0
@@ -163,6 +164,20 @@ class ResidentLoader:
 
     def __len__(self) -> int:
         return -(-len(self.positions) // self.batch_size)
+
+    def weight(self, batch: int) -> float:
+        """Gives the weight of this process's mean over a batch in the mean over all processes.
+
+        It is 1, save in a last batch of which processes have more or fewer images: the mean of their means would count
+        the images of a smaller part more.
+
+        Args:
+            batch: Number of the batch in the epoch, from 0.
+        """
+        if self.ranks == 1 or batch < len(self) - 1:
+            return 1.0
+        here = len(self.positions) - batch * self.batch_size
+        return here * self.ranks / (self.kept - batch * self.batch_size * self.ranks)
 
     def begin_at(self, batches: int) -> None:
         """Skips the first batches of the next iteration only: those that a resumed run has already seen."""

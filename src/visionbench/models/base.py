@@ -4,7 +4,7 @@ import contextlib
 import functools
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Self, get_args, get_type_hints
@@ -178,6 +178,7 @@ class Classifier(LightningModule, ABC):
         self.start = Start()
         self.objective = Objective()
         self.lr = 0.0
+        self.batch_weight: Callable[[int], float] | None = None
         self.log_calls = 0  # of `log`, by which a loop knows whether a step has logged something
         self.evaluated: dict[str, int] = {}  # number of images in the last metrics of each stage
         self.save_hyperparameters(logger=False)
@@ -322,7 +323,13 @@ class Classifier(LightningModule, ABC):
         penalty = self.penalty()
         minimized = loss if penalty is None else loss + penalty
         self.train_totals.add(loss, self.predict(outputs.detach()), labels, minimized if penalty is not None else None)
-        return minimized
+        weight = self.batch_weight(batch_idx) if self.batch_weight is not None else 1.0
+        return minimized if weight == 1 else minimized + (weight - 1) * loss
+
+    def on_train_start(self) -> None:
+        """Asks the loader for the weights of batches where several processes train, whose gradients are averaged."""
+        loader = self.trainer.train_dataloader
+        self.batch_weight = getattr(loader, "weight", None) if self.trainer.world_size > 1 else None
 
     def feature_extractor(self) -> nn.Module | None:
         """The first part of the network, where it is frozen and nothing in it or before it is random.
