@@ -71,12 +71,12 @@ def cli_in(digits_root: Path) -> Callable[..., Cli]:
     """Makes a function that runs `visionbench` with the words of a line, in a folder.
 
     A new run draws no figures unless the line says something of them, since most of the runs of tests are shorter than
-    that; with `draws` it is as a user's.
+    that; with `draws` it is as a user's. Data sets are in `root`, or else in the one that has Digits.
     """
 
     from visionbench.cli import main
 
-    def make(folder: Path, draws: bool = False) -> Cli:
+    def make(folder: Path, draws: bool = False, root: Path | None = None) -> Cli:
         def call(line: str) -> Result:
             out, err = io.StringIO(), io.StringIO()
             words = shlex.split(line)
@@ -84,7 +84,7 @@ def cli_in(digits_root: Path) -> Callable[..., Cli]:
                 words += ["--figures", "none"]
             with pytest.MonkeyPatch.context() as patch:
                 patch.chdir(folder)
-                patch.setenv("VISIONBENCH_DATA", str(digits_root))
+                patch.setenv("VISIONBENCH_DATA", str(root or digits_root))
                 patch.setattr(sys, "path", list(sys.path))
                 with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
                     try:

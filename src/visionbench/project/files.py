@@ -149,7 +149,7 @@ model:
 data:
   class_path: NAME.data.Bars
   init_args: {batch_size: 64}
-trainer: {max_epochs: 8}
+trainer: {max_epochs: 15}
 """,
     "configs/studies/net-width.yaml": """\
 # visionbench study run net-width
@@ -159,18 +159,18 @@ seeds: [0, 1, 2, 3, 4]
 base:
   data: {class_path: NAME.data.Bars, init_args: {batch_size: 64}}
   model: {class_path: NAME.models.Net, init_args: {optimizer: {class_path: Adam, init_args: {lr: 0.003}}}}
-  trainer: {max_epochs: 8}
+  trainer: {max_epochs: 15}
 grid:
   width:
-    4: {model.width: 4}
-    16: {model.width: 16}
+    8: {model.width: 8}
+    32: {model.width: 32}
 stages:
   widths: {grid: [width], test: true}
 published:
   widths:
     - [width, test/acc]
-    - [4, 97]
-    - [16, 100]
+    - [8, 100]
+    - [32, 100]
 judged: [test/acc]
 tolerance: 10.0
 figures: {widths: [learning-curves, test-confusion]}
