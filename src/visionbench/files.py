@@ -61,6 +61,18 @@ def set_aside(folder: Path, word: str) -> None:
     folder.rename(target)
 
 
+def put_in_place(folder: Path, target: Path, word: str) -> None:
+    """Gives a folder that is complete its name; what has that name is set aside.
+
+    Args:
+        folder: Folder, beside the target.
+        target: Its name.
+        word: Word that says why the other folder is set aside.
+    """
+    set_aside(target, word)
+    folder.rename(target)
+
+
 def copy_whole(source: Path, target: Path, without: Iterable[str]) -> None:
     """Copies a folder that is never seen half-copied.
 

@@ -19,7 +19,7 @@ from filelock import FileLock, Timeout
 
 from visionbench.errors import RunFailed, UserError
 from visionbench.evaluation.ledger import Ledger, Opening
-from visionbench.files import set_aside
+from visionbench.files import put_in_place
 from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import package_digest
 from visionbench.studies.jobs import ELSEWHERE, Job
@@ -188,9 +188,7 @@ def unpack(archive: bytes, folder: Path, openings: list[dict[str, Any]]) -> None
     numbers = [ledger.add(Opening(**opening)) for opening in openings]
     if numbers:
         run.metadata_path.write_text(json.dumps({**run.metadata, "opening": numbers[-1]}, indent=2) + "\n")
-    if folder.exists():
-        set_aside(folder, "replaced")
-    temporary.rename(folder)
+    put_in_place(temporary, folder, "replaced")
 
 
 def _replaced(content: Any, old: str, new: str) -> Any:
@@ -213,7 +211,7 @@ def _files_of(folder: Path, name: str) -> dict[str, bytes]:
 
 
 def _without_checkpoints(entry: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    return None if "checkpoints" in Path(entry.name).parts else entry
+    return None if RunFolder(Path()).checkpoints.name in Path(entry.name).parts else entry
 
 
 def _one_line(error: BaseException) -> str:

@@ -382,7 +382,7 @@ class Session:
     def _set_threads(self) -> None:
         launch = self.world.launch
         beside = launch.devices if launch is not None else process_count(self.settings.trainer)
-        available = max(1, torch.get_num_threads() // beside)
+        available = max(1, torch.get_num_threads() // max(1, beside))  # no device at all is refused later
         torch.set_num_threads(self.settings.threads or threads_for(self.model, self.data.batch_size, available))
         if beside > 1:  # for the processes that the run starts; Lightning would choose another number
             os.environ["OMP_NUM_THREADS"] = str(torch.get_num_threads())
