@@ -519,7 +519,7 @@ class Runner:
 
     def _keeps_checkpoints(self, run: PlannedRun) -> bool:
         """Whether a run that is to be trained keeps its checkpoints, at least until a later run has used them."""
-        if self._is_wanted_later(run) or run.study is not self.study:
+        if run.study is not self.study or self._is_wanted_later(run):
             return True
         return any(source.run == run.id for other in self.plan.runs.values() for source in other.parents)
 
