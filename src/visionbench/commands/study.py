@@ -64,12 +64,10 @@ def study(args: Sequence[str]) -> int:
     return commands[args[0]](args[1:])
 
 
-def _parser(command: str, description: str) -> PlainParser:
+def _parser(command: str, description: str, studies: str = "lightning_logs/studies") -> PlainParser:
     parser = PlainParser(prog=f"visionbench study {command}", description=description, allow_abbrev=False)
     parser.add_argument("study", metavar="STUDY", help="Study file, or the name of one in configs/studies.")
-    parser.add_argument(
-        "--studies", default="lightning_logs/studies", metavar="DIR", help="Folder that holds the runs of all studies."
-    )
+    parser.add_argument("--studies", default=studies, metavar="DIR", help="Folder that holds the runs of all studies.")
     return parser
 
 
@@ -236,15 +234,13 @@ def _repeat(args: Sequence[str]) -> int:
     from visionbench.studies.spec import load_study
 
     words, args = _free_options(args)
-    parser = PlainParser(
-        prog="visionbench study repeat",
-        description="Trains one finished run again, in a folder of its own, and compares it with what is recorded. "
-        "Options of fit that change no number may be given too, such as --data.source FOLDER.",
-        allow_abbrev=False,
+    parser = _parser(
+        "repeat",
+        "Trains one finished run again, in a folder of its own, and compares it with what is recorded. Options of fit "
+        "that change no number may be given too, such as --data.source FOLDER.",
+        studies=REPEATED,
     )
-    parser.add_argument("study", metavar="STUDY", help="Study file, or the name of one in configs/studies.")
     parser.add_argument("run", metavar="RUN", help="Id of the run in docs/results/STUDY/runs.csv, or its first digits.")
-    parser.add_argument("--studies", default=REPEATED, metavar="DIR", help="Folder of the repeated runs.")
     options = parser.parse_args(args)
     console = plain_console()
     runner = Repeater(
@@ -257,7 +253,7 @@ def _repeat(args: Sequence[str]) -> int:
         with ended_by_sigterm():
             repeated = runner.run()
     except (KeyboardInterrupt, Stopped) as stop:
-        console.print("Stopped; the same command goes on where it stopped.")
+        console.print("Stopped; the same command resumes the run.")
         return stop.status if isinstance(stop, Stopped) else 130
     if not repeated:
         return 1
