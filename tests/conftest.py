@@ -7,6 +7,7 @@ import re
 import shlex
 import signal
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,23 @@ import pytest
 
 # Whoever starts the tests in the background of a script has them ignore Ctrl+C, and all that they start with them.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+# When this process began its tests.
+BEGUN = time.monotonic()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Adds the option for a suite that may be longer than the time there is."""
+    text = "Seconds after which no further test is started; the rest is skipped, with this as the reason."
+    parser.addoption("--budget", type=float, default=None, help=text)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skips what does not begin within the budget."""
+    budget = item.config.getoption("--budget")
+    if budget is not None and time.monotonic() - BEGUN > budget:
+        pytest.skip(f"the budget of {budget:g} s is used up")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -15,7 +15,7 @@ FIRST, SECOND = (Path("lightning_logs", "mlp", f"version_{n}") for n in (0, 1))
 MODELS = {
     "MLP": "--model MLP --model.widths [16] --model.dropout 0.3",
     "CNN": "--model CNN --model.widths [4,8] --model.convs [1,1] --model.dropouts [0.2,0.2]",
-    "PatchMLP": "--model PatchMLP",
+    "PatchMLP": "--model PatchMLP --model.width 16 --model.patch_hidden 16 --model.feature_hidden 16",
     "WhitenedCNN": "--model WhitenedCNN --model.widths [8,16] --model.optimizer ConvMuon",
     "FrozenResNet": "--model FrozenResNet --model.weights none --model.min_size 32",
 }
@@ -42,7 +42,7 @@ def first_event_file_first():
 @pytest.mark.parametrize("model", list(MODELS))
 def test_the_same_command_gives_the_same_run(cli, tmp_path, model, schedule, precision):
     line = f"{DIGITS} {MODELS[model]} {SCHEDULES[schedule]} --trainer.precision {precision} --data.batch_size 32"
-    line += " --data.augment [RandomCrop] --trainer.limit_train_batches 6 --trainer.max_epochs 2 --name same"
+    line += " --data.augment [RandomCrop] --trainer.limit_train_batches 4 --trainer.max_epochs 2 --name same"
     for _ in range(2):
         fit(cli, line)
     first, second = (tmp_path / "lightning_logs" / "same" / f"version_{n}" for n in (0, 1))

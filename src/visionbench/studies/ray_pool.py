@@ -31,6 +31,9 @@ FOLDER = "@FOLDER@"
 LOST = -signal.SIGKILL
 # Folder of prepared data on a machine that does not see that of the study; all its runs share it.
 DATA_VARIABLE = "VISIONBENCH_DATA"
+# Read when Ray is imported: whether a study that is started by `uv run` gives each worker an environment of its own,
+# which uv would make anew for it, torch included. Its workers use the environment of the machine.
+UV_VARIABLE = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 
 
 class _Worker:
@@ -136,6 +139,8 @@ class RayPool(Pool):
                 raise RunFailed(f"A worker of Ray could not be started: {_one_line(error)}") from error
             self.actors[slot] = self._new()
             status = LOST
+        except self.ray.exceptions.ActorUnschedulableError as error:
+            raise RunFailed(f"A worker of Ray could not be started: {_one_line(error)}") from error
         except self.ray.exceptions.RayTaskError as error:
             raise RunFailed(f"A worker of Ray failed outside of its run: {_one_line(error)}") from error
         finally:
@@ -232,6 +237,7 @@ def ray_pool(address: str | None, workers: int | None, cpus: float, gpus: float)
     Raises:
         UserError: Ray is not installed, there is no such cluster, or it has no room for a run.
     """
+    os.environ.setdefault(UV_VARIABLE, "0")
     try:
         ray: Any = importlib.import_module("ray")
     except ImportError:
