@@ -36,6 +36,10 @@ def quiet_libraries() -> Iterator[None]:
             warnings.filterwarnings("ignore", message=".*LeafSpec.*")
             warnings.filterwarnings("ignore", message=".*does not have many workers.*")
             warnings.filterwarnings("ignore", message=".*Total length of `list` across ranks is zero.*")
+            # The metrics of several processes are those of the whole split before they are logged.
+            warnings.filterwarnings("ignore", message=".*sync_dist=True.*")
+            # Of a function that Lightning calls.
+            warnings.filterwarnings("ignore", message=".*functional.all_gather is deprecated.*")
             warnings.filterwarnings("ignore", message=".*could not find the monitored key.*")
             warnings.filterwarnings("ignore", message=".*module.s. in eval mode at the start of training.*")
             # The learning rate may follow the epochs, and OneCycleLR is then made for their number.

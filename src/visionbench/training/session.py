@@ -213,6 +213,8 @@ class Session:
             return self._interrupted(end.status if isinstance(end, Stopped) else 130)
         except BaseException as error:
             self._write_ending(self._unfinished("failed"), error)
+            if isinstance(error, RuntimeError) and (lost := self._lost_process(error)) is not None:
+                raise lost from error
             if not isinstance(error, OSError) or not is_disk_error(error):
                 raise
             raise RunFailed(f"The run could not be written ({error}); {self._after_making_room()}.") from error
@@ -942,6 +944,22 @@ class Session:
         if self.checkpoints is None:
             return f"its files are in {self.run_folder}"
         return f"resume with: visionbench fit --resume {shlex.quote(str(self.run_folder))}"
+
+    def _lost_process(self, error: RuntimeError) -> RunFailed | None:
+        """The sentence for the end of another process of this run; `None` for any other error.
+
+        Args:
+            error: Error of this process, which gloo or NCCL raises where it waits for the others.
+        """
+        if not isinstance(error, torch.distributed.DistError) and "gloo" not in str(error):
+            return None
+        started = enumerate(getattr(self.trainer.strategy.launcher, "procs", []), 1)
+        ended = [
+            f"process {rank} ended with status {process.returncode}" for rank, process in started if process.poll()
+        ]
+        found = ", ".join(ended) or f"look at what they printed ({one_line(error)[:100]}...)"
+        rank, size = self.trainer.global_rank, self.trainer.world_size
+        return RunFailed(f"Process {rank} of {size} has lost the others: {found}; {self._how_to_resume()}")
 
     def _after_mending_metric(self) -> str:
         if self.checkpoints is None or self.run_folder is None:
