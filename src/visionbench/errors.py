@@ -1,6 +1,7 @@
 """The one exception that is a message to the user."""
 
 import errno
+from collections.abc import Iterator
 
 # The disk's fault, not the program's: full, over its quota, read-only, or broken.
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)
@@ -38,23 +39,31 @@ class Stopped(Exception):
         self.status = status
 
 
+def causes(error: BaseException | None) -> Iterator[BaseException]:
+    """An exception and those that it was raised from, the outermost first, each once.
+
+    A chain may be a circle: an exception that is taken out of a chain and raised from that chain.
+
+    Args:
+        error: Exception; none has no causes.
+    """
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
 def first_user_error(error: BaseException | None) -> UserError | None:
     """The outermost message to the user in a chain of exceptions: what it was raised from is said in it."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__ or error.__context__
-    return error
+    return next((cause for cause in causes(error) if isinstance(cause, UserError)), None)
 
 
 def root_cause(error: BaseException) -> BaseException:
     """The exception that the others in a chain were raised from."""
-    while (cause := error.__cause__ or error.__context__) is not None:
-        error = cause
-    return error
+    return list(causes(error))[-1]
 
 
 def is_disk_error(error: BaseException) -> bool:
     """Whether the disk is why an exception was raised: it is full, over its quota, read-only, or broken."""
-    found: BaseException | None = error
-    while found is not None and not (isinstance(found, OSError) and found.errno in DISK_ERRORS):
-        found = found.__cause__ or found.__context__
-    return found is not None
+    return any(isinstance(cause, OSError) and cause.errno in DISK_ERRORS for cause in causes(error))

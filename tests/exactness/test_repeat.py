@@ -136,6 +136,7 @@ def test_compare_says_what_differs_and_what_came_out(cli, tmp_path):
     changed["versions"]["torch"] = "0.4"
     path.write_text(json.dumps(changed))
     said = [line.rstrip() for line in fit(cli, f"compare {FIRST} {SECOND}").out.splitlines()]
+    assert said[0] == f"runs          {FIRST} | {SECOND}  (the second minus the first)"
     begun = {line.split()[0]: line for line in said}
     assert begun["trainer.max_epochs"].endswith("1 | 2")
     assert begun["model.init_args.dropout"].endswith("0.0 | 0.5")

@@ -192,6 +192,17 @@ def test_folds_are_pooled_by_their_numbers_of_samples(tmp_path):
     assert {use.cell["width"] for use, _ in plan(study, rows).using("corrected", "final")} == {"8"}
 
 
+def test_folds_of_validation_samples_do_not_test_the_same_samples_again(tmp_path):
+    path = tmp_path / "folds.yaml"
+    all_of_it, tested = "{grid: [optimizer, width], result", "{grid: [width], folds: 3, test: true, result"
+    path.write_text(TEXT.replace(all_of_it, tested))
+    with pytest.raises(UserError, match=r"stages\.all has folds and test: true, but its folds hold out validation"):
+        plan(load_study(path), {})
+    path.write_text(TEXT.replace(all_of_it, tested.replace("result", "set: {data.fold_is: test}, result")))
+    folds = [run.config["data"]["init_args"] for _, run in plan(load_study(path), {}).using("corrected", "all")][:3]
+    assert [(fold["fold"], fold["fold_is"]) for fold in folds] == [(0, "test"), (1, "test"), (2, "test")]
+
+
 def test_a_label_that_would_undo_the_defect_of_a_protocol_is_refused(study):
     study.path.write_text(TEXT.replace("SGD: {}", "SGD: {model: {class_path: CNN}}"))
     with pytest.raises(

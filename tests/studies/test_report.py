@@ -419,8 +419,10 @@ def test_the_best_cell_and_those_that_it_cannot_be_told_from(tmp_path):
     study = study_of(tmp_path)
     page = page_of(tmp_path, study, rows_of(study, noisy))
     text = page.by_section["best"].split("corrected: by")[0]
-    assert f"Best: {NASTY} (90.30 ± 0.32 over 5 seeds); cannot be told from width 16. About " in text
-    assert re.search(r"About \d{2,3} more seeds would separate it from width 16, the next one\.", text)
+    assert f"Best: {NASTY} (90.30 ± 0.32 over 5 seeds); cannot be distinguished from width 16. If " in text
+    assert re.search(
+        r"from width 16, the next one, is as large as it looks, about \d{2,3} more seeds would show it;", text
+    )
     same, other = page.row("width 16", "90.00 ± 3.30"), page.row("width 8", "71.00 ± 0.97")
     assert (same[2:4], other[2:4]) == (["5", "\N{MINUS SIGN}0.30"], ["5", "\N{MINUS SIGN}19.30"])
     assert float(same[4]) > 0.05 > float(other[4].removeprefix("< "))

@@ -455,6 +455,17 @@ def test_a_budget_leaves_a_balanced_table(undisturbed, tmp_path):
     assert "incomplete" in printed
 
 
+def test_a_study_whose_data_are_not_there_ends_with_the_sentence_of_fit(tmp_path):
+    write_study(tmp_path, TEXT.replace("data: Digits", "data: HeartFailure"))
+    environment = os.environ | {"VISIONBENCH_DATA": str(tmp_path / "data")}
+    words = [*COMMAND, "run", "two-widths"]
+    done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 2, done
+    assert "error: The first 4 runs were all refused: Heart failure is not prepared in" in done.stderr
+    assert done.stderr.count("\n") == 1
+    assert "tried once more" not in done.stdout
+
+
 def test_other_code_is_refused_unless_it_is_accepted(undisturbed, tmp_path):
     write_study(tmp_path)
     shutil.copytree(undisturbed / "docs", tmp_path / "docs")

@@ -7,7 +7,11 @@ from visionbench.console import plain_console
 from visionbench.errors import UserError
 from visionbench.runs.compare import compare
 
-USAGE = "usage: visionbench compare RUN_DIR RUN_DIR"
+USAGE = """\
+usage: visionbench compare RUN_DIR RUN_DIR
+
+Prints in what two runs differ: settings, data, code, metrics, weights. Whether the difference of two accuracies may be
+chance is on the page of: visionbench report RUN_DIR RUN_DIR"""
 
 
 def run(args: Sequence[str]) -> int:

@@ -42,7 +42,8 @@ def run(args: Sequence[str]) -> int:
     if len(inputs) > len(COLORS):
         raise UserError(
             f"report found {len(inputs)} runs; give at most {len(COLORS)}, "
-            "since there are no more distinct colors for their curves."
+            "since there are no more distinct colors for their curves; the runs of a study are on one page with "
+            "visionbench study report STUDY."
         )
     folders = [Path(name) for name in inputs]
     seen: set[Path] = set()

@@ -409,7 +409,12 @@ def _summary(runner: "Runner") -> str:
 
 def _verdict_lines(runner: "Runner") -> list[str]:
     lines = [f"{_name(entry)}: {entry.verdict.sentence}" for entry in _judged(runner) if entry.verdict is not None]
-    return [*lines, _summary(runner)]
+    if lines:
+        return [*lines, _summary(runner)]
+    from visionbench.studies.report_comparison import best_lines
+    from visionbench.studies.report_contents import Contents
+
+    return list(best_lines(Contents(runner.study, runner.plan, runner.store.rows, runner.store.folder, ())))
 
 
 def _save_verdicts(runner: "Runner") -> None:

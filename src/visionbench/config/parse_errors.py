@@ -13,6 +13,7 @@ from visionbench.classes import class_of
 from visionbench.config.messages import known_classes, missing_file, unknown_option
 from visionbench.data.augment import Augmentation
 from visionbench.data.base import VisionDataModule
+from visionbench.errors import causes
 from visionbench.models.base import Classifier
 
 # Base of the classes that each key takes, for the list of known ones.
@@ -46,10 +47,7 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
         return unknown_option(f"--{match[1]}.{match[2]}", options, _elsewhere(options))
     if match := re.match(r"the following arguments are required: (\w+)", message):
         return f"No {match[1]} is given; name it with --{match[1]} NAME or in a file given by --config."
-    chain: list[str] = []
-    while error is not None:
-        chain.append(f"{type(error).__name__}: {error}")
-        error = error.__cause__ or error.__context__
+    chain = [f"{type(cause).__name__}: {cause}" for cause in causes(error)]
     keys = [match[1] for text in chain if (match := re.match(r'TypeError: Parser key "([^"]+)"', text))]
     key = ".".join(keys)
     reason = chain[-1].partition(": ")[2] if chain else message

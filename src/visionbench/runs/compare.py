@@ -29,6 +29,7 @@ def compare(first: Path, second: Path) -> Iterator[str]:
     for run in runs:
         if not run.is_finished:
             yield f"{run} is {run.status}"
+    yield f"runs          {first} | {second}  (the second minus the first)"
     names = sorted(configs[0] | configs[1])
     yield from _table("configuration", [(name, configs[0].get(name), configs[1].get(name)) for name in names])
     if not one or not other:

@@ -448,6 +448,7 @@ class _Planner:
             arguments = config["data"].get("init_args") if isinstance(config["data"], dict) else None
             if arguments is None or "fold_is" not in arguments:
                 set_option(config, "data.fold_is", "val")
+            self._check_fold(config, stage)
         sources = {word: self._source(word, need, use.seed) for word, need in self._needed(config)}
         parents = [continues, *sources.values()] if continues is not None else list(sources.values())
         run_id = _run_id(config, parents, anew=stage.best_of is not None)
@@ -467,6 +468,15 @@ class _Planner:
                 often = "epoch" in (stage.every, run.config.get("evaluate_every"))
                 run.config["evaluate_every"] = "epoch" if often else "end"
         self.by_use[_key(use)] = run
+
+    def _check_fold(self, config: Mapping[str, Any], stage: Stage) -> None:
+        """Refuses to test the same samples once for each fold, which would count as so many samples more."""
+        if stage.test and config["data"]["init_args"]["fold_is"] == "val":
+            raise UserError(
+                f"{self.study.path}: stages.{stage.name} has folds and test: true, but its folds hold out validation "
+                "samples, so that each fold would test the same samples; write set: {data.fold_is: test} for folds "
+                "that cover the test samples, or leave test out."
+            )
 
     def _needed(self, config: Mapping[str, Any]) -> list[tuple[str, Need]]:
         words = [value[1:] for value in flat(config).values() if isinstance(value, str) and value.startswith("$")]

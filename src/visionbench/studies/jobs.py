@@ -20,6 +20,8 @@ from visionbench.text import one_line
 ELSEWHERE = 75
 # Exit status of a process that could not write its run, since the disk is full or fails.
 DISK = 74
+# Exit status of a process whose run was refused, as it would be again.
+REFUSED = 73
 LOG_FILE = "log.txt"
 
 
@@ -106,9 +108,10 @@ def _train(job: Job) -> int:
     except UserError as error:  # refused, or failed for a reason outside the run
         if is_disk_error(error):
             return DISK
-        print(f"{'failed' if isinstance(error, RunFailed) else 'refused'}: {error}", flush=True)
+        failed = isinstance(error, RunFailed)
+        print(f"{'failed' if failed else 'refused'}: {error}", flush=True)
         _record_failure(run, one_line(error))
-        return 1
+        return 1 if failed else REFUSED
     except BaseException as error:
         if is_disk_error(error):
             return DISK

@@ -87,7 +87,7 @@ def study_page(contents: Contents) -> bytes:
     parts: list[tuple[str, str, list[Html]]] = [
         ("verdicts", "Verdicts", list(_verdicts(contents))),
         ("about", "The study", list(about(contents))),
-        ("values", "Published and measured", list(_values(contents))),
+        ("values", "Published and measured" if study.published else "Measured", list(_values(contents))),
         ("defects", "What the defects did", list(defects(contents))),
         ("best", "Best cells and main effects", list(_comparison(contents))),
         ("curves", "Learning curves", list(curves(contents))),

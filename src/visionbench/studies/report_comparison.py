@@ -228,7 +228,8 @@ class _Ranking:
         values: Value of each seed, by the name of the cell; cells without a finished seed are left out.
         missing: Names of the cells without a finished seed.
         spreads: Spread of each cell.
-        best: Best cell and those that it cannot be told from.
+        best: Best cell and those that it cannot be distinguished from.
+        same_samples: Whether all runs are measured on the same samples.
     """
 
     measure: str
@@ -236,6 +237,7 @@ class _Ranking:
     missing: list[str]
     spreads: dict[str, Spread]
     best: BestSet[str]
+    same_samples: bool
 
     def mean(self, name: str) -> float:
         """Mean over the seeds of a cell."""
@@ -257,20 +259,36 @@ class _Ranking:
 
 
 def best_cells(contents: Contents) -> Iterator[Html]:
-    """Names the best cell of each stage with several cells, and those that it cannot be told from.
+    """Names the best cell of each stage with several cells, and those that it cannot be distinguished from.
 
     Args:
         contents: Contents of the report.
     """
+    for heading, ranking in _rankings(contents):
+        yield tag("h3", heading)
+        yield tag("p", *_sentences(ranking))
+        if not ranking.is_constant:
+            yield page.fold("All comparisons with the best cell", *_comparisons(ranking))
+
+
+def best_lines(contents: Contents) -> Iterator[str]:
+    """Says what `best_cells` says, for a terminal.
+
+    Args:
+        contents: Contents of the report.
+    """
+    for heading, ranking in _rankings(contents):
+        yield f"{heading}: {''.join(_sentences(ranking))}"
+
+
+def _rankings(contents: Contents) -> Iterator[tuple[str, _Ranking]]:
+    """The stages with several cells, by protocol: a heading and the order of the cells."""
     for stage in contents.study.stages.values():
         measure = main_measure(contents, stage)
-        for group in contents.groups[stage.name]:
-            ranking = _ranking(group, stage, measure) if measure is not None else None
+        for group in contents.groups[stage.name] if measure is not None else []:
+            ranking = _ranking(group, stage, measure or "")
             if ranking is not None:
-                yield tag("h3", f"{stage.name}, {group.name}: by {measure_words(ranking.measure)}")
-                yield tag("p", *_sentences(ranking))
-                if not ranking.is_constant:
-                    yield page.fold("All comparisons with the best cell", *_comparisons(ranking))
+                yield f"{stage.name}, {group.name}: by {measure_words(ranking.measure)}", ranking
 
 
 def _ranking(group: Group, stage: Stage, measure: str) -> _Ranking | None:
@@ -280,22 +298,25 @@ def _ranking(group: Group, stage: Stage, measure: str) -> _Ranking | None:
         return None
     spreads = pooled_spread({name: list(by_seed.values()) for name, by_seed in values.items()})
     best = best_and_indistinguishable(values, mode_of_measure(measure), spreads)
-    return _Ranking(measure, values, [name for name in by_cell if name not in values], spreads, best)
+    missing = [name for name in by_cell if name not in values]
+    return _Ranking(measure, values, missing, spreads, best, stage.folds is None)
 
 
-def _sentences(ranking: _Ranking) -> list[Any]:
+def _sentences(ranking: _Ranking) -> list[str]:
     best = ranking.best
     if ranking.is_constant:
         value = number(ranking.measure, ranking.mean(best.best))
-        parts: list[Any] = [f"No cell is best: every run of every cell gave {value}."]
+        parts = [f"No cell is best: every run of every cell gave {value}."]
     else:
         seeds = counted(len(ranking.values[best.best]), "seed")
         parts = ["Best: ", tag("strong", best.best), f" ({ranking.text(best.best)} over {seeds})"]
         if best.ties:
-            parts.append(f"; cannot be told from {_names(best.ties)}.{_seeds_wanted(ranking)}")
+            parts.append(f"; cannot be distinguished from {_names(best.ties)}.{_seeds_wanted(ranking)}")
         else:
-            others = "every other cell" if len(best.p_values) > 1 else "the other one"
-            parts.append("." if best.undecided else f"; clearly better than {others}.")
+            others, at_most = ("every other cell", " at most") if len(best.p_values) > 1 else ("the other one", "")
+            where = " on these samples" if ranking.same_samples else ""
+            highest = max(best.p_values.values(), default=0.0)
+            parts.append("." if best.undecided else f"; better than {others}{where} (p = {highest:.2g}{at_most}).")
     if best.undecided:
         parts.append(f" Not compared, for lack of runs: {_names(best.undecided)}.")
     if ranking.missing:
@@ -328,10 +349,14 @@ def _seeds_wanted(ranking: _Ranking) -> str:
     first, other = ([ranking.values[name][seed] for seed in seeds] for name in (best, second))
     wanted = seeds_to_separate(first, other, sd)
     if wanted is None:
-        return f"{same} No number of seeds that can be trained would separate it from {second}."
+        return f"{same} No number of seeds that can be trained would distinguish it from {second}."
     if wanted == 0:
-        return f"{same} The seeds are enough to tell it from {second} alone, but not for all comparisons of this table."
-    return f"{same} About {counted(wanted, 'more seed')} would separate it from {second}, the next one."
+        return f"{same} The seeds would distinguish it from {second} alone, but not in all comparisons of this table."
+    return (
+        f"{same} If the difference from {second}, the next one, is as large as it looks, about "
+        f"{counted(wanted, 'more seed')} would show it; their number is to be chosen once, before their results are "
+        "known."
+    )
 
 
 def _comparisons(ranking: _Ranking) -> Iterator[Html]:
@@ -353,10 +378,11 @@ def _comparisons(ranking: _Ranking) -> Iterator[Html]:
             )
         )
     yield page.table(("cell", "mean ± standard deviation", "seeds", "minus the best", "p"), rows, range(1, 5))
+    chance = " The seeds are the chance of training on these samples; other samples may give another order."
     yield tag(
         "p",
         "p: paired t-test on the seeds that both cells have, or the t-test with the pooled spread where they share "
         "fewer than two, with Holm's correction for all comparisons of this table. Where all differences are equal, p "
-        "is that of the permutation of signs.",
+        f"is that of the permutation of signs.{chance if ranking.same_samples else ''}",
         class_="source",
     )

@@ -26,13 +26,17 @@ def about(contents: Contents) -> Iterator[Html]:
     facts = [("Source", study.source), ("Study file", tag("code", str(study.path))), ("Seeds", seeds)]
     for protocol in study.protocols.values():
         words = [*protocol.defects] or ["no defect"]
-        published = "; the published values are of this protocol" if protocol.name == study.published_protocol else ""
+        is_published = study.published and protocol.name == study.published_protocol
+        published = "; the published values are of this protocol" if is_published else ""
         facts.append((f"Protocol {protocol.name}", f"{listed(words)}{published}"))
     tolerances = []
     for name, value in study.tolerance.items():
         unit = f" point{'s' * (value != 1)}" if not name or is_share(name) else ""
         tolerances.append(f"{value:g}{unit}{f' for {name}' if name else ''}")
-    facts.append(("Tolerance", f"{listed(tolerances)}: half the width of the widest interval of a reproduced value"))
+    if study.published:
+        facts.append(
+            ("Tolerance", f"{listed(tolerances)}: half the width of the widest interval of a reproduced value")
+        )
     yield tag("div", page.table((), facts), class_="facts")
     if study.choices:
         yield tag("h3", "Choices that the source leaves open")

@@ -18,7 +18,7 @@ from visionbench.files import set_aside, write_whole
 from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import package_digest
 from visionbench.studies.expand import Plan, PlannedRun, Source, Use, Waiting, plan, runs_folder
-from visionbench.studies.jobs import DISK, ELSEWHERE, Job
+from visionbench.studies.jobs import DISK, ELSEWHERE, REFUSED, Job
 from visionbench.studies.judgment import changed_since, record, recorded
 from visionbench.studies.pool import Pool, local_pool
 from visionbench.studies.results import Row, read_rows, row_of, write_rows
@@ -38,6 +38,8 @@ FREE_OPTIONS = ("data.source", "data.root", "data.offline", "data.memory_budget"
 KILLS = 3
 # A failed or diverged run is tried once more.
 ATTEMPTS = 2
+# A study ends where its first runs, so many, are all refused for one reason: its file or the data are to be mended.
+REFUSALS = 4
 # Seconds that a run takes besides training.
 OVERHEAD = 1.0
 # Protocol, stage and cell.
@@ -164,6 +166,7 @@ class Runner:
         self.at_once: int | None = None
         self.resumes = True
         self.trained = 0
+        self.refused: list[str] = []
         self.begun = time.monotonic()
         self.out_of_budget = False
         self._needed_elsewhere = self._needed_by_others()
@@ -456,7 +459,9 @@ class Runner:
                 self._tell(run, None, f"its process ended (status {status}); {then}")
                 return
             row = self._failed(run, f"its process ended {KILLS} times (status {status}); is there enough memory?")
-        if not row.is_finished and self.attempts.get(run.id, 1) < ATTEMPTS:
+        if status == REFUSED:
+            self._stop_where_all_are_refused(row)
+        elif not row.is_finished and self.attempts.get(run.id, 1) < ATTEMPTS:
             self.attempts[run.id] = self.attempts.get(run.id, 1) + 1
             self._tell(run, row, f"{row.status}, is tried once more: {row.error}")
             return
@@ -485,6 +490,12 @@ class Runner:
         self._trim()
         self.write()
         self._tell(run, row, row.status)
+
+    def _stop_where_all_are_refused(self, row: Row) -> None:
+        self.refused.append(row.error)
+        if not self.trained and len(set(self.refused)) == 1 and len(self.refused) >= min(REFUSALS, len(self.missing())):
+            which = "The run was" if len(self.refused) == 1 else f"The first {len(self.refused)} runs were all"
+            raise UserError(f"{which} refused: {row.error}")
 
     def _failed(self, run: PlannedRun, error: str) -> Row:
         use = run.first
@@ -612,10 +623,14 @@ class Runner:
             if row.code != current[key]:
                 other.append(run)
         if other and not self.options.accept_code:
+            studies = list(
+                dict.fromkeys(run.study.id for run in other)
+            )  # this one, and others that its runs start from
+            folders = [str(folder / name) for name in studies for folder in (self.store.folder.parent, SAVED)]
             raise UserError(
-                f"{counted(len(other), 'finished run')} of {self.study.id} {'was' if len(other) == 1 else 'were'} made "
-                "by other code than today's; give --accept_code to count them, which the report will say, or move "
-                f"{self.store.folder} and {self.saved} away to train them again."
+                f"{counted(len(other), 'finished run')} of {' and '.join(studies)} "
+                f"{'was' if len(other) == 1 else 'were'} made by other code than today's; give --accept_code to count "
+                f"them, which the report will say, or move {' and '.join(folders)} away to train them again."
             )
         if other:
             self._note(f"The study counts {counted(len(other), 'run')} made by other code than today's.")

@@ -87,7 +87,7 @@ class PairedTest:
 
 @dataclass(frozen=True)
 class BestSet(Generic[Key]):
-    """The best cell of a table, and the cells that it cannot be told from.
+    """The best cell of a table, and the cells that it cannot be distinguished from.
 
     Attributes:
         best: Cell with the best mean.
@@ -358,7 +358,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def best_and_indistinguishable(
     cells: Mapping[Key, Mapping[Seed, float]], mode: Mode, spread: Mapping[Key, Spread] | None = None
 ) -> BestSet[Key]:
-    """The cell with the best mean, and all cells that it cannot be told from.
+    """The cell with the best mean, and all cells that it cannot be distinguished from.
 
     Each cell is compared with the best one on the seeds that both have, by the paired t-test. Cells that share fewer
     than two seeds are compared by the t-test with the pooled spread, where it is given. P-values are corrected by
@@ -469,7 +469,7 @@ def main_effects(rows: Sequence[tuple[Mapping[str, str], float]]) -> dict[str, d
     Means are marginal means of a linear model with a term for each label and without interactions, fitted by least
     squares: in a balanced grid they are the plain means, and where combinations are missing or repeated, a label is
     not credited with the combinations that it happens to have. The residual, which contains the interactions, gives the
-    intervals. Where two axes cannot be told apart, since their labels always change together, the plain mean is
+    intervals. Where two axes cannot be distinguished, since their labels always change together, the plain mean is
     given.
 
     Args:
