@@ -116,12 +116,23 @@ def test_a_cell_whose_spread_clearly_differs_keeps_its_own():
 
 
 @pytest.mark.parametrize("factor", [1, 3, 9])
-def test_cells_are_set_apart_when_levenes_test_says_so(factor):
+def test_cells_are_set_apart_when_levenes_test_says_so_or_the_f_test_of_the_widest(factor):
     rng = np.random.default_rng(3)
     for _ in range(30):
         groups = rng.normal(0, 1, (3, 10)) * np.array([[1], [1], [factor]])
-        differs = stats.levene(*groups, center="median").pvalue < 0.05
+        variances = np.sort(groups.var(axis=1, ddof=1))
+        far = 3 * stats.f.sf(variances[-1] / variances[:-1].mean(), 9, 18) < 0.001
+        differs = far or stats.levene(*groups, center="median").pvalue < 0.05
         assert any(not spread.pooled for spread in pooled_spread(dict(enumerate(groups))).values()) == differs
+
+
+def test_a_cell_with_an_outlier_does_not_widen_the_intervals_of_the_others():
+    # Levene's test alone has p = 0.16 here.
+    groups = {"small": [89, 89, 88.5, 89, 89], "deep": [86.5, 82, 73.5, 52.5, 82], "long": [85.5, 86, 84, 86, 83.5]}
+    spreads = pooled_spread(groups)
+    assert not spreads["deep"].pooled
+    assert spreads["small"] == spreads["long"]
+    assert spreads["small"].sd < 1
 
 
 def test_two_cells_that_differ_each_keep_their_own_and_leave_none_for_a_single_run():
