@@ -30,7 +30,7 @@ def test_a_run_without_mistakes(cli, tmp_path):
     result = cli(LINE)
     assert (result.status, result.out) == (
         0,
-        "0 warnings, no refusal; one step was trained and one batch validated, and nothing was written\n",
+        "0 warnings, no refusal; one step was trained and one batch validated, and no run was written\n",
     )
     assert list(tmp_path.iterdir()) == []
 

@@ -34,7 +34,15 @@ MISTAKES = {
         "BoneBreak, CIFAR10, Digits, FashionMNIST",
         "did you mean Digits?",
     ),
-    "unknown module": ("fit --model nosuch.Net --data Digits", "model.class_path: there is no module nosuch; known: "),
+    "unknown module": (
+        "fit --model nosuch.Net --data Digits",
+        "model.class_path: there is no module nosuch, neither in ",
+    ),
+    "Python file": ("fit --model nets.py --data Digits", "the name of a class in it: --model nets.NAME, started in"),
+    "class that is no model": (
+        "fit --model torch.nn.Linear --data Digits",
+        "model.class_path: torch.nn.Linear is not a subclass of visionbench.models.Classifier; known: ",
+    ),
     "unknown class in a module": (
         "fit --model visionbench.models.Nett --data Digits",
         "model.class_path: there is no class Nett in visionbench.models;",

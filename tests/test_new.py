@@ -13,8 +13,8 @@ from visionbench.studies.spec import load_study
 @pytest.mark.parametrize(
     ("name", "sentence"),
     [
-        ("my-nets", "The name is my-nets, expected one of a Python package"),
-        ("json", "The name is json, expected one of a Python package that is not Python's own"),
+        ("my-nets", "The name is my-nets, expected small letters, digits and underscores"),
+        ("json", "such as my_project, and no word or module of Python itself."),
         ("visionbench", "which is the package that the project depends on"),
         ("there", "there is there already; give another name."),
     ],
@@ -48,7 +48,9 @@ def test_the_dependency_is_where_visionbench_came_from(monkeypatch):
 
 
 def test_a_new_project_trains_and_has_a_study(cli, tmp_path, monkeypatch):
-    assert cli("new projects/my_nets").status == 0
+    printed = cli("new projects/my_nets").out
+    assert "  cd projects/my_nets\n" in printed
+    assert "visionbench fit --config configs/net.yaml\n" in printed
     project = tmp_path / "projects/my_nets"
     study = load_study(project / "configs/studies/net-width.yaml")
     assert study.title

@@ -58,7 +58,7 @@ def _check(words: Sequence[str]) -> int:
     if not refusals:
         console.print(
             f"{counted(len(findings), 'warning')}, no refusal; one step was trained and one batch validated, and "
-            "nothing was written"
+            "no run was written"
         )
         return 0
     names = sorted({finding.guard for finding in refusals if finding.guard})

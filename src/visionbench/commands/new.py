@@ -4,6 +4,7 @@ import importlib.metadata
 import json
 import keyword
 import re
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
@@ -33,13 +34,17 @@ def run(args: Sequence[str]) -> int:
         "file, a study, tests and a Dockerfile.",
         allow_abbrev=False,
     )
-    parser.add_argument("folder", metavar="NAME", help="Folder to make; its last part is the name of the package.")
+    parser.add_argument(
+        "folder",
+        metavar="NAME",
+        help="Folder to make; its last part is the name of the package: small letters, digits and underscores.",
+    )
     folder = Path(parser.parse_args(args).folder)
     name = folder.name
     if not re.fullmatch(r"[a-z][a-z0-9_]*", name) or keyword.iskeyword(name) or name in sys.stdlib_module_names:
         raise UserError(
-            f"The name is {name}, expected one of a Python package that is not Python's own: small letters, digits and "
-            "underscores, such as my_project."
+            f"The name is {name}, expected small letters, digits and underscores, such as my_project, and no word or "
+            "module of Python itself."
         )
     if name == "visionbench":
         raise UserError("The name is visionbench, which is the package that the project depends on; give another name.")
@@ -58,8 +63,14 @@ def run(args: Sequence[str]) -> int:
         shutil.rmtree(folder)
         raise UserError(f"{folder} cannot be written ({error.strerror or error}); give another folder.") from error
     console = plain_console()
-    console.print(f"wrote {folder}; its README.md has the two commands that train and test.")
+    console.print(f"wrote {folder}; train and test with:")
+    for line in (f"cd {shlex.quote(str(folder))}", *_commands(FILES["README.md"])):
+        console.print(f"  {line}")
     return 0
+
+
+def _commands(readme: str) -> list[str]:
+    return [line for line in readme.splitlines() if line.startswith("python3 -m venv")]
 
 
 def dependency() -> str:

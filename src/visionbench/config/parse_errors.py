@@ -4,6 +4,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Set
+from pathlib import Path
 
 import jsonargparse._typehints as typehints
 from torch.optim import SGD, Adam, Optimizer
@@ -94,13 +95,14 @@ def _unknown_class(keys: list[str], reason: str) -> str | None:
     if match := re.match(r"Expected a dot import path string: (\S+)", reason):
         return f"{place}: there is no class {match[1]}{_known(keys[-1], match[1])}"
     if match := re.match(r"No module named '(.+)'", reason):
-        return f"{place}: there is no module {match[1]}{_known(keys[-1], match[1])}"
+        looked = f"there is no module {match[1]}, neither in {Path.cwd()} nor among the installed ones"
+        return f"{place}: {looked}{_known(keys[-1], match[1])}"
     if match := re.match(r"module '(.+)' has no attribute '(.+)'", reason):
         return f"{place}: there is no class {match[2]} in {match[1]}{_known(keys[-1], match[2])}"
     if match := re.match(r"Import path '?(\S+?)'? does not correspond to a subclass of (\w+)", reason):
-        return f"{place}: {match[1]} is not a subclass of {match[2]}{_known(keys[-1], '')}"
+        return f"{place}: {match[1]} is not a subclass of {_public(match[2])}{_known(keys[-1], '')}"
     if match := re.match(r"Expected '(\S+)' to be a subclass of <class '(?:\w+\.)*(\w+)'>", reason):
-        return f"{place}: {match[1]} is not a subclass of {match[2]}{_known(keys[-1], '')}"
+        return f"{place}: {match[1]} is not a subclass of {_public(match[2])}{_known(keys[-1], '')}"
     if "is abstract" in reason and keys[-1] in BASES:
         return f"{place}: {BASES[keys[-1]].__name__} is only the base of the classes{_known(keys[-1], '')}"
     return None
@@ -117,6 +119,12 @@ def _type_name(text: str) -> str:
     if match := re.match(r"Literal\[(.*)\]", text):
         return "one of " + match[1].replace("'", "")
     return {"NoneType": "null", "bool": "true or false"}.get(text, text)
+
+
+def _public(base: str) -> str:
+    """A base class with the module that a user's own class imports it from, where it is the package's."""
+    places = {"Classifier": "visionbench.models", "VisionDataModule": "visionbench.data"}
+    return f"{places[base]}.{base}" if base in places else base
 
 
 def _known(key: str, name: str) -> str:

@@ -52,6 +52,12 @@ def check_files(words: Sequence[str]) -> None:
             if not os.path.lexists(value):
                 raise UserError(missing_file(option, value))
             check_text(read_text(Path(value)), value, is_run=option == "config")
+        elif option in CLASSES and value.endswith(".py"):
+            module = value.removesuffix(".py").removeprefix("./").replace("/", ".")
+            raise UserError(
+                f"--{option} is {value}, expected the name of a class in it: --{option} {module}.NAME, started in the "
+                "folder that the module is imported from."
+            )
         elif option in CLASSES and Path(value).is_file():
             check_text(read_text(Path(value)), value)
 

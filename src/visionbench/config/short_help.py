@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from visionbench.models import MODELS
+
 # Groups of options: the option, its value, its meaning and its default, which is empty where there is none.
 GROUPS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = (
     (
@@ -31,7 +33,7 @@ GROUPS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = (
     (
         "Model",
         (
-            ("--model", "NAME", "MLP, CNN, PatchMLP, WhitenedCNN, FrozenResNet, or the import path of your own", ""),
+            ("--model", "NAME", f"{', '.join(MODELS)}, or the import path of your own", ""),
             ("--model.loss", "NAME", "cross_entropy, nll, binary_cross_entropy or mse", "cross_entropy"),
             ("--model.freeze", "[NAME,...]", "parts that are not trained", ""),
             ("--model.start_from", "RUN_DIR", "run or checkpoint whose weights training starts from", ""),

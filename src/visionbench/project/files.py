@@ -17,7 +17,9 @@ dependencies = ["DEPENDENCY"]
 dev = ["pytest>=8.4"]
 
 [tool.hatch.metadata]
-allow-direct-references = true # a visionbench that is a folder or a repository
+# The dependency may be a folder (visionbench @ file:///...), which is there on one machine alone, or a repository
+# (visionbench @ git+https://HOST/visionbench.git), which is right in a project that others get.
+allow-direct-references = true
 
 [tool.pytest.ini_options]
 testpaths = ["tests"]
@@ -25,13 +27,13 @@ testpaths = ["tests"]
     "README.md": """\
 # NAME
 
-Train, in a fresh clone:
+Train, in this folder, with no other environment activated:
 
 ```
 python3 -m venv .venv && .venv/bin/pip install uv && .venv/bin/uv run visionbench fit --config configs/net.yaml
 ```
 
-Test:
+Test, which trains the model once and takes about a minute:
 
 ```
 python3 -m venv .venv && .venv/bin/pip install uv && .venv/bin/uv run pytest
@@ -46,12 +48,16 @@ python3 -m venv .venv && .venv/bin/pip install uv && .venv/bin/uv run pytest
 | `tests/test_NAME.py` | what must hold |
 | `lightning_logs/`, `data/` | what runs write, not part of the project |
 
-A study, and its page:
+A study, and its page (`source .venv/bin/activate` first):
 
 ```
 visionbench study run net-width --save
 visionbench study report net-width
 ```
+
+To begin: change `class Net`, or add a class below it and name it in `configs/net.yaml`, as `class_path` of `model`; the
+same goes for the data set. `pyproject.toml` says where visionbench comes from. A folder is copied when it is
+installed: after a change in it, `.venv/bin/uv sync --reinstall-package visionbench` installs it again.
 """,
     ".gitignore": """\
 .venv/
@@ -154,7 +160,7 @@ trainer: {max_epochs: 15}
     "configs/studies/net-width.yaml": """\
 # visionbench study run net-width
 title: Width of a small network on images of bars
-source: Nobody yet; replace the table with a published one
+source: Invented; replace the table with a published one, or remove published, judged and tolerance
 seeds: [0, 1, 2, 3, 4]
 base:
   data: {class_path: NAME.data.Bars, init_args: {batch_size: 64}}

@@ -58,7 +58,7 @@ def defects(contents: Contents) -> Iterator[Html]:
         yield tag("ul", *(_defect(contents, word, sentence) for word, sentence in protocol.defects.items()))
         if protocol.changes:
             changed = [f"{measure_words(measure)} ({word})" for measure, word in protocol.changes.items()]
-            yield tag("p", f"A defect makes these measures another thing: {listed(changed)}.")
+            yield tag("p", f"A defect changes what these measures mean: {listed(changed)}.")
         for other in protocols:
             if other.name != protocol.name and not other.defects:
                 yield from _effect_of_defects(contents, protocol.name, other.name)
@@ -378,11 +378,14 @@ def _comparisons(ranking: _Ranking) -> Iterator[Html]:
             )
         )
     yield page.table(("cell", "mean ± standard deviation", "seeds", "minus the best", "p"), rows, range(1, 5))
-    chance = " The seeds are the chance of training on these samples; other samples may give another order."
+    chance = ""
+    if ranking.same_samples:
+        chance = " The seeds are the chance of training on these samples; other samples may give another order."
     yield tag(
         "p",
         "p: paired t-test on the seeds that both cells have, or the t-test with the pooled spread where they share "
-        "fewer than two, with Holm's correction for all comparisons of this table. Where all differences are equal, p "
-        f"is that of the permutation of signs.{chance if ranking.same_samples else ''}",
+        "fewer than two, with Holm's correction for all comparisons of this table. Where a pair of cells "
+        "has the same difference for each seed, the t-test has no p, and that of the permutation of signs stands."
+        + chance,
         class_="source",
     )

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from visionbench.evaluation.ledger import LEDGER_FILE, Ledger
 from visionbench.report import page
 from visionbench.report.page import Html, tag
+from visionbench.runs.identity import flat
 from visionbench.studies.expand import PlannedRun
 from visionbench.studies.jobs import LOG_FILE
 from visionbench.studies.report_comparison import mean_text
@@ -29,6 +30,9 @@ def about(contents: Contents) -> Iterator[Html]:
         is_published = study.published and protocol.name == study.published_protocol
         published = "; the published values are of this protocol" if is_published else ""
         facts.append((f"Protocol {protocol.name}", f"{listed(words)}{published}"))
+        if protocol.set:
+            options = [f"{name}: {value}" for name, value in flat(protocol.set).items()]
+            facts.append((f"Options of {protocol.name}", "; ".join(options)))
     tolerances = []
     for name, value in study.tolerance.items():
         unit = f" point{'s' * (value != 1)}" if not name or is_share(name) else ""
@@ -130,7 +134,10 @@ def _openings(contents: Contents) -> Iterator[Html]:
             f"{counted(len(openings), 'time')}, by {counted(len({run for run, _ in openings}), 'run')}{versions}.",
         )
     if tested and not by_samples:
-        yield tag("p", f"There is no {LEDGER_FILE} in {contents.folder}.")
+        yield tag(
+            "p",
+            f"How often is recorded where the runs were trained; {contents.folder} has no {LEDGER_FILE}.",
+        )
     if watched := sum("test_as_validation" in row.findings for row in contents.finished):
         yield tag(
             "p",

@@ -438,7 +438,7 @@ def _matrices_card(group: Group, shown: list[tuple[CellRuns, str, np.ndarray]], 
         _hidpi(figure, DENSITY),
         f"Confusion matrices, {group.name}",
         f"{_sample_words(group, splits)}: percent of each true class (row) by predicted class (column), summed over "
-        f"all finished runs. Shares below 2.5 % have a color alone.{which}{words}",
+        f"all finished runs. Shares below 2.5 % are shown by their color, without a number.{which}{words}",
         alone=len(shown) > 1,
     )
 

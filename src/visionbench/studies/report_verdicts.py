@@ -327,6 +327,8 @@ def _caption(contents: Contents, stage: Stage, entries: Sequence[Measured]) -> s
     if items:
         words.append(listed([f"{count:,} {SPLIT_ITEMS.get(split, split)}" for split, count in items.items()]))
     text = "; ".join(words) + "."
+    if len({tuple(entry.cell.items()) for entry in entries if interval_of(entry)}) > 1:
+        text += " Intervals have the spread of all cells together, unless that of a cell clearly differs."
     if any(small_set_text(entry) for entry in entries):
         text += " Wilson: 95 % interval of a single accuracy as high as the mean, on that many samples."
     chosen = [

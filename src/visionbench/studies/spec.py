@@ -74,7 +74,7 @@ class Protocol:
         name: Name, such as `reported` or `corrected`.
         defects: Sentence of each defect that the protocol repeats, by its word; runs allow the words that `allow` of
             `fit` knows.
-        changes: Word of the defect that makes a measure another thing, by measure.
+        changes: Word of the defect that changes what a measure means, by measure.
         set: Options for all stages.
         chosen: Cell that the report chose, by stage.
     """

@@ -83,7 +83,7 @@ def judge(
 
     - not judged: the printed value is not legible;
     - incomplete: fewer seeds have finished than were asked for;
-    - not comparable: a defect makes the measure another thing;
+    - not comparable: a defect changes what the measure means;
     - inconclusive: the standard deviation has fewer than 4 degrees of freedom;
     - not reproduced: no value that is printed so lies in the 95 % prediction interval for one more run;
     - reproduced: half the width of the interval is at most the tolerance;
@@ -102,7 +102,7 @@ def judge(
         items: Number of samples that an accuracy is measured on; the tolerance is then at least half the width of the
             Wilson interval of the mean accuracy. `None` for measures other than accuracies in percent.
         unit: Unit of differences: `points` for accuracies in percent, `s` for seconds.
-        defect: Word of the defect that makes the measure another thing.
+        defect: Word of the defect that changes what the measure means.
         defect_sentence: What the defect does.
     """
     finite = [float(value) for value in values if math.isfinite(value)]
@@ -128,7 +128,7 @@ def judge(
     if len(finite) < asked_seeds or mean is None:
         return verdict("incomplete", f"{len(finite)} of {counted(asked_seeds, 'seed')} have finished")
     if defect is not None:
-        reason = f"the defect {defect} makes the measure another thing"
+        reason = f"the defect {defect} changes what the measure means"
         return verdict("not comparable", f"{reason} ({defect_sentence})" if defect_sentence else reason)
     if interval is None or degrees < FEWEST_DEGREES:
         known = f"{counted(degrees, 'degree')} of freedom, {FEWEST_DEGREES} are needed"
@@ -147,7 +147,12 @@ def judge(
     if half <= widest + slack:
         return verdict("reproduced", text)
     limit = f"{widest:.3g} {unit}".strip()
-    source = f" (half the interval of an accuracy on {counted(items or 0, 'sample')})" if floor > tolerance else ""
+    source = ""
+    if floor > tolerance:
+        source = (
+            f" (half the interval of an accuracy on {counted(items or 0, 'sample')}; the study gives "
+            f"{tolerance:g}, which is less)"
+        )
     return verdict("inconclusive", f"{text}: ± {half:.3g} is wider than the tolerance of {limit}{source}")
 
 
