@@ -15,6 +15,8 @@ from torchvision.models import get_model, get_model_weights
 
 from tests.fakes import write_cifar10, write_heart, write_idx, write_images
 from visionbench.data import CIFAR10, MNIST, FashionMNIST, cifar10, fashion_mnist, mnist
+from visionbench.studies.expand import plan
+from visionbench.studies.spec import load_study
 
 ROOT = Path(__file__).parents[1]
 PAGES = ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "benchmarks/README.md"]
@@ -68,7 +70,7 @@ def test_the_readme_is_short():
 def commands(page: str) -> Iterator[str]:
     """The commands in the code blocks of a page, without comments."""
     text = (ROOT / page).read_text(encoding="utf-8")
-    blocks = re.findall(r"(?ms)^```\n(.*?)^```", text)
+    blocks = [block for language, block in re.findall(r"(?ms)^```(\w*)\n(.*?)^```$", text) if not language]
     lines = [line for block in blocks for line in re.sub(r"\\\n\s*", " ", block).splitlines()]
     lines += re.findall(r"(?m)^    (visionbench .*)$", re.sub(r"(?ms)^```.*?^```", "", text))
     for line in lines:
@@ -81,6 +83,16 @@ def commands(page: str) -> Iterator[str]:
 def test_each_command_that_is_not_tried_is_there():
     present = [command for page in TRIED for command in commands(page)]
     assert [reason for reason in NOT_TRIED if not any(command.startswith(reason) for command in present)] == []
+
+
+@pytest.mark.fast
+def test_the_comparison_of_models_is_a_study(tmp_path):
+    section = (ROOT / "docs/studies.md").read_text(encoding="utf-8").partition("\n## Comparing models\n")[2]
+    path = tmp_path / "photos.yaml"
+    path.write_text(re.findall(r"(?ms)^```yaml\n(.*?)^```", section)[0])
+    places = plan(load_study(path), {}).runs.values()
+    assert len(places) == 2 * 5 * 5
+    assert {run.config["data"]["init_args"]["fold_is"] for run in places} == {"test"}
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +113,7 @@ def place(tmp_path_factory):
     write_images(folder / "bones", bones, size=(64, 64))
     photos = {f"{split}/{name}": n for split, n in (("train", 30), ("test", 5)) for name in ("cat", "dog")}
     write_images(folder / "photos", photos, size=(70, 64))
+    write_images(folder / "new_photos", {"cat": 3, "dog": 3}, size=(70, 64))
     write_images(folder / "greek", dict.fromkeys(("alpha", "beta", "gamma"), 9), size=(133, 133))
     write_heart(folder / "heart", {"train": 120, "test": 40})
     shutil.copy(folder / "heart" / "test.csv", folder / "new.csv")
@@ -129,7 +142,7 @@ def test_every_command_does_what_it_says(place, cli_in, monkeypatch):
             if "--resume lightning_logs/cnn/version_0" in line:  # as a run that was killed after its last epoch
                 (place / "lightning_logs/cnn/version_0/run.json").unlink()
             if line.startswith("visionbench new "):  # tests/test_new.py trains and tests what it writes
-                shutil.rmtree(place / "my_nets", ignore_errors=True)
+                shutil.rmtree(place.parent / "my_nets", ignore_errors=True)
             if "study new" in line:  # in two guides
                 (place / "configs/studies/my-study.yaml").unlink(missing_ok=True)
             if line.startswith("visionbench fit ") and not re.search("help|print_config|resume", line):
@@ -146,7 +159,7 @@ def test_every_command_does_what_it_says(place, cli_in, monkeypatch):
                 study.write_text(re.sub("max_epochs: [58]", "max_epochs: 1", text))
             if status:
                 failed.append(f"{page}: {line}: {status}: {err}")
-    assert failed == []
+    assert not failed, "\n".join(failed)
 
 
 @pytest.mark.slow
