@@ -310,6 +310,17 @@ def test_the_accuracy_is_of_the_images_whose_class_is_known(photos, tmp_path):
     assert "accuracy" not in cli(f"predict {RUN} {tmp_path}/horse").err
 
 
+def test_images_that_the_run_was_trained_on_are_counted(photos, tmp_path):
+    place, cli = photos
+    sizes = read_report(place / RUN)["counts"]
+    said = cli(f"predict {RUN} source/test source/train").err
+    expected = f"has {sizes['train']} training images, {sizes['val']} validation images, {sizes['test']} test images"
+    assert f"note: of these 58 images, the run itself {expected}; the accuracy of the test images is the" in said
+    assert "the run itself has 18 test images\n" in cli(f"predict {RUN} source/test").err
+    write_images(tmp_path, {"dog": 2}, seed=77)
+    assert "the run itself has" not in cli(f"predict {RUN} {tmp_path}/dog").err
+
+
 def test_files_become_what_digits_are_and_options_change_how(digits, tmp_path):
     """A digit's own pixels, black on white and twice as large, are told what the digit is told."""
     _, cli = digits

@@ -25,7 +25,8 @@ def counted(count: int, item: str, items: str | None = None) -> str:
 
 def one_line(error: BaseException) -> str:
     """An exception's message on one line, not longer than is read."""
-    return textwrap.shorten(str(error), 300, placeholder=" ...").rstrip(".! ") + "."
+    line = textwrap.shorten(str(error), 300, placeholder=" ...").rstrip(".! ")
+    return line if line.endswith("?") else f"{line}."
 
 
 def shown(name: str) -> str:

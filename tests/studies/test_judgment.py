@@ -132,7 +132,9 @@ def test_verify_ends_with_the_state_of_the_verdicts(values, seeds, status, said,
     save(study, values, seeds)
     (SAVED / study.id / "verdicts.csv").write_text(VERDICTS)
     assert study_command(["verify", "some-study"]) == status
-    assert said in capsys.readouterr().out.replace("\n", " ")
+    printed = capsys.readouterr().out.replace("\n", " ")
+    assert said in printed
+    assert printed.count("not reproduced:") <= 2
 
 
 def test_verify_finds_a_value_that_is_not_judged_any_more(capsys):

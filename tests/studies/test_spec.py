@@ -81,6 +81,11 @@ def test_printed_values_and_labels_are_kept_as_they_are_written(tmp_path):
             "protocols.reported.defects.of them is None, expected a text; a text with a comma",
         ),
         ("val/loss: double_softmax", "val/loss: softmax", "which is not among the defects there."),
+        (
+            "[8, 97.80, 1.50]",
+            "[8, 0.9780, 1.50]",
+            "val/acc has 0.9780, a fraction, expected percent; write 0.9780 as 97.80,",
+        ),
         ("judged: [val/acc", "judged: [val/f1", "judged names val/f1, of which nothing is published."),
         ("8: {model.widths: [8]}", "8: {model.widths: [8]}, 8: {}", "8 stands twice in one mapping (line 6)."),
         ("8: {model.widths: [8]}", "8: {model.widths:}", "grid.width.8.model.widths has no value; write null to unset"),

@@ -3,12 +3,13 @@
 import contextlib
 import io
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TextIO
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -22,6 +23,7 @@ from visionbench.data.store import SPLITS
 from visionbench.errors import Stopped, UserError
 from visionbench.evaluation.intervals import accuracy_text
 from visionbench.inference.inputs import Sample, batches, check_folders, check_inputs, count_samples, samples
+from visionbench.inference.origins import numbers_by_split, with_digests
 from visionbench.inference.predict import PredictionCounts, check_output, table_file, write_predictions
 from visionbench.inference.tables import InputTables, Keep, TableNotes, refuse_tables
 from visionbench.inference.trained import Predictor, TrainedRun, open_run
@@ -87,6 +89,7 @@ def run(args: Sequence[str]) -> int:
         if (warning := run_folder.warning()) is not None:
             console.print(warning)
         data, note = None, None
+        digests: list[np.ndarray] = []
         if has_splits:
             with contextlib.redirect_stdout(sys.stderr):  # where a data set reports how it is prepared
                 data = make_data(parser, config, run_config)
@@ -104,9 +107,10 @@ def run(args: Sequence[str]) -> int:
         torch.set_num_threads(threads)
         try:
             with ended_by_sigterm():
-                stream = batches(
-                    tables.samples(data) if tables is not None else _images(trained, inputs, data, config), size
-                )
+                found = tables.samples(data) if tables is not None else _images(trained, inputs, data, config)
+                if tables is None and not has_splits:
+                    found = with_digests(found, digests)
+                stream = batches(found, size)
                 rows_on_screen = config.output is None and sys.stdout.isatty()
                 has_bar = console.is_terminal and not rows_on_screen
                 with _open_output(config.output) as file, _bar(console, trained.item, disable=not has_bar) as bar:
@@ -130,9 +134,35 @@ def run(args: Sequence[str]) -> int:
     if counts.labeled:
         for line in _provenance_lines(run_folder, inputs, data):
             console.print(line)
+    if digests and (numbers := _own_samples(run_folder.config, digests)):
+        console.print(_own_samples_line(numbers, counts.labeled, trained.item))
     if note is not None:
         console.print(note)
     return 0
+
+
+def _own_samples(run_config: Mapping[str, Any], digests: list[np.ndarray]) -> dict[str, int]:
+    """Number of predicted samples in each split of the run, as far as its data set is prepared on this machine."""
+    parser = Parser(allow_abbrev=False)
+    try:
+        with quiet_libraries(), contextlib.redirect_stdout(sys.stderr):
+            config = parser.parse_args(add_data_options(parser, run_config))
+            data = make_data(parser, config, run_config)
+            if not data.store_folder().exists():
+                return {}
+            data.setup()
+    except UserError:  # such as a class of the user's own that is not here: then nothing is known of the splits
+        return {}
+    return numbers_by_split(digests, data)
+
+
+def _own_samples_line(numbers: Mapping[str, int], labeled: int, item: str) -> str:
+    words = {"train": "training", "val": "validation", "test": "test"}
+    listed = ", ".join(f"{number:,} {words[stage]} {item}s" for stage, number in numbers.items())
+    text = f"note: of these {counted(labeled, item)}, the run itself has {listed}"
+    if numbers.keys() & {"train", "val"}:
+        text += f"; the accuracy of the test {item}s is the estimate for new ones"
+    return text
 
 
 def _parser() -> Parser:

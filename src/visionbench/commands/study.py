@@ -187,7 +187,8 @@ def _report(args: Sequence[str]) -> int:
         runner.study, runner.plan, runner.store.rows, runner.store.folder, notes=runner.notes, formats=formats
     )
     console = plain_console()
-    for line in (*_verdict_lines(runner), *(f"report      {path}" for path in paths)):
+    notes = (f"note: {note}" for note in runner.notes)
+    for line in (*_verdict_lines(runner), *notes, *(f"report      {path}" for path in paths)):
         console.print(line)
     return 0
 
@@ -217,7 +218,8 @@ def _verify(args: Sequence[str]) -> int:
             got_worse = worse(old, kind)
             worsened |= got_worse
             change = f" ({'worse' if got_worse else 'not worse'} than the saved {old})"
-        console.print(f"{kind}{change}: {_name(entry)}: {entry.verdict.sentence if entry.verdict else ''}")
+        reason = entry.verdict.sentence.removeprefix(f"{kind}: ") if entry.verdict is not None else ""
+        console.print(f"{kind}{change}: {_name(entry)}: {reason}")
     for name, old in before.items():
         worsened = True
         console.print(f"not judged any more (worse than the saved {old}): {name}")

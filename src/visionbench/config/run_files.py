@@ -134,6 +134,8 @@ def check_text(text: str, name: str, is_run: bool = False, is_file: bool = True)
         found = "a list" if isinstance(node, yaml.SequenceNode) else f"the text {node.value[:40]!r}"
         place = _place(name, node.start_mark.line + 1, is_file)
         raise UserError(f"{place}: found {found}, expected options with their values, such as max_epochs: 3.")
+    if is_run and is_file and {"stages", "base"} <= {key.value for key, _ in node.value}:
+        raise UserError(f"{name} is a study file, expected a run file; visionbench study run {name} trains its runs.")
     for key, _ in node.value:
         if not isinstance(key, yaml.ScalarNode) or key.tag != TEXT:
             found = key.value if isinstance(key, yaml.ScalarNode) else "a list or a mapping"

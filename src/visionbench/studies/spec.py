@@ -4,6 +4,7 @@ import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Literal
 
@@ -590,6 +591,7 @@ class _Reader:
                         "text with a comma needs quotes."
                     )
             published[stage] = tuple(self._published_row(where, header, row, axes) for row in rows[1:])
+            _check_percent(where, published[stage])
         return protocol, published
 
     def _published_row(
@@ -754,6 +756,17 @@ def _flag(content: Any, where: str) -> bool:
     if not isinstance(content, bool):
         raise _Mistake(f"{where} is {content!r}, expected true or false.")
     return content
+
+
+def _check_percent(where: str, rows: Sequence[PublishedRow]) -> None:
+    """Refuses accuracies that are written as fractions: as percentages they would be compared with another number."""
+    for measure in rows[0].values if rows else ():
+        printed = [row.values[measure] for row in rows if row.values[measure] != NOT_GIVEN]
+        if is_share(measure.rpartition(" ")[2]) and printed and all(0 < float(value) <= 1 for value in printed):
+            raise _Mistake(
+                f"{where}, column {measure} has {printed[0]}, a fraction, expected percent; write {printed[0]} as "
+                f"{Decimal(printed[0]).scaleb(2)}, with the digits that it has."
+            )
 
 
 def _number(content: Any, where: str, hint: str = "") -> float:
