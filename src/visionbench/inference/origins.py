@@ -25,14 +25,17 @@ def with_digests(stream: Iterator[Sample], digests: list[np.ndarray]) -> Iterato
 def numbers_by_split(digests: list[np.ndarray], data: VisionDataModule) -> dict[str, int]:
     """Number of predicted samples that each split has, by the bytes of their pixels; splits without one are left out.
 
+    A sample that several splits have counts for the first of train, val and test.
+
     Args:
         digests: Digests of the samples, as `with_digests` notes them.
         data: Data set of the run, after `setup`.
     """
-    store, predicted = data.open_store(check_source=False), np.concatenate(digests)
+    store, left = data.open_store(check_source=False), np.concatenate(digests)
     numbers = {}
     for stage in SPLITS:
         split = data.splits[stage]
         if len(split.index):
-            numbers[stage] = int(np.isin(predicted, sample_digests(store, split.part)[split.index]).sum())
+            found = np.isin(left, sample_digests(store, split.part)[split.index])
+            numbers[stage], left = int(found.sum()), left[~found]
     return {stage: number for stage, number in numbers.items() if number}

@@ -309,7 +309,7 @@ def _sentences(ranking: _Ranking) -> list[str]:
         parts = [f"No cell is best: every run of every cell gave {value}."]
     else:
         seeds = counted(len(ranking.values[best.best]), "seed")
-        parts = ["Best: ", tag("strong", best.best), f" ({ranking.text(best.best)} over {seeds})"]
+        parts = ["Best: ", best.best, f" ({ranking.text(best.best)} over {seeds})"]
         if best.ties:
             parts.append(f"; cannot be distinguished from {_names(best.ties)}.{_seeds_wanted(ranking)}")
         else:

@@ -40,6 +40,8 @@ KILLS = 3
 ATTEMPTS = 2
 # A study ends where its first runs, so many, are all refused for one reason: its file or the data are to be mended.
 REFUSALS = 4
+# Greatest share of a study's time that the rows of runs which have just finished are written in.
+WRITING_SHARE = 0.05
 # Seconds that a run takes besides training.
 OVERHEAD = 1.0
 # Protocol, stage and cell.
@@ -169,6 +171,7 @@ class Runner:
         self.refused: list[str] = []
         self.begun = time.monotonic()
         self.out_of_budget = False
+        self.next_write = 0.0
         self._needed_elsewhere = self._needed_by_others()
         self.gather()
 
@@ -210,7 +213,7 @@ class Runner:
                 elif run.study is self.study and self.unfinished.get(run.id) != row:
                     self.unfinished[run.id] = row
                     found += 1
-            if not found:
+            if not found or not self.plan.waiting:  # only a choice by results names runs anew
                 return
             self.replan()
 
@@ -488,7 +491,11 @@ class Runner:
         if (sentence := self._other_data(run)[0]) is not None:
             self._note(sentence)
         self._trim()
-        self.write()
+        # The row of a finished run is in its folder too, so that no row is lost if this one is written later.
+        if not row.is_finished or time.monotonic() >= self.next_write:
+            begun = time.monotonic()
+            self.write()
+            self.next_write = time.monotonic() + (time.monotonic() - begun) / WRITING_SHARE
         self._tell(run, row, row.status)
 
     def _stop_where_all_are_refused(self, row: Row) -> None:

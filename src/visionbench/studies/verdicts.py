@@ -14,6 +14,7 @@ from visionbench.text import MINUS, counted
 
 Kind = Literal["reproduced", "not reproduced", "inconclusive", "not comparable", "incomplete", "not judged"]
 NOT_LEGIBLE = "-"
+NORMAL_QUANTILE = 1.96  # what t comes to with ever more seeds, at 95 %
 FEWEST_DEGREES = 4  # of freedom: with fewer, the interval says more about t than about the runs
 # A value without a verdict (not comparable, not judged) speaks neither for nor against the printed one, as an
 # inconclusive verdict does.
@@ -153,7 +154,9 @@ def judge(
             f" (half the interval of an accuracy on {counted(items or 0, 'sample')}; the study gives "
             f"{tolerance:g}, which is less)"
         )
-    return verdict("inconclusive", f"{text}: ± {half:.3g} is wider than the tolerance of {limit}{source}")
+    enough = NORMAL_QUANTILE * (sd or 0.0) <= widest
+    seeds = "more seeds make it narrower" if enough else "no number of seeds makes it so narrow"
+    return verdict("inconclusive", f"{text}: ± {half:.3g} is wider than the tolerance of {limit}{source}; {seeds}")
 
 
 def _decimals(printed: str) -> int:
