@@ -4,7 +4,6 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Set
-from pathlib import Path
 
 import jsonargparse._typehints as typehints
 from torch.optim import SGD, Adam, Optimizer
@@ -95,7 +94,7 @@ def _unknown_class(keys: list[str], reason: str) -> str | None:
     if match := re.match(r"Expected a dot import path string: (\S+)", reason):
         return f"{place}: there is no class {match[1]}{_known(keys[-1], match[1])}"
     if match := re.match(r"No module named '(.+)'", reason):
-        looked = f"there is no module {match[1]}, neither in {Path.cwd()} nor among the installed ones"
+        looked = f"there is no module {match[1]}, neither in the folder you are in nor among the installed ones"
         return f"{place}: {looked}{_known(keys[-1], match[1])}"
     if match := re.match(r"module '(.+)' has no attribute '(.+)'", reason):
         return f"{place}: there is no class {match[2]} in {match[1]}{_known(keys[-1], match[2])}"

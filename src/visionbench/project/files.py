@@ -27,7 +27,7 @@ testpaths = ["tests"]
     "README.md": """\
 # NAME
 
-Train, in this folder, with no other environment activated:
+Train, in this folder (`deactivate` another environment first, or uv warns of it):
 
 ```
 python3 -m venv .venv && .venv/bin/pip install uv && .venv/bin/uv run visionbench fit --config configs/net.yaml
@@ -56,8 +56,9 @@ visionbench study report net-width
 ```
 
 To begin: change `class Net`, or add a class below it and name it in `configs/net.yaml`, as `class_path` of `model`; the
-same goes for the data set. `pyproject.toml` says where visionbench comes from. A folder is copied when it is
-installed: after a change in it, `.venv/bin/uv sync --reinstall-package visionbench` installs it again.
+same goes for the data set. `pyproject.toml` says where visionbench comes from. Where that is a folder,
+visionbench is copied from there: after a change in that folder, `.venv/bin/uv sync --reinstall-package visionbench`
+copies it again. Changes in this project count at once. `visionbench check configs/net.yaml` finds mistakes in a minute.
 """,
     ".gitignore": """\
 .venv/
