@@ -319,6 +319,9 @@ def test_images_that_the_run_was_trained_on_are_counted(photos, tmp_path):
     assert "the run itself has 18 test images\n" in cli(f"predict {RUN} source/test").err
     write_images(tmp_path, {"dog": 2}, seed=77)
     assert "the run itself has" not in cli(f"predict {RUN} {tmp_path}/dog").err
+    write_images(place / "source", {"train/cat/new": 1}, seed=78)  # the splits would be other ones now
+    assert "the run itself has" not in cli(f"predict {RUN} source/test").err
+    shutil.rmtree(place / "source/train/cat/new")
 
 
 def test_files_become_what_digits_are_and_options_change_how(digits, tmp_path):

@@ -19,7 +19,7 @@ from visionbench.config.parser import Parser
 from visionbench.config.patches import watched_parsing
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.base import VisionDataModule
-from visionbench.data.store import SPLITS
+from visionbench.data.store import SPLITS, read_meta
 from visionbench.errors import Stopped, UserError
 from visionbench.evaluation.intervals import accuracy_text
 from visionbench.inference.inputs import Sample, batches, check_folders, check_inputs, count_samples, samples
@@ -134,26 +134,26 @@ def run(args: Sequence[str]) -> int:
     if counts.labeled:
         for line in _provenance_lines(run_folder, inputs, data):
             console.print(line)
-    if digests and (numbers := _own_samples(run_folder.config, digests)):
+    if digests and (numbers := _own_samples(trained, run_folder.config, digests)):
         console.print(_own_samples_line(numbers, counts.labeled, trained.item))
     if note is not None:
         console.print(note)
     return 0
 
 
-def _own_samples(run_config: Mapping[str, Any], digests: list[np.ndarray]) -> dict[str, int]:
-    """Number of predicted samples in each split of the run, as far as its data set is prepared on this machine."""
+def _own_samples(trained: TrainedRun, run_config: Mapping[str, Any], digests: list[np.ndarray]) -> dict[str, int]:
+    """Number of predicted samples in each split of the run; none where its data set is not prepared as it was then."""
     parser = Parser(allow_abbrev=False)
     try:
         with quiet_libraries(), contextlib.redirect_stdout(sys.stderr):
             config = parser.parse_args(add_data_options(parser, run_config))
             data = make_data(parser, config, run_config)
-            if not data.store_folder().exists():
+            if not data.store_folder().exists() or data.is_stale(read_meta(data.store_folder())):
                 return {}
             data.setup()
     except UserError:  # such as a class of the user's own that is not here: then nothing is known of the splits
         return {}
-    return numbers_by_split(digests, data)
+    return numbers_by_split(digests, data) if trained.data_digest in (None, data.data_digest()) else {}
 
 
 def _own_samples_line(numbers: Mapping[str, int], labeled: int, item: str) -> str:

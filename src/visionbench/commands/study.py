@@ -416,7 +416,8 @@ def _verdict_lines(runner: "Runner") -> list[str]:
     from visionbench.studies.report_comparison import best_lines
     from visionbench.studies.report_contents import Contents
 
-    return list(best_lines(Contents(runner.study, runner.plan, runner.store.rows, runner.store.folder, ())))
+    contents = Contents(runner.study, runner.plan, runner.store.rows, runner.store.folder, ())
+    return list(best_lines(contents)) or [_summary(runner)]
 
 
 def _save_verdicts(runner: "Runner") -> None:
