@@ -39,7 +39,7 @@ RESULTS = """\
 
 Each study runs a published table again, with what its report did (*reported*) and with what it should have done
 (*corrected*). A printed value is *reproduced* if the 95 % interval for one more run contains a value that is rounded
-to it, and reaches no further than the tolerance from its middle;
+to it, and half its width is at most the tolerance;
 [the rules](../studies.md#verdicts). [What the defects did](defects.md) compares both protocols.
 
 A study's folder holds `runs.csv`, a row for each run, `verdicts.csv` and `judged.json`, the digest of what its verdicts

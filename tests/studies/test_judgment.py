@@ -6,9 +6,12 @@ from pathlib import Path
 import pytest
 
 from visionbench.commands.study import study as study_command
-from visionbench.errors import UserError
+from visionbench.errors import RunFailed, UserError
+from visionbench.guards.base import Refused
+from visionbench.runs.folder import RunFolder
+from visionbench.studies import jobs
 from visionbench.studies.expand import plan
-from visionbench.studies.jobs import visible_gpu
+from visionbench.studies.jobs import REFUSED, Job, visible_gpu
 from visionbench.studies.judgment import FILE, changed_since, record, recorded
 from visionbench.studies.results import Row, read_rows, write_rows
 from visionbench.studies.runner import SAVED, Options, Runner
@@ -144,6 +147,31 @@ def test_verify_finds_a_value_that_is_not_judged_any_more(capsys):
     save(study, {"8": 70.5, "16": 90.0})
     assert study_command(["verify", "some-study"]) == 1
     assert "not judged any more (worse than the saved reproduced): all / 8 / val/acc" in capsys.readouterr().out
+
+
+def test_a_study_without_a_published_table_says_its_best_cell(capsys):
+    study = load(TEXT.partition("published:")[0])
+    save(study, {"8": 70.5, "16": 80.0})
+    assert study_command(["report", "some-study"]) == 0
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "all, reported: by validation accuracy: Best: width 16 (80.00 ± 0.16 over 5 seeds);" in printed
+    assert (
+        "cannot be distinguished from width 8" in printed
+    )  # each seed has the same difference, which five seeds alone cannot tell from chance
+    assert "<" not in printed
+
+
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [(UserError("No data."), REFUSED), (RunFailed("No disk."), 1), (Refused("The loss is NaN.", []), 1)],
+)
+def test_what_a_guard_refuses_is_a_result_and_other_refusals_may_end_the_study(error, status, monkeypatch, tmp_path):
+    def fit(job, run):
+        raise error
+
+    monkeypatch.setattr(jobs, "_fit", fit)
+    assert jobs.run_job(Job("a1", "cell.yaml", str(tmp_path / "run"))) == status
+    assert RunFolder(tmp_path / "run").metadata["error"] == str(error)
 
 
 def test_the_command_takes_its_options(capsys):

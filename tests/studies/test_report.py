@@ -5,6 +5,7 @@ import io
 import json
 import re
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from tests.test_report import Page, run_folder
 from visionbench.errors import UserError
 from visionbench.evaluation.ledger import Ledger, Opening
+from visionbench.figures.figure import cut
+from visionbench.figures.verdicts import NAME_LENGTH
 from visionbench.runs.folder import RunFolder
 from visionbench.studies import report_images
 from visionbench.studies.expand import plan
@@ -351,6 +354,18 @@ def test_the_picture_of_the_verdicts_has_each_judged_value(tmp_path):
     assert (drawn[1]["mean"], drawn[1]["low"]) == ("", "")
     path = write_report(study, plan(study, rows), rows, tmp_path / "logs", formats=["png"])[0]
     assert path.read_bytes().startswith(b"\x89PNG")
+
+
+STUDIES = sorted((Path(__file__).parents[2] / "configs/studies").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", STUDIES, ids=lambda path: path.stem)
+def test_the_names_in_the_picture_of_the_verdicts_are_not_cut_to_the_same(path, tmp_path):
+    study = load_study(path)
+    others = {other.stem: other for other in STUDIES}
+    contents = Contents(study, plan(study, {}, others=lambda name: load_study(others[name])), {}, tmp_path)
+    names = [cut(row[1], NAME_LENGTH) for row in verdict_figure(contents).rows]
+    assert len(set(names)) == len(names)
 
 
 def test_without_a_judged_value_there_is_no_picture(tmp_path):

@@ -150,6 +150,7 @@ def _own_samples(trained: TrainedRun, run_config: Mapping[str, Any], digests: li
             data = make_data(parser, config, run_config)
             if not data.store_folder().exists() or data.is_stale(read_meta(data.store_folder())):
                 return {}
+            data.mean, data.std = trained.mean, trained.std  # which setup would compute from all training images
             data.setup()
     except UserError:  # such as a class of the user's own that is not here: then nothing is known of the splits
         return {}

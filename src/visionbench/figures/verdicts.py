@@ -18,7 +18,7 @@ LOOKS = {
     "not comparable": ("#63499c", "^"),
     "incomplete": ("#5f6266", "s"),
 }
-NAME_LENGTH = 40
+NAME_LENGTH = 48
 LEGEND_COLUMNS = 4
 
 

@@ -20,7 +20,7 @@ from visionbench.text import one_line
 ELSEWHERE = 75
 # Exit status of a process that could not write its run, since the disk is full or fails.
 DISK = 74
-# Exit status of a process whose run was refused, as it would be again.
+# Exit status of a process whose settings or data were refused, as they would be again.
 REFUSED = 73
 LOG_FILE = "log.txt"
 
@@ -108,10 +108,13 @@ def _train(job: Job) -> int:
     except UserError as error:  # refused, or failed for a reason outside the run
         if is_disk_error(error):
             return DISK
+        from visionbench.guards.base import Refused  # here, since torch comes with it
+
         failed = isinstance(error, RunFailed)
         print(f"{'failed' if failed else 'refused'}: {error}", flush=True)
         _record_failure(run, one_line(error))
-        return 1 if failed else REFUSED
+        # What a guard refuses, such as a first loss that is no number, is a result of this cell alone.
+        return 1 if failed or isinstance(error, Refused) else REFUSED
     except BaseException as error:
         if is_disk_error(error):
             return DISK

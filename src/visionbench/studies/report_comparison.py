@@ -380,7 +380,7 @@ def _comparisons(ranking: _Ranking) -> Iterator[Html]:
     yield page.table(("cell", "mean ± standard deviation", "seeds", "minus the best", "p"), rows, range(1, 5))
     chance = ""
     if ranking.same_samples:
-        chance = " The seeds are the chance of training on these samples; other samples may give another order."
+        chance = " The seeds vary the training alone: on other samples the order of the cells may be another one."
     yield tag(
         "p",
         "p: paired t-test on the seeds that both cells have, or the t-test with the pooled spread where they share "

@@ -134,10 +134,8 @@ def _openings(contents: Contents) -> Iterator[Html]:
             f"{counted(len(openings), 'time')}, by {counted(len({run for run, _ in openings}), 'run')}{versions}.",
         )
     if tested and not by_samples:
-        yield tag(
-            "p",
-            f"How often is recorded where the runs were trained; {contents.folder} has no {LEDGER_FILE}.",
-        )
+        text = f"How often they were opened is recorded where the runs were trained: {contents.folder} has no "
+        yield tag("p", text, tag("code", LEDGER_FILE), ".")
     if watched := sum("test_as_validation" in row.findings for row in contents.finished):
         yield tag(
             "p",

@@ -168,12 +168,16 @@ def verdict_figure(contents: Contents) -> "Figure":
     panels = {}
     for unit, entries in _by_unit(contents.judged).items():
         several = len({entry.stage for entry, _ in entries}) > 1
-        measures = len({entry.measure for entry, _ in entries}) > 1
+        measures = {
+            stage: {e.measure for e, _ in entries if e.stage == stage} for stage in {e.stage for e, _ in entries}
+        }
         rows = []
         for entry, verdict in entries:
             if (printed := _as_number(verdict.printed)) is None:
                 continue
-            name = _row_name(entry, several) + (f": {measure_words(entry.measure)}" if measures else "")
+            name = _row_name(entry, several)
+            if len(measures[entry.stage]) > 1:
+                name += f": {measure_words(entry.measure)}"
             ends = printed_range(verdict.printed)
             rows.append(VerdictRow(name, printed, ends, verdict.mean, verdict.interval, verdict.kind))
         if rows:
