@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from visionbench.errors import UserError
+from visionbench.errors import RunFailed, UserError
+from visionbench.launch import Launch
 from visionbench.processes import RUN_FOLDER_VARIABLE, World
 from visionbench.runs.folder import RunFolder
 
@@ -58,6 +59,20 @@ def test_a_process_of_torchrun_or_srun_knows_its_place():
     assert world.launch.address == ("node1", 20_000 + 471_100 % 20_000)
     assert World.detect({**STEP_OF_EIGHT, "SLURM_JOB_NAME": "bash"}) == World(rank=0)  # a shell in a job
     assert World.detect({**STEP_OF_EIGHT, "WORLD_SIZE": "8"}) == World.detect(STEP_OF_EIGHT)  # of a batch script
+
+
+@pytest.mark.parametrize(("nodes", "names_it"), [(2, True), (1, False)])
+def test_a_machine_that_gives_others_its_own_address_is_told_what_to_set(monkeypatch, nodes, names_it):
+    def fail(backend):
+        raise RuntimeError("timed out connecting: SO_ERROR: Connection refused, remote=[127.0.0.1]:6059")
+
+    monkeypatch.setattr("torch.distributed.init_process_group", fail)
+    for name in ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "OMP_NUM_THREADS"):
+        monkeypatch.setenv(name, "1")
+    launch = Launch("torchrun", 1, 0, 2, nodes, 0, ("10.0.0.1", 29500))
+    with pytest.raises(RunFailed) as raised:
+        launch.join()
+    assert ("set GLOO_SOCKET_IFNAME on each machine" in str(raised.value)) == names_it
 
 
 def test_machines_with_unequal_numbers_of_processes_are_refused():

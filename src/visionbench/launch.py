@@ -54,6 +54,8 @@ class Launch:
         place = {"MASTER_ADDR": self.address[0], "MASTER_PORT": str(self.address[1])}
         os.environ.update(place | {"RANK": str(self.rank), "WORLD_SIZE": str(self.size)})
         os.environ["LOCAL_RANK"] = str(self.local_rank)
+        # Without it Lightning chooses the number of threads anew, although the run has chosen one.
+        os.environ.setdefault("OMP_NUM_THREADS", str(torch.get_num_threads()))
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         try:
             distributed.init_process_group(backend)
@@ -79,10 +81,17 @@ class Launch:
         return box[0]
 
     def _lost(self, error: Exception) -> RunFailed:
-        reason = " ".join(str(error).split())[:200]
+        reason = " ".join(str(error).split())
+        # gloo tells the others the address that the machine's name stands for, which is often one of its own.
+        interface = (
+            " One machine gave the others an address that means itself, such as 127.0.0.1; set GLOO_SOCKET_IFNAME on "
+            "each machine to the name of its network interface, such as eth0."
+            if self.nodes > 1 and "remote=[127." in reason
+            else ""
+        )
         return RunFailed(
             f"Process {self.rank} of the {self.size} that {self.program} started has lost the others; look at what "
-            f"they printed ({reason})."
+            f"they printed ({reason[:200]}).{interface}"
         )
 
 

@@ -10,7 +10,7 @@ import signal
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ DATA_VARIABLE = "VISIONBENCH_DATA"
 # Read when Ray is imported: whether a study that is started by `uv run` gives each worker an environment of its own,
 # which uv would make anew for it, torch included. Its workers use the environment of the machine.
 UV_VARIABLE = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
+LOOK = 5.0  # seconds between two looks at the machines of the cluster
+ROOM_PATIENCE = 60.0  # seconds without a machine that is large enough for a run, after which the study ends
 
 
 class _Worker:
@@ -55,6 +57,9 @@ class _Worker:
             os.environ.setdefault(DATA_VARIABLE, str(Path(tempfile.gettempdir()) / "visionbench-data"))
         self._context = local_pool()
         self._pool = self._context.__enter__()
+
+    def ready(self) -> None:
+        """Ends when the actor can train."""
 
     def train(self, fields: dict[str, Any], files: dict[str, bytes]) -> tuple[int, bytes, list[dict[str, Any]]]:
         """Trains a run; gives its exit status, its run folder as a tar file, and its test openings."""
@@ -89,25 +94,34 @@ class _Worker:
 
 
 class RayPool(Pool):
-    """The actors, as the runner sees them; one that is lost is replaced.
+    """The actors, as the runner sees them; one that is lost is replaced as soon as a machine has room for another.
+
+    A run that is sent takes the next actor that is free, whatever its slot, so that none waits for the place of a
+    machine that does not come back.
 
     Args:
         ray: The library.
         kind: Class of the actors.
         workers: Number of actors.
+        has_room: Tells whether some machine of the cluster is large enough for a run.
     """
 
     resumes = False
 
-    def __init__(self, ray: Any, kind: Any, workers: int) -> None:
-        self.ray, self.kind = ray, kind
+    def __init__(self, ray: Any, kind: Any, workers: int, has_room: Callable[[], bool]) -> None:
+        self.ray, self.kind, self.has_room = ray, kind, has_room
         self.workers = workers
-        self.actors = [self._new() for _ in range(workers)]
-        self.running: dict[Any, tuple[Job, int, FileLock]] = {}
+        self.starting: dict[Any, Any] = {}
+        self.free: list[Any] = []
+        self.waiting: list[tuple[Job, FileLock]] = []
+        self.running: dict[Any, tuple[Job, FileLock, Any]] = {}
         self.elsewhere: list[str] = []
+        for _ in range(workers):
+            self._start_actor()
 
-    def _new(self) -> Any:
-        return self.kind.remote(str(Path.cwd()), package_digest([]))
+    def _start_actor(self) -> None:
+        actor = self.kind.remote(str(Path.cwd()), package_digest([]))
+        self.starting[actor.ready.remote()] = actor
 
     def send(self, job: Job, slot: int) -> None:  # noqa: D102
         lock = FileLock(job.lock, timeout=0)
@@ -116,36 +130,81 @@ class RayPool(Pool):
         except Timeout:
             self.elsewhere.append(job.id)
             return
-        self.running[self.actors[slot].train.remote(*packed(job))] = (job, slot, lock)
+        self.waiting.append((job, lock))
+        self._train_waiting()
+
+    def _train_waiting(self) -> None:
+        while self.free and self.waiting:
+            actor, (job, lock) = self.free.pop(0), self.waiting.pop(0)
+            self.running[actor.train.remote(*packed(job))] = (job, lock, actor)
 
     def answers(self, timeout: float | None) -> list[dict[str, Any]] | None:  # noqa: D102
         if self.elsewhere:
             answers = [{"id": run, "status": ELSEWHERE} for run in self.elsewhere]
             self.elsewhere = []
             return answers
-        if not self.running:
+        if not self.running and not self.waiting:
             time.sleep(timeout or 0.0)
             return []
-        done, _ = self.ray.wait(list(self.running), num_returns=1, timeout=timeout)
-        return [self._answer(reference) for reference in done]
+        deadline = None if timeout is None else time.monotonic() + timeout
+        had_room = time.monotonic()
+        while True:
+            left = LOOK if deadline is None else max(0.0, min(LOOK, deadline - time.monotonic()))
+            done, _ = self.ray.wait([*self.running, *self.starting], num_returns=1, timeout=left)
+            answers = [self._answer(reference) for reference in done if reference in self.running]
+            for reference in done:
+                if reference in self.starting:
+                    self._started(reference)
+            self._train_waiting()
+            if answers or (deadline is not None and time.monotonic() >= deadline):
+                return answers
+            if self.running or self.free or self.has_room():
+                had_room = time.monotonic()
+            elif time.monotonic() - had_room > ROOM_PATIENCE:
+                raise RunFailed(
+                    "No machine of the cluster of Ray has room for a run any more; start machines, and the same "
+                    "command goes on with the runs that are missing."
+                )
+
+    def _started(self, reference: Any) -> None:
+        actor = self.starting.pop(reference)
+        with self._telling_apart() as lost:
+            self.ray.get(reference)
+        if lost:
+            self._start_actor()
+        else:
+            self.free.append(actor)
 
     def _answer(self, reference: Any) -> dict[str, Any]:
-        job, slot, lock = self.running.pop(reference)
+        job, lock, actor = self.running.pop(reference)
+        status = LOST
         try:
-            status, archive, openings = self.ray.get(reference)
-            unpack(archive, Path(job.folder), openings)
-        except (self.ray.exceptions.ActorDiedError, self.ray.exceptions.ActorUnavailableError) as error:
-            if "creation task" in str(error):  # it could not be made at all, so that no other could
-                raise RunFailed(f"A worker of Ray could not be started: {_one_line(error)}") from error
-            self.actors[slot] = self._new()
-            status = LOST
-        except self.ray.exceptions.ActorUnschedulableError as error:
-            raise RunFailed(f"A worker of Ray could not be started: {_one_line(error)}") from error
-        except self.ray.exceptions.RayTaskError as error:
-            raise RunFailed(f"A worker of Ray failed outside of its run: {_one_line(error)}") from error
+            with self._telling_apart() as lost:
+                status, archive, openings = self.ray.get(reference)
+                unpack(archive, Path(job.folder), openings)
         finally:
             lock.release()
+        if lost:
+            self._start_actor()
+        else:
+            self.free.append(actor)
         return {"id": job.id, "status": status}
+
+    @contextlib.contextmanager
+    def _telling_apart(self) -> Iterator[list[str]]:
+        """Adds to a list why an actor was lost; raises where another one would be no better."""
+        errors = self.ray.exceptions
+        lost: list[str] = []
+        try:
+            yield lost
+        except (errors.ActorDiedError, errors.ActorUnavailableError) as error:
+            if "creation task" in str(error):  # it could not be made at all, so that no other could
+                raise RunFailed(f"A worker of Ray could not be started: {_one_line(error)}") from error
+            lost.append(_one_line(error))
+        except errors.ActorUnschedulableError as error:
+            raise RunFailed(f"A worker of Ray could not be started: {_one_line(error)}") from error
+        except errors.RayTaskError as error:
+            raise RunFailed(f"A worker of Ray failed outside of its run: {_one_line(error)}") from error
 
 
 def packed(job: Job) -> tuple[dict[str, Any], dict[str, bytes]]:
@@ -252,14 +311,18 @@ def ray_pool(address: str | None, workers: int | None, cpus: float, gpus: float)
         ) from error
     signal.signal(signal.SIGTERM, handler)  # Ray's own would end the process without a word
     try:
-        room = sum(_room(node.get("Resources", {}), cpus, gpus) for node in ray.nodes() if node.get("Alive"))
+
+        def room_now() -> int:
+            return sum(_room(node.get("Resources", {}), cpus, gpus) for node in ray.nodes() if node.get("Alive"))
+
+        room = room_now()
         if room < 1:
             raise UserError(
                 f"No machine of the cluster has {cpus:g} processor cores and {gpus:g} GPUs for a run; give --cpus and "
                 "--gpus that it has."
             )
         kind = ray.remote(num_cpus=cpus, num_gpus=gpus)(_Worker)
-        yield RayPool(ray, kind, min(room, workers or room))
+        yield RayPool(ray, kind, min(room, workers or room), lambda: room_now() > 0)
     finally:
         ray.shutdown()
 
