@@ -5,6 +5,7 @@
 What a person found out about a study stands in docs/results/STUDY/notes.md, and is copied into the page.
 """
 
+import csv
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -47,6 +48,11 @@ depend on. `visionbench study report NAME` makes the whole page of a study from 
 confusion matrices, times, commands. `visionbench study repeat NAME RUN` trains one of its runs again and compares it
 with its row. This page and the pictures are written by `python docs/write_results.py`.
 """
+NOTEBOOK = """\
+*In a notebook*: what the same trainings would take there, by one cell of each study that was trained both ways
+([notebook.csv](notebook.csv), `python benchmarks/notebook_cells.py`, n = 1): the ratio, and the processor time times
+that.
+A notebook decodes and normalizes each image anew in each epoch, in a plain loop with one thread."""
 DEFECTS_TEXT = """\
 # What thirteen defects did
 
@@ -279,14 +285,20 @@ def results_page(everything: dict[str, Contents]) -> str:
     """Makes the page with all verdicts."""
     lines = [
         RESULTS,
-        "| study | judged values | runs | processor time |",
-        "|---|---|---|---|",
+        "| study | judged values | runs | processor time | in a notebook |",
+        "|---|---|---|---|---|",
     ]
+    notebook = notebook_ratios()
     for name, contents in everything.items():
         counts = Counter(verdict.kind for _, verdict in contents.judged)
         kinds = ", ".join(f"{counts[kind]} {kind}" for kind in KINDS if counts[kind])
         runs = f"{len(contents.finished)} of {len(contents.plan.runs) + sum(w.count for w in contents.plan.waiting)}"
-        lines.append(_row([f"[{name}](#{name})", kinds if contents.finished else "not run", runs, _time(contents)]))
+        usual = ""
+        if contents.finished and name in notebook:
+            usual = f"{notebook[name]:.1f} x: {duration(notebook[name] * _processor_seconds(contents))}"
+        cells = [f"[{name}](#{name})", kinds if contents.finished else "not run", runs, _time(contents), usual]
+        lines.append(_row(cells))
+    lines += ["", NOTEBOOK]
     for name, contents in everything.items():
         lines += ["", *_section(name, contents)]
     return "\n".join(lines) + "\n"
@@ -414,9 +426,21 @@ def _circumstances(contents: Contents) -> str:
     return f"{'; '.join(parts)}."
 
 
+def notebook_ratios() -> dict[str, float]:
+    """How many times the processor time of one cell of each study takes in notebook style, as it was measured."""
+    path = SAVED / "notebook.csv"
+    if not path.exists():
+        return {}
+    with path.open(newline="", encoding="utf-8") as file:
+        return {row["study"]: float(row["notebook"]) / float(row["ours"]) for row in csv.DictReader(file)}
+
+
+def _processor_seconds(contents: Contents) -> float:
+    return sum(row.cpu_seconds for row in contents.finished)
+
+
 def _time(contents: Contents) -> str:
-    seconds = sum(row.cpu_seconds for row in contents.finished)
-    return duration(seconds) if contents.finished else ""
+    return duration(_processor_seconds(contents)) if contents.finished else ""
 
 
 def _shortest(contents: Contents) -> PlannedRun:
