@@ -6,6 +6,7 @@ import random
 import re
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -328,6 +329,25 @@ def test_a_search_trains_its_trials_and_tests_the_best_one(tmp_path):
     assert final.cell == max(trials, key=lambda row: row.metrics["val/acc"]).cell
     assert not any("test/acc" in row.metrics for row in trials)
     assert "0 of them now" in study(tmp_path, "run", "search").stdout  # the trials are known by their rows
+
+
+def test_a_trial_that_is_worse_than_most_ends_early_and_is_not_trained_again(tmp_path):
+    pruned = SEARCH.replace("trials: 3", "trials: 10").replace("at_once: 2", "at_once: 4\n      prune_after: 1")
+    pruned = pruned.replace("sampler: tpe", "sampler: random").replace("max_epochs: 1", "max_epochs: 4")
+    write_study(tmp_path, pruned, "search")
+    printed = study(tmp_path, "run", "search").stdout
+    rows = read_rows(tmp_path / "lightning_logs/studies/search/results.csv")
+    trials = {int(row.cell["trial"]): row for row in rows if row.stage == "search"}
+    early = [number for number, row in trials.items() if row.epochs < 4]
+    assert early
+    assert min(early) > 4
+    assert printed.count("ended after") == len(early)
+    first = [max(trials[number].curves["val/acc"][: trials[min(early)].epochs]) for number in (1, 2, 3, 4)]
+    assert max(trials[min(early)].curves["val/acc"]) < statistics.median(first)
+    (final,) = [row for row in rows if row.stage == "final"]
+    assert final.epochs == 4
+    again = study(tmp_path, "run", "search").stdout
+    assert "0 of them now" in again
     study(tmp_path, "report", "search", "--formats", "html,csv")
 
 

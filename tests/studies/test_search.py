@@ -2,6 +2,7 @@
 
 import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 
@@ -82,6 +83,52 @@ def test_the_cells_come_in_batches_and_the_best_one_is_trained_again(tmp_path, s
     assert list(again[-1].runs) == list(plans[-1].runs)  # the same results propose the same cells
 
 
+def test_a_pruned_trial_ends_below_the_median_of_those_before_it(tmp_path):
+    """The median after an epoch is of the best values so far, of the runs of earlier batches that came as far."""
+    study = load(tmp_path, TEXT.replace("sampler: random", "sampler: random\n      prune_after: 2"))
+    curves = {"1": [0.9, 0.1, 0.1], "2": [0.2, 0.8, 0.3], "3": [0.3, 0.4, 0.6], "4": [0.1, 0.2]}
+
+    def ended(run):
+        row = finished(run, 0.5)
+        row.curves["val/acc"] = curves.get(run.first.cell["trial"], [0.5, 0.5, 0.5])
+        return row
+
+    plans = searched(study, ended)
+    trials = {run.first.cell["trial"]: run.config["trainer"].get("callbacks") for run in plans[-1].runs.values()}
+    assert not any(trials[number] for number in ("1", "2", "3", "4"))
+    (callback,) = trials["5"]
+    assert callback == trials["8"][0]
+    assert callback["init_args"] == {"metric": "val/acc", "mode": "max", "thresholds": [None, 0.6, None]}
+    assert trials["9"][0]["init_args"]["thresholds"] == [None, 0.5, 0.5]
+    assert "callbacks" not in study.base["trainer"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "values", "thresholds", "epochs"),
+    [
+        ("max", [0.5, 0.4, 0.9], [None, 0.5, 0.5], 3),  # the best so far counts, not the last
+        ("max", [0.5, 0.4, 0.9], [None, 0.6, 0.5], 2),
+        ("min", [0.5, 0.6, 0.7], [None, 0.4], 2),
+        ("min", [0.5, 0.3, 0.7], [None, 0.4], 3),
+    ],
+)
+def test_a_run_is_ended_by_its_best_value_so_far(mode, values, thresholds, epochs):
+    from visionbench.studies.pruning import EndBelowMedian
+
+    callback = EndBelowMedian("val/acc", mode, thresholds)
+    for epoch, value in enumerate(values):
+        trainer = SimpleNamespace(
+            sanity_checking=False, callback_metrics={"val/acc": value}, current_epoch=epoch, should_stop=False
+        )
+        resumed = EndBelowMedian("val/acc", mode, thresholds)
+        resumed.load_state_dict(callback.state_dict())
+        callback = resumed
+        callback.on_validation_end(trainer, None)
+        if trainer.should_stop:
+            break
+    assert epoch + 1 == epochs
+
+
 def test_a_failed_trial_proposes_nothing_while_it_is_tried_again(tmp_path):
     pytest.importorskip("optuna")
     study = load(tmp_path, TEXT.replace("random", "tpe"))
@@ -157,6 +204,7 @@ def test_labels_stay_in_their_range_and_are_the_values():
     ("old", "new", "sentence"),
     [
         ("trials: 10", "trials: 0", "search.trials is 0, expected a whole number of 1 or more."),
+        ("at_once: 4", "prune_after: 0", "search.prune_after is 0, expected a whole number of 1 or more."),
         ("sampler: random", "sampler: grid", "stages.search.search.sampler is 'grid'"),
         ("low: 0, high: 0.6", "low: 1, high: 0.6", "model.dropout is from 1 to 0.6, expected a low end that is below"),
         ("low: 1.0e-4", "low: 0", "is from 0 to 0.1, expected a low end that is above 0 and below the high one."),

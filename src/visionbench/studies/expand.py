@@ -11,7 +11,7 @@ from typing import Any, Literal
 from visionbench.errors import UserError
 from visionbench.runs.identity import comparable, flat, starting_paths
 from visionbench.studies.results import Row, evaluations_of
-from visionbench.studies.search import TRIAL, Search, propose
+from visionbench.studies.search import PRUNING, TRIAL, Search, medians, propose
 from visionbench.studies.spec import GUARD_WORDS, MINIMIZED, SECONDS, Cell, Need, Protocol, Stage, Study, load_study
 
 # Arguments of a run file whose value is a class with arguments, or its name alone.
@@ -305,8 +305,19 @@ class _Planner:
         runs = dict(sorted(self.runs.items(), key=lambda entry: entry[1].order))
         return Plan(self.study, runs, self.foreign, self.waiting, self.choices)
 
-    def _add(self, stage: Stage, protocol: Protocol, cell: Cell, seeds: Iterable[int], order: tuple[int, int]) -> None:
+    def _add(
+        self,
+        stage: Stage,
+        protocol: Protocol,
+        cell: Cell,
+        seeds: Iterable[int],
+        order: tuple[int, int],
+        callbacks: Sequence[dict[str, Any]] = (),
+    ) -> None:
         config = configure(self.study, protocol, [stage], cell)
+        if callbacks:
+            trainer = config["trainer"] = dict(config.get("trainer") or {})
+            trainer["callbacks"] = [*(trainer.get("callbacks") or ()), *callbacks]
         for seed in seeds:
             for fold in range(stage.folds) if stage.folds is not None else (None,):
                 self._run(Use(protocol.name, stage.name, cell, seed, fold), stage, protocol, config, order)
@@ -341,8 +352,9 @@ class _Planner:
                     return
                 cells = [cell or proposal for cell, proposal in zip(cells, proposed, strict=True)]
             chosen = [cell for cell in cells if cell is not None]
+            callbacks = self._pruning(stage, search, protocol, [cell for cell, _ in results])
             for cell in chosen:
-                self._add(stage, protocol, cell, stage.seeds, order)
+                self._add(stage, protocol, cell, stage.seeds, order, callbacks)
             means = [self._mean(protocol, stage.name, cell, search.by, stage.seeds, final=True) for cell in chosen]
             if not all(ended for ended, _ in means):
                 if later := search.trials - batch.stop:
@@ -351,6 +363,28 @@ class _Planner:
                 return
             results += [(cell, mean) for cell, (_, mean) in zip(chosen, means, strict=True)]
 
+    def _pruning(
+        self, stage: Stage, search: Search, protocol: Protocol, earlier: Sequence[Cell]
+    ) -> list[dict[str, Any]]:
+        """The callback that ends a trial which is worse than most of those before it, if there is one."""
+        if search.prune_after is None:
+            return []
+        rows = [row for cell in earlier for row in self._rows_of(protocol, stage.name, cell, stage.seeds)]
+        metric, mode = search.by.rpartition(" ")[2], mode_of_measure(search.by)
+        thresholds = medians(
+            [row.curves.get(metric, []) for row in rows if row is not None and row.is_finished],
+            mode,
+            search.prune_after,
+        )
+        if not thresholds:
+            return []
+        arguments = {"metric": metric, "mode": mode, "thresholds": thresholds}
+        return [{"class_path": PRUNING, "init_args": arguments}]
+
+    def _rows_of(self, protocol: Protocol, stage: str, cell: Cell, seeds: Sequence[int]) -> list[Row | None]:
+        start = (protocol.name, stage, tuple(cell.items()))
+        return [self.rows.get(run.id) for key, run in self.by_use.items() if key[:3] == start and key[3] in seeds]
+
     def _mean(
         self, protocol: Protocol, stage: str, cell: Cell, by: str, seeds: Sequence[int], final: bool = False
     ) -> tuple[bool, float | None]:
@@ -358,8 +392,7 @@ class _Planner:
 
         With `final`, a failed run that is tried again has not ended.
         """
-        start = (protocol.name, stage, tuple(cell.items()))
-        found = [self.rows.get(run.id) for key, run in self.by_use.items() if key[:3] == start and key[3] in seeds]
+        found = self._rows_of(protocol, stage, cell, seeds)
         rows = [row for row in found if row is not None and not (final and row.id in self.retried)]
         values = [pooled(list(of_seed), by) for of_seed in _by_seed(rows)]
         numbers = [value for value in values if value is not None]

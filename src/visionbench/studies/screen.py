@@ -183,7 +183,9 @@ def result_in_words(run: PlannedRun, row: Row | None) -> str:
     if row is None or not row.is_finished:
         return ""
     names = [name for name in ("test/acc", "val/acc", "train/acc") if name in row.metrics][:1]
-    return ", ".join([*(f"{name} {100 * row.metrics[name]:.2f} %" for name in names), duration(row.seconds)])
+    planned = run.config["trainer"].get("max_epochs")
+    early = [f"ended after {row.epochs} of {planned} epochs"] if planned is not None and row.epochs < planned else []
+    return ", ".join([*(f"{name} {100 * row.metrics[name]:.2f} %" for name in names), *early, duration(row.seconds)])
 
 
 def print_end(console: Console, runner: "Runner") -> None:

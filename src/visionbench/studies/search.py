@@ -2,6 +2,7 @@
 
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -10,6 +11,11 @@ from visionbench.errors import UserError
 
 # Axis that numbers the cells of a search, from 1.
 TRIAL = "trial"
+# Callback that ends a trial; named here, since the process that plans runs does without torch.
+PRUNING = "visionbench.studies.pruning.EndBelowMedian"
+# Fewer runs than these have no median that a run should be ended for.
+LEAST_RUNS = 4
+MEDIAN_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -66,9 +72,10 @@ class Search:
         over: Range of each option.
         trials: Number of cells.
         sampler: Draws at random, or by a tree-structured Parzen estimator (Bergstra et al. 2011) of Optuna.
-        at_once: Number of cells that the estimator proposes together, from the results of all before them.
+        at_once: Number of cells that are proposed together, from the results of all before them.
         by: Measure that the estimator improves.
         seed: Seed of the sampler.
+        prune_after: First epoch after which a trial that is worse than most before it is ended; `None` for none.
     """
 
     over: dict[str, Range] = field(default_factory=dict)
@@ -77,10 +84,12 @@ class Search:
     at_once: int = 4
     by: str = "val/acc"
     seed: int = 0
+    prune_after: int | None = None
 
     def batches(self) -> list[range]:
         """Numbers of the trials that are proposed together, from 0."""
-        size = self.trials if self.sampler == "random" else self.at_once
+        at_once = self.sampler == "random" and self.prune_after is None
+        size = self.trials if at_once else self.at_once
         return [range(start, min(start + size, self.trials)) for start in range(0, self.trials, size)]
 
 
@@ -100,6 +109,29 @@ def propose(
     """
     cells = _drawn(search, batch) if search.sampler == "random" else _estimated(search, batch, results, best)
     return [{TRIAL: str(number + 1), **cell} for number, cell in zip(batch, cells, strict=True)]
+
+
+def medians(curves: Sequence[Sequence[float | None]], mode: Literal["min", "max"], after: int) -> list[float | None]:
+    """Median of the best values so far, after each epoch.
+
+    Args:
+        curves: Values of each run after each epoch; a run that was ended early has fewer.
+        mode: Direction of improvement.
+        after: First epoch, from 1, after which a run may be ended.
+
+    Returns:
+        The medians; `None` before `after`, and where fewer than `LEAST_RUNS` runs have come as far.
+    """
+    best = max if mode == "max" else min
+    found: list[float | None] = []
+    for epoch in range(max(map(len, curves), default=0)):
+        reached = [
+            [value for value in curve[: epoch + 1] if value is not None] for curve in curves if len(curve) > epoch
+        ]
+        values = [best(values) for values in reached if values]
+        enough = epoch + 1 >= after and len(values) >= LEAST_RUNS
+        found.append(round(statistics.median(values), MEDIAN_DIGITS) if enough else None)
+    return found if any(value is not None for value in found) else []
 
 
 def _drawn(search: Search, batch: range) -> list[dict[str, str]]:

@@ -24,7 +24,7 @@ STAGE_KEYS = {
     *("grid", "cells", "set", "result", "test", "protocols", "seeds", "more_seeds", "folds", "evaluate", "every"),
     *("best_of", "by", "over", "continue", "search"),
 }
-SEARCH_KEYS = {"over", "trials", "sampler", "at_once", "by", "seed"}
+SEARCH_KEYS = {"over", "trials", "sampler", "at_once", "by", "seed", "prune_after"}
 RANGE_KEYS = {"low", "high", "log", "integer", "values"}
 MORE_SEEDS_KEYS = {"seeds", "cells"}
 NEED_KEYS = {"study", "protocol", "stage", "cell", "epoch"}
@@ -491,6 +491,11 @@ class _Reader:
             at_once=_count(content.get("at_once", 4), f"{where}.at_once"),
             by=by,
             seed=self._seeds([content.get("seed", 0)], f"{where}.seed")[0],
+            prune_after=(
+                _count(content["prune_after"], f"{where}.prune_after")
+                if content.get("prune_after") is not None
+                else None
+            ),
         )
 
     def _range(self, content: Any, where: str) -> Range:
