@@ -17,6 +17,7 @@ from visionbench.studies.report_contents import (
     Contents,
     capitalized,
     cell_name,
+    days,
     interval_text,
     mean_and_deviation,
     measure_words,
@@ -421,6 +422,8 @@ def _circumstances(contents: Contents) -> str:
     parts = [
         f"{counted(len(contents.finished), 'run')}, {_time(contents)} of processor time ({named}, one thread a run)"
     ]
+    if when := days(contents.finished):
+        parts.append(f"trained on {when}")
     if (files := OTHER_FILES.get(contents.study.id)) is not None:
         parts.append(f"**all numbers are of a {files}**")
     return f"{'; '.join(parts)}."

@@ -117,6 +117,7 @@ def made_up(run, **changes):
         findings=("double_softmax",) if use.protocol == "reported" else (),
         seconds=3.0 + use.seed,
         cpu_seconds=2.0,
+        date=f"2026-11-2{7 + use.seed % 2}",
     )
     return replace(row, **changes)
 
@@ -679,6 +680,7 @@ def test_time_parameters_environment_and_openings(tmp_path):
     assert "the 360 test samples of Digits were opened 3 times, by 2 runs." in text
     assert "double_softmax: 15 of 30 finished runs" in text
     assert "30 runs: torch 2.11." in text
+    assert "Trained on 2026-11-27 to 2026-11-28." in text
 
 
 def test_the_commands_train_each_run(tmp_path):

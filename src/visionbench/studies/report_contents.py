@@ -132,6 +132,16 @@ class Contents:
         return groups
 
 
+def days(rows: Iterable[Row]) -> str:
+    """First and last day on which runs ended, as text; empty where none is recorded.
+
+    Args:
+        rows: Rows.
+    """
+    found = sorted({row.date for row in rows} - {""})
+    return " to ".join(dict.fromkeys(found[:1] + found[-1:]))
+
+
 def listed(words: Sequence[str]) -> str:
     """Words as a list in a sentence: a, b and c."""
     return " and ".join([", ".join(words[:-1]), words[-1]]) if len(words) > 1 else "".join(words)

@@ -10,7 +10,7 @@ from visionbench.runs.identity import flat
 from visionbench.studies.expand import PlannedRun
 from visionbench.studies.jobs import LOG_FILE
 from visionbench.studies.report_comparison import mean_text
-from visionbench.studies.report_contents import ABSENT, Contents, cell_name, listed
+from visionbench.studies.report_contents import ABSENT, Contents, cell_name, days, listed
 from visionbench.studies.results import Row
 from visionbench.studies.spec import SECONDS, is_share
 from visionbench.text import counted, duration
@@ -111,6 +111,8 @@ def _environment(finished: Sequence[Row]) -> Iterator[Html]:
     yield page.table(("processor", "threads", "precision", "runs"), rows, (1, 3))
     if len({row.processor for row in finished}) > 1:
         yield page.note(tag("p", "The runs of several processors are pooled; their last digits may differ."))
+    if when := days(finished):
+        yield tag("p", f"Trained on {when}.")
     for versions, count in Counter(tuple(row.versions.items()) for row in finished).items():
         words = ", ".join(f"{name} {version}" for name, version in versions)
         yield tag("p", f"{counted(count, 'run')}: {words or 'versions not recorded'}.", class_="same")

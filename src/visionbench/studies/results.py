@@ -7,6 +7,7 @@ import math
 import types
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from io import StringIO
 from pathlib import Path
 from typing import Any, get_args, get_origin, get_type_hints
@@ -20,7 +21,7 @@ from visionbench.runs.folder import RunFolder
 from visionbench.studies.spec import MINIMIZED, SECONDS, Cell
 
 # Columns that differ between two trainings of one run, and therefore are the last ones.
-TIMES = ("seconds", "cpu_seconds")
+TIMES = ("seconds", "cpu_seconds", "date")
 # Significant digits of metrics: more than float32 has.
 DIGITS = 9
 # Those of curves, which are most of a row: an accuracy on a million samples is told from the next one.
@@ -61,6 +62,7 @@ class Row:
         error: Message of a failed run, on one line.
         seconds: Seconds of training.
         cpu_seconds: Processor seconds.
+        date: Day on which the run ended, such as 2026-11-29, in UTC.
     """
 
     id: str
@@ -92,6 +94,7 @@ class Row:
     error: str = ""
     seconds: float = 0.0
     cpu_seconds: float = 0.0
+    date: str = ""
 
     @property
     def is_finished(self) -> bool:
@@ -244,6 +247,7 @@ def row_of(
         error=str(metadata.get("error") or (metadata.get("divergence") or {}).get("text") or ""),
         seconds=float(metadata.get("seconds") or 0.0),
         cpu_seconds=float(metadata.get("cpu_seconds") or 0.0),
+        date=datetime.fromtimestamp(folder.metadata_path.stat().st_mtime, UTC).date().isoformat(),
     )
 
 
