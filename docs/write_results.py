@@ -299,7 +299,7 @@ def results_page(everything: dict[str, Contents]) -> str:
             usual = f"{notebook[name]:.1f} x: {duration(notebook[name] * _processor_seconds(contents))}"
         cells = [f"[{name}](#{name})", kinds if contents.finished else "not run", runs, _time(contents), usual]
         lines.append(_row(cells))
-    lines += ["", NOTEBOOK]
+    lines += ["", NOTEBOOK] if notebook else []
     for name, contents in everything.items():
         lines += ["", *_section(name, contents)]
     return "\n".join(lines) + "\n"
@@ -423,7 +423,7 @@ def _circumstances(contents: Contents) -> str:
         f"{counted(len(contents.finished), 'run')}, {_time(contents)} of processor time ({named}, one thread a run)"
     ]
     if when := days(contents.finished):
-        parts.append(f"trained on {when}")
+        parts.append(f"on {when}")
     if (files := OTHER_FILES.get(contents.study.id)) is not None:
         parts.append(f"**all numbers are of a {files}**")
     return f"{'; '.join(parts)}."

@@ -680,7 +680,7 @@ def test_time_parameters_environment_and_openings(tmp_path):
     assert "the 360 test samples of Digits were opened 3 times, by 2 runs." in text
     assert "double_softmax: 15 of 30 finished runs" in text
     assert "30 runs: torch 2.11." in text
-    assert "Trained on 2026-11-27 to 2026-11-28." in text
+    assert "Days of training: 2026-11-27 to 2026-11-28." in text
 
 
 def test_the_commands_train_each_run(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -103,6 +104,24 @@ def test_a_pruned_trial_ends_below_the_median_of_those_before_it(tmp_path):
     assert "callbacks" not in study.base["trainer"]
 
 
+def test_a_run_is_compared_with_those_of_its_seed_and_fold(tmp_path):
+    text = TEXT.replace("sampler: random", "sampler: random\n      prune_after: 1").replace("test: true", "test: false")
+    text = text.replace("  search:\n    search:", "  search:\n    folds: 2\n    seeds: [3, 5]\n    search:")
+    levels = {(3, 0): 0.1, (3, 1): 0.2, (5, 0): 0.3, (5, 1): 0.4}
+
+    def ended(run):
+        use = run.first
+        row = finished(run, levels[use.seed, use.fold])
+        return replace(row, seed=use.seed, fold=use.fold, curves={"val/acc": [levels[use.seed, use.fold]]})
+
+    plans = searched(load(tmp_path, text), ended)
+    later = [run for run in plans[-1].runs.values() if int(run.first.cell["trial"]) > 4 and run.first.stage == "search"]
+    assert len(later) == 6 * 4
+    for run in later:
+        (callback,) = run.config["trainer"]["callbacks"]
+        assert callback["init_args"]["thresholds"] == [levels[run.first.seed, run.first.fold]]
+
+
 @pytest.mark.parametrize(
     ("mode", "values", "thresholds", "epochs"),
     [
@@ -110,6 +129,7 @@ def test_a_pruned_trial_ends_below_the_median_of_those_before_it(tmp_path):
         ("max", [0.5, 0.4, 0.9], [None, 0.6, 0.5], 2),
         ("min", [0.5, 0.6, 0.7], [None, 0.4], 2),
         ("min", [0.5, 0.3, 0.7], [None, 0.4], 3),
+        ("max", [0.5, 2 / 3, 0.7], [None, 0.666667], 3),  # rows have six digits: an equal value is not worse
     ],
 )
 def test_a_run_is_ended_by_its_best_value_so_far(mode, values, thresholds, epochs):
@@ -205,6 +225,17 @@ def test_labels_stay_in_their_range_and_are_the_values():
     [
         ("trials: 10", "trials: 0", "search.trials is 0, expected a whole number of 1 or more."),
         ("at_once: 4", "prune_after: 0", "search.prune_after is 0, expected a whole number of 1 or more."),
+        ("at_once: 4", "at_once: 10\n      prune_after: 1", "proposes all 10 trials at once"),
+        (
+            "at_once: 4",
+            "by: train/acc\n      prune_after: 1",
+            "has prune_after, expected by to be a metric of the validation, not train/acc.",
+        ),
+        (
+            "      trials: 10\n      at_once: 4",
+            "      trials: 10\n      prune_after: 1",
+            "stages.more continues search, whose prune_after ends runs early",
+        ),
         ("sampler: random", "sampler: grid", "stages.search.search.sampler is 'grid'"),
         ("low: 0, high: 0.6", "low: 1, high: 0.6", "model.dropout is from 1 to 0.6, expected a low end that is below"),
         ("low: 1.0e-4", "low: 0", "is from 0 to 0.1, expected a low end that is above 0 and below the high one."),
@@ -222,6 +253,7 @@ def test_labels_stay_in_their_range_and_are_the_values():
     ],
 )
 def test_each_mistake_is_one_sentence(tmp_path, old, new, sentence):
+    continued = "  more: {continue: search, set: {trainer.max_epochs: 2}}\n" if "stages.more" in sentence else ""
     with pytest.raises(UserError) as refusal:
-        load(tmp_path, TEXT.replace(old, new, 1))
+        load(tmp_path, TEXT.replace(old, new, 1) + continued)
     assert sentence in str(refusal.value)

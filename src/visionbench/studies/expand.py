@@ -312,15 +312,16 @@ class _Planner:
         cell: Cell,
         seeds: Iterable[int],
         order: tuple[int, int],
-        callbacks: Sequence[dict[str, Any]] = (),
+        earlier: Mapping[tuple[int, int | None], Sequence[Sequence[float | None]]] | None = None,
     ) -> None:
+        """Adds the runs of a cell; `earlier` has the curves of earlier trials of a search, by seed and fold."""
         config = configure(self.study, protocol, [stage], cell)
-        if callbacks:
-            trainer = config["trainer"] = dict(config.get("trainer") or {})
-            trainer["callbacks"] = [*(trainer.get("callbacks") or ()), *callbacks]
         for seed in seeds:
             for fold in range(stage.folds) if stage.folds is not None else (None,):
-                self._run(Use(protocol.name, stage.name, cell, seed, fold), stage, protocol, config, order)
+                own = config
+                if stage.search is not None and earlier is not None:
+                    own = _pruned(config, stage.search, earlier.get((seed, fold), ()))
+                self._run(Use(protocol.name, stage.name, cell, seed, fold), stage, protocol, own, order)
 
     def _continue(self, stage: Stage, protocol: Protocol, order: tuple[int, int]) -> None:
         parent = self.study.stages[stage.continues or ""]
@@ -342,6 +343,7 @@ class _Planner:
             if row.stage == stage.name and protocol.name in row.protocols and TRIAL in row.cell
         }
         results: list[tuple[Cell, float | None]] = []
+        curves: dict[tuple[int, int | None], list[list[float | None]]] = {}
         for batch in search.batches():
             cells = [known.get(str(number + 1)) for number in batch]
             if any(cell is None for cell in cells):
@@ -352,9 +354,8 @@ class _Planner:
                     return
                 cells = [cell or proposal for cell, proposal in zip(cells, proposed, strict=True)]
             chosen = [cell for cell in cells if cell is not None]
-            callbacks = self._pruning(stage, search, protocol, [cell for cell, _ in results])
             for cell in chosen:
-                self._add(stage, protocol, cell, stage.seeds, order, callbacks)
+                self._add(stage, protocol, cell, stage.seeds, order, curves)
             means = [self._mean(protocol, stage.name, cell, search.by, stage.seeds, final=True) for cell in chosen]
             if not all(ended for ended, _ in means):
                 if later := search.trials - batch.stop:
@@ -362,24 +363,9 @@ class _Planner:
                     self._wait(stage, protocol, reason, later * len(stage.seeds))
                 return
             results += [(cell, mean) for cell, (_, mean) in zip(chosen, means, strict=True)]
-
-    def _pruning(
-        self, stage: Stage, search: Search, protocol: Protocol, earlier: Sequence[Cell]
-    ) -> list[dict[str, Any]]:
-        """The callback that ends a trial which is worse than most of those before it, if there is one."""
-        if search.prune_after is None:
-            return []
-        rows = [row for cell in earlier for row in self._rows_of(protocol, stage.name, cell, stage.seeds)]
-        metric, mode = search.by.rpartition(" ")[2], mode_of_measure(search.by)
-        thresholds = medians(
-            [row.curves.get(metric, []) for row in rows if row is not None and row.is_finished],
-            mode,
-            search.prune_after,
-        )
-        if not thresholds:
-            return []
-        arguments = {"metric": metric, "mode": mode, "thresholds": thresholds}
-        return [{"class_path": PRUNING, "init_args": arguments}]
+            for row in (row for cell in chosen for row in self._rows_of(protocol, stage.name, cell, stage.seeds)):
+                if row is not None and row.is_finished:
+                    curves.setdefault((row.seed, row.fold), []).append(row.curves.get(_metric(search), []))
 
     def _rows_of(self, protocol: Protocol, stage: str, cell: Cell, seeds: Sequence[int]) -> list[Row | None]:
         start = (protocol.name, stage, tuple(cell.items()))
@@ -541,6 +527,25 @@ class _Planner:
         for parent in run.parents:
             above = planner.runs.get(parent.run) or planner.foreign[(parent.study, parent.run)]
             self._adopt(above, planner)
+
+
+def _metric(search: Search) -> str:
+    return search.by.rpartition(" ")[2]
+
+
+def _pruned(config: dict[str, Any], search: Search, earlier: Sequence[Sequence[float | None]]) -> dict[str, Any]:
+    """A run's configuration with what ends the run below the median of earlier ones, if there is a median."""
+    mode = mode_of_measure(search.by)
+    if search.prune_after is None or not (thresholds := medians(earlier, mode, search.prune_after)):
+        return config
+    trainer = dict(config.get("trainer") or {})
+    given = trainer.get("callbacks") or []
+    pruning = {"metric": _metric(search), "mode": mode, "thresholds": thresholds}
+    trainer["callbacks"] = [
+        *([given] if isinstance(given, Mapping | str) else given),
+        {"class_path": PRUNING, "init_args": pruning},
+    ]
+    return {**config, "trainer": trainer}
 
 
 def pooled(rows: Sequence[Row], measure: str, epoch: int | None = None) -> float | None:

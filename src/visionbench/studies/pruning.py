@@ -1,4 +1,4 @@
-"""Trials of a search that end early, since they are worse than most of those before them."""
+"""Runs of a search that end early, since they are worse than the median of those before them."""
 
 import math
 from typing import Any
@@ -7,13 +7,14 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from visionbench.models.optimization import Mode
+from visionbench.studies.results import CURVE_DIGITS
 
 
 class EndBelowMedian(Callback):
-    """Ends a run whose best value so far is worse than that of most trials before it, after the same epoch.
+    """Ends a run whose best value so far is worse than a threshold: the median of earlier runs after the same epoch.
 
-    This is the median stopping rule of Golovin et al., "Google Vizier" (KDD 2017), with thresholds that are part of the
-    run's configuration, so that the run is the same whenever it is trained.
+    A variant of the median stopping rule of Golovin et al., "Google Vizier" (KDD 2017), which takes running averages.
+    The thresholds are part of the run's configuration, so that the run is the same whenever it is trained.
 
     Args:
         metric: Metric of the validation.
@@ -37,7 +38,8 @@ class EndBelowMedian(Callback):
         """Compares the best value so far with the median, and ends the run below it."""
         if trainer.sanity_checking or self.metric not in trainer.callback_metrics:
             return
-        value = float(trainer.callback_metrics[self.metric])
+        # In the digits that rows have, of which the thresholds are made: an equal value is not worse.
+        value = float(f"{float(trainer.callback_metrics[self.metric]):.{CURVE_DIGITS}g}")
         self.best = max(self.best, value) if self.mode == "max" else min(self.best, value)
         epoch = trainer.current_epoch
         threshold = self.thresholds[epoch] if epoch < len(self.thresholds) else None

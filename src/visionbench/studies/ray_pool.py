@@ -11,6 +11,7 @@ import tarfile
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,7 @@ DATA_VARIABLE = "VISIONBENCH_DATA"
 # which uv would make anew for it, torch included. Its workers use the environment of the machine.
 UV_VARIABLE = "RAY_ENABLE_UV_RUN_RUNTIME_ENV"
 LOOK = 5.0  # seconds between two looks at the machines of the cluster
+STARTS = 5  # failed starts in a row after which no further actor is tried
 ROOM_PATIENCE = 60.0  # seconds without a machine that is large enough for a run, after which the study ends
 
 
@@ -93,6 +95,16 @@ class _Worker:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+@dataclass
+class _Training:
+    """A run that an actor was given."""
+
+    job: Job
+    lock: FileLock
+    actor: Any
+    begun: Any  # reference that is ready when the actor has come to the run
+
+
 class RayPool(Pool):
     """The actors, as the runner sees them; one that is lost is replaced as soon as a machine has room for another.
 
@@ -111,17 +123,23 @@ class RayPool(Pool):
     def __init__(self, ray: Any, kind: Any, workers: int, has_room: Callable[[], bool]) -> None:
         self.ray, self.kind, self.has_room = ray, kind, has_room
         self.workers = workers
-        self.starting: dict[Any, Any] = {}
+        self.starting: dict[Any, Any] = {}  # new actors, by a reference that is ready when they are
+        self.asked: dict[Any, Any] = {}  # actors that may be lost, by a reference that tells
         self.free: list[Any] = []
         self.waiting: list[tuple[Job, FileLock]] = []
-        self.running: dict[Any, tuple[Job, FileLock, Any]] = {}
+        self.running: dict[Any, _Training] = {}
         self.elsewhere: list[str] = []
-        for _ in range(workers):
-            self._start_actor()
+        self.to_start = workers
+        self.starts_failed = 0  # in a row
+        self.next_start = self.room_seen = time.monotonic()
+        self._start_actors()
 
-    def _start_actor(self) -> None:
-        actor = self.kind.remote(str(Path.cwd()), package_digest([]))
-        self.starting[actor.ready.remote()] = actor
+    def _start_actors(self) -> None:
+        for _ in range(self.to_start):
+            actor = self.kind.remote(str(Path.cwd()), package_digest([]))
+            self.starting[actor.ready.remote()] = actor
+        self.to_start = 0
+        self.next_start = time.monotonic() + LOOK
 
     def send(self, job: Job, slot: int) -> None:  # noqa: D102
         lock = FileLock(job.lock, timeout=0)
@@ -136,7 +154,8 @@ class RayPool(Pool):
     def _train_waiting(self) -> None:
         while self.free and self.waiting:
             actor, (job, lock) = self.free.pop(0), self.waiting.pop(0)
-            self.running[actor.train.remote(*packed(job))] = (job, lock, actor)
+            begun = actor.ready.remote()
+            self.running[actor.train.remote(*packed(job))] = _Training(job, lock, actor, begun)
 
     def answers(self, timeout: float | None) -> list[dict[str, Any]] | None:  # noqa: D102
         if self.elsewhere:
@@ -144,67 +163,108 @@ class RayPool(Pool):
             self.elsewhere = []
             return answers
         if not self.running and not self.waiting:
+            self.room_seen = time.monotonic()
             time.sleep(timeout or 0.0)
             return []
         deadline = None if timeout is None else time.monotonic() + timeout
-        had_room = time.monotonic()
         while True:
+            self._look_for_room()
             left = LOOK if deadline is None else max(0.0, min(LOOK, deadline - time.monotonic()))
-            done, _ = self.ray.wait([*self.running, *self.starting], num_returns=1, timeout=left)
-            answers = [self._answer(reference) for reference in done if reference in self.running]
+            if references := [*self.running, *self.starting, *self.asked]:
+                done, _ = self.ray.wait(references, num_returns=1, timeout=left)
+            else:
+                time.sleep(left)
+                done = []
+            answers = []
             for reference in done:
-                if reference in self.starting:
+                if reference in self.running:
+                    answers += self._answer(reference)
+                elif reference in self.starting:
                     self._started(reference)
+                else:
+                    self._found(reference)
             self._train_waiting()
             if answers or (deadline is not None and time.monotonic() >= deadline):
                 return answers
-            if self.running or self.free or self.has_room():
-                had_room = time.monotonic()
-            elif time.monotonic() - had_room > ROOM_PATIENCE:
-                raise RunFailed(
-                    "No machine of the cluster of Ray has room for a run any more; start machines, and the same "
-                    "command goes on with the runs that are missing."
-                )
+
+    def _look_for_room(self) -> None:
+        """Starts the actors that are missing, and ends the study where there is no machine for them any more."""
+        now = time.monotonic()
+        if self.to_start and now >= self.next_start:
+            self._start_actors()
+        if self.running or self.free or not self.waiting or self.has_room():
+            self.room_seen = now
+        elif now - self.room_seen > ROOM_PATIENCE:
+            raise RunFailed(
+                "No machine of the cluster of Ray has room for a run any more; start machines, and run the same "
+                "command again: finished runs are kept."
+            )
 
     def _started(self, reference: Any) -> None:
         actor = self.starting.pop(reference)
-        with self._telling_apart() as lost:
-            self.ray.get(reference)
-        if lost:
-            self._start_actor()
-        else:
-            self.free.append(actor)
-
-    def _answer(self, reference: Any) -> dict[str, Any]:
-        job, lock, actor = self.running.pop(reference)
-        status = LOST
-        try:
-            with self._telling_apart() as lost:
-                status, archive, openings = self.ray.get(reference)
-                unpack(archive, Path(job.folder), openings)
-        finally:
-            lock.release()
-        if lost:
-            self._start_actor()
-        else:
-            self.free.append(actor)
-        return {"id": job.id, "status": status}
-
-    @contextlib.contextmanager
-    def _telling_apart(self) -> Iterator[list[str]]:
-        """Adds to a list why an actor was lost; raises where another one would be no better."""
         errors = self.ray.exceptions
-        lost: list[str] = []
         try:
-            yield lost
-        except (errors.ActorDiedError, errors.ActorUnavailableError) as error:
-            if "creation task" in str(error):  # it could not be made at all, so that no other could
+            self.ray.get(reference)
+        except errors.RayError as error:
+            self._lose(actor)
+            self.starts_failed += 1
+            fails_anywhere = isinstance(error, errors.ActorUnschedulableError) or getattr(
+                error, "actor_init_failed", False
+            )
+            if self.running or self.free or self.starting or self.asked:
+                if self.starts_failed > STARTS:
+                    self.to_start = 0  # the others do the work
+            elif fails_anywhere or self.starts_failed > STARTS:
                 raise RunFailed(f"A worker of Ray could not be started: {_one_line(error)}") from error
-            lost.append(_one_line(error))
-        except errors.ActorUnschedulableError as error:
-            raise RunFailed(f"A worker of Ray could not be started: {_one_line(error)}") from error
-        except errors.RayTaskError as error:
+            return
+        self.starts_failed = 0
+        self.free.append(actor)
+
+    def _found(self, reference: Any) -> None:
+        actor = self.asked.pop(reference)
+        try:
+            self.ray.get(reference)
+        except self.ray.exceptions.RayError:
+            self._lose(actor)
+        else:
+            self.free.append(actor)
+
+    def _answer(self, reference: Any) -> list[dict[str, Any]]:
+        """The answer about a run; none where its actor was lost before it came to the run, which then waits again."""
+        training = self.running.pop(reference)
+        job, actor = training.job, training.actor
+        try:
+            status, archive, openings = self.ray.get(reference)
+        except self.ray.exceptions.RayTaskError as error:
+            training.lock.release()
             raise RunFailed(f"A worker of Ray failed outside of its run: {_one_line(error)}") from error
+        except self.ray.exceptions.RayError:
+            # Where one is lost, others of the same machine may be: they are asked before they get a run.
+            self.asked |= {other.ready.remote(): other for other in self.free}
+            self.free = []
+            self._lose(actor)
+            if not self._has_begun(training):
+                self.waiting.insert(0, (job, training.lock))
+                return []
+            training.lock.release()
+            return [{"id": job.id, "status": LOST}]
+        try:
+            unpack(archive, Path(job.folder), openings)
+        finally:
+            training.lock.release()
+        self.free.append(actor)
+        return [{"id": job.id, "status": status}]
+
+    def _lose(self, actor: Any) -> None:
+        self.ray.kill(actor)  # one that cannot be reached would train on, for nobody
+        self.to_start += 1
+
+    def _has_begun(self, training: _Training) -> bool:
+        try:
+            self.ray.get(training.begun, timeout=0)
+        except self.ray.exceptions.RayError:
+            return False
+        return True
 
 
 def packed(job: Job) -> tuple[dict[str, Any], dict[str, bytes]]:

@@ -112,7 +112,7 @@ def _environment(finished: Sequence[Row]) -> Iterator[Html]:
     if len({row.processor for row in finished}) > 1:
         yield page.note(tag("p", "The runs of several processors are pooled; their last digits may differ."))
     if when := days(finished):
-        yield tag("p", f"Trained on {when}.")
+        yield tag("p", f"Days of training: {when}.")
     for versions, count in Counter(tuple(row.versions.items()) for row in finished).items():
         words = ", ".join(f"{name} {version}" for name, version in versions)
         yield tag("p", f"{counted(count, 'run')}: {words or 'versions not recorded'}.", class_="same")

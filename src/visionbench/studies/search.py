@@ -5,6 +5,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Literal
 
 from visionbench.errors import UserError
@@ -15,7 +16,6 @@ TRIAL = "trial"
 PRUNING = "visionbench.studies.pruning.EndBelowMedian"
 # Fewer runs than these have no median that a run should be ended for.
 LEAST_RUNS = 4
-MEDIAN_DIGITS = 6
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Search:
         at_once: Number of cells that are proposed together, from the results of all before them.
         by: Measure that the estimator improves.
         seed: Seed of the sampler.
-        prune_after: First epoch after which a trial that is worse than most before it is ended; `None` for none.
+        prune_after: First epoch after which a run is ended that is worse than the median of earlier ones; `None` for
+            none.
     """
 
     over: dict[str, Range] = field(default_factory=dict)
@@ -115,22 +116,22 @@ def medians(curves: Sequence[Sequence[float | None]], mode: Literal["min", "max"
     """Median of the best values so far, after each epoch.
 
     Args:
-        curves: Values of each run after each epoch; a run that was ended early has fewer.
+        curves: Values of each run after each epoch; a run that ended early has fewer.
         mode: Direction of improvement.
         after: First epoch, from 1, after which a run may be ended.
 
     Returns:
-        The medians; `None` before `after`, and where fewer than `LEAST_RUNS` runs have come as far.
+        The medians; `None` before `after`, and where fewer than `LEAST_RUNS` runs have come as far. Empty without any.
     """
+    worst = -math.inf if mode == "max" else math.inf
     best = max if mode == "max" else min
+    so_far = [list(accumulate((worst if value is None else value for value in curve), best)) for curve in curves]
     found: list[float | None] = []
-    for epoch in range(max(map(len, curves), default=0)):
-        reached = [
-            [value for value in curve[: epoch + 1] if value is not None] for curve in curves if len(curve) > epoch
-        ]
-        values = [best(values) for values in reached if values]
-        enough = epoch + 1 >= after and len(values) >= LEAST_RUNS
-        found.append(round(statistics.median(values), MEDIAN_DIGITS) if enough else None)
+    for epoch in range(max(map(len, so_far), default=0)):
+        values = [curve[epoch] for curve in so_far if len(curve) > epoch]
+        median = statistics.median(values) if epoch + 1 >= after and len(values) >= LEAST_RUNS else None
+        # Nine digits hold the median of values of six, and none that the addition leaves behind.
+        found.append(float(f"{median:.9g}") if median is not None and math.isfinite(median) else None)
     return found if any(value is not None for value in found) else []
 
 

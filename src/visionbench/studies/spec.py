@@ -25,6 +25,7 @@ STAGE_KEYS = {
     *("best_of", "by", "over", "continue", "search"),
 }
 SEARCH_KEYS = {"over", "trials", "sampler", "at_once", "by", "seed", "prune_after"}
+SEARCH_COUNTS = {"trials": 20, "at_once": 4}
 RANGE_KEYS = {"low", "high", "log", "integer", "values"}
 MORE_SEEDS_KEYS = {"seeds", "cells"}
 NEED_KEYS = {"study", "protocol", "stage", "cell", "epoch"}
@@ -398,6 +399,11 @@ class _Reader:
                     raise _Mistake(
                         f"{where} has {key}, but continues {entry['continue']}, whose {key} it has; remove it."
                     )
+            if parent is not None and parent.search is not None and parent.search.prune_after is not None:
+                raise _Mistake(
+                    f"{where} continues {parent.name}, whose prune_after ends runs early; remove prune_after, or train "
+                    "the best cell again with best_of."
+                )
             if parent is not None and (entry.get("result", "best") != "best") != parent.last_epoch:
                 raise _Mistake(
                     f"{where}.result is {entry.get('result', 'best')}, but it continues {parent.name}, whose result is "
@@ -484,11 +490,20 @@ class _Reader:
         if not is_measure(by) or by.startswith(TESTED):
             raise _Mistake(f"{where}.by is {by}, expected a metric of the validation, such as val/acc.")
         sampler = _one_of(content.get("sampler", "random"), ("random", "tpe"), f"{where}.sampler")
+        trials, at_once = (_count(content.get(key, value), f"{where}.{key}") for key, value in SEARCH_COUNTS.items())
+        if content.get("prune_after") is not None:
+            if not by.rpartition(" ")[2].startswith("val/"):
+                raise _Mistake(f"{where} has prune_after, expected by to be a metric of the validation, not {by}.")
+            if at_once >= trials:
+                raise _Mistake(
+                    f"{where} has prune_after, but proposes all {trials} trials at once, so that none is compared with "
+                    "earlier ones; give a smaller at_once."
+                )
         return Search(
             over=over,
-            trials=_count(content.get("trials", 20), f"{where}.trials"),
+            trials=trials,
             sampler="random" if sampler == "random" else "tpe",
-            at_once=_count(content.get("at_once", 4), f"{where}.at_once"),
+            at_once=at_once,
             by=by,
             seed=self._seeds([content.get("seed", 0)], f"{where}.seed")[0],
             prune_after=(
