@@ -190,8 +190,7 @@ def samples(data: Any, stage: str, options: dict[str, Any], source: str) -> Any:
     channels, *size = data.input_shape
     steps: list[Any] = []
     files: list[Path] = []
-    if source:
-        names = data.store.arrays[f"{part.part}-names"]
+    if source and (names := data.store.arrays.get(f"{part.part}-names")) is not None:
         files = [Path(source, os.fsdecode(names[place])) for place in part.index]
         steps += [transforms.Resize(min(size)), transforms.CenterCrop(size)]
     if stage == "train":
