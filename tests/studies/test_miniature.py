@@ -8,8 +8,8 @@ import pytest
 import torch
 from torchvision.models import get_model, get_model_weights
 
-from tests.fakes import write_cifar10, write_heart, write_idx, write_images
-from visionbench.data import CIFAR10, MNIST, FashionMNIST, cifar10, fashion_mnist, mnist
+from tests.fakes import write_heart, write_idx, write_images
+from visionbench.data import CIFAR10, MNIST, FashionMNIST, fashion_mnist, mnist
 from visionbench.studies.expand import set_option
 from visionbench.studies.figure_words import CONFUSION
 from visionbench.studies.runner import Options, Runner
@@ -39,8 +39,7 @@ def root(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(mnist, "ORIGIN", write_idx(files / "mnist", **sizes))
         patch.setattr(fashion_mnist, "ORIGIN", write_idx(files / "fashion", **sizes))
-        patch.setattr(cifar10, "ORIGIN", write_cifar10(files / "cifar", images=10_000 // SHARE))
-        for kind in (MNIST, FashionMNIST, CIFAR10):
+        for kind in (MNIST, FashionMNIST):
             kind(root=str(root), offline=True).prepare_data()
     return root
 
@@ -60,6 +59,9 @@ def words(root, tmp_path, monkeypatch):
                 write_images(tmp_path / "bones" / split, counts, size=(SIDE, SIDE), seed=seed)
             source = tmp_path / "bones"
             write_imagenet_weights(tmp_path / "torch", monkeypatch)
+        elif name == "cifar-mlp-depth-activation":
+            counts = dict.fromkeys(CIFAR10.class_names, 5_000 // SHARE)
+            source = write_images(tmp_path / "cifar" / "train", counts, size=(32, 32)).parent
         elif name == "greek-transfer":
             source = write_images(tmp_path / "letters", dict.fromkeys(("alpha", "beta", "gamma"), 9), size=(133, 133))
         return options if source is None else [*options, "--data.source", str(source)]

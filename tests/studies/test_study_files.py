@@ -5,13 +5,17 @@ from collections import Counter
 from decimal import Decimal
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import yaml
+from PIL import Image
 from torch.nn import functional as F
 
-from tests.fakes import write_images
+from tests.fakes import write_cifar10, write_images
 from visionbench.config.cli import settings_from
+from visionbench.data import CIFAR10, cifar10
+from visionbench.errors import UserError
 from visionbench.guards import GUARDS
 from visionbench.models import CNN
 from visionbench.studies.expand import configure, plan
@@ -376,3 +380,26 @@ def test_the_folds_of_the_search_are_cut_from_the_images_that_the_winner_is_trai
         data.prepare_data()
         data.setup()
     assert np.array_equal(search.splits["test"].index, final.splits["val"].index)
+
+
+def test_the_cifar_study_takes_the_archive_or_a_copy_as_files(tmp_path, monkeypatch):
+    from cifar_mlp_depth_activation import CIFAR10OrCopy
+
+    monkeypatch.setattr(cifar10, "ORIGIN", write_cifar10(tmp_path / "archive"))
+    official, known = (kind(str(tmp_path / "archive"), root=str(tmp_path)) for kind in (CIFAR10OrCopy, CIFAR10))
+    for data in (official, known):
+        data.prepare_data()
+        data.setup()
+    for name, array in known.store.arrays.items():
+        np.testing.assert_array_equal(official.store.arrays[name], array)
+    folder = write_images(tmp_path / "copy" / "train", dict.fromkeys(CIFAR10.class_names, 4), size=(32, 32)).parent
+    copy = CIFAR10OrCopy(str(folder), root=str(tmp_path), test_size=10)
+    copy.prepare_data()
+    copy.setup()
+    assert copy.sizes() == {"train": 27, "val": 3, "test": 10}
+    with Image.open(folder / "train" / "ship" / "02.png") as image:
+        place = 4 * CIFAR10.class_names.index("ship") + 2
+        np.testing.assert_array_equal(copy.store.arrays["train-images"][place], np.asarray(image))
+    write_images(folder / "train", {"ship": 5}, size=(30, 32))
+    with pytest.raises(UserError, match=r"00\.png has 30 x 32 pixels, expected 32 x 32\."):
+        CIFAR10OrCopy(str(folder), root=str(tmp_path)).prepare_data()
