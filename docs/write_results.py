@@ -267,7 +267,7 @@ def main() -> int:
 
     everything = {path.stem: contents_of(path) for path in sorted(STUDIES.glob("*.yaml"))}
     for name, contents in everything.items():
-        if contents.finished and contents.judged:
+        if _is_measured(contents):
             (SAVED / name / "verdicts.png").write_bytes(verdict_figure(contents).picture()[1])
     (SAVED / "README.md").write_text(results_page(everything), encoding="utf-8")
     (SAVED / "defects.md").write_text(defects_page(everything), encoding="utf-8")
@@ -322,8 +322,9 @@ def _section(name: str, contents: Contents) -> Iterator[str]:
     if not contents.finished:
         return
     yield ""
-    yield f"![The verdicts of {name}]({name}/verdicts.png)"
-    yield ""
+    if _is_measured(contents):
+        yield f"![The verdicts of {name}]({name}/verdicts.png)"
+        yield ""
     yield from _folded("Printed and measured", _judged_table(contents))
     if table := _corrected_table(contents):
         yield ""
@@ -335,6 +336,11 @@ def _section(name: str, contents: Contents) -> Iterator[str]:
     yield f"visionbench study run {name}{source}"
     yield f"visionbench study repeat {name} {shortest.id}{source}  # {_place(shortest)}: {_seconds(contents, shortest)}"
     yield "```"
+
+
+def _is_measured(contents: Contents) -> bool:
+    """Whether any judged value was measured, so that there is something to draw."""
+    return any(entry.mean is not None for entry, _ in contents.judged)
 
 
 def _folded(title: str, table: Sequence[str]) -> Iterator[str]:
