@@ -335,3 +335,18 @@ def test_a_cell_that_the_report_chose_has_its_verdict_where_other_protocols_choo
     entry = only(measure(lambda row: accuracy(row, 0.9), text), "val/acc", stage="final", cell={"width": "16"})
     assert entry.values == {0: 90, 1: 90}
     assert entry.verdict.printed == "90"
+
+
+def test_beside_augmented_validation_samples_stand_the_samples_themselves(measure):
+    text = stages(
+        "{networks: {grid: [width], evaluate: [augmented_val]}}",
+        "{networks: [[width, augmented_val/acc], [8, 80], [16, 90]]}",
+        "[augmented_val/acc]",
+    )
+    values = {"augmented_val/acc": 0.8, "val/acc": 0.85}
+    entries = measure(lambda row: replace(row, metrics=values, counts={"val": 100, "augmented_val": 100}), text)
+    for width in ("8", "16"):
+        assert only(entries, "augmented_val/acc", cell={"width": width}).mean == pytest.approx(80)
+        plain = only(entries, "val/acc", cell={"width": width})
+        assert plain.mean == pytest.approx(85)
+        assert plain.verdict is None

@@ -164,6 +164,9 @@ def _without_runs(study: Study, stage: Stage, measured: Sequence[Measured]) -> I
 def measures_of(study: Study, stage: Stage) -> list[str]:
     """Measures that are shown of a stage: those that are published, or else those that it has anyway."""
     columns = [name for row in study.published.get(stage.name, ())[:1] for name in row.values]
+    # Beside a measure of augmented validation samples stands that of the samples themselves.
+    plain = [name.removeprefix("augmented_") for name in columns if name.startswith("augmented_val/")]
+    columns += [name for name in plain if name not in columns]
     if stage.test and "test/acc" not in columns:
         columns.append("test/acc")
     if not columns:
