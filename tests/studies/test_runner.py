@@ -329,6 +329,7 @@ def test_a_search_trains_its_trials_and_tests_the_best_one(tmp_path):
     assert final.cell == max(trials, key=lambda row: row.metrics["val/acc"]).cell
     assert not any("test/acc" in row.metrics for row in trials)
     assert "0 of them now" in study(tmp_path, "run", "search").stdout  # the trials are known by their rows
+    study(tmp_path, "report", "search", "--formats", "html,csv")
 
 
 def test_a_trial_that_is_worse_than_most_ends_early_and_is_not_trained_again(tmp_path):
