@@ -154,7 +154,7 @@ def test_a_study_without_a_published_table_says_its_best_cell(capsys):
     save(study, {"8": 70.5, "16": 80.0})
     assert study_command(["report", "some-study"]) == 0
     printed = " ".join(capsys.readouterr().out.split())
-    assert "all, reported: by validation accuracy: Best: width 16 (80.00 ± 0.16 over 5 seeds);" in printed
+    assert "all: by validation accuracy: Best: width 16 (80.00 ± 0.16 over 5 seeds);" in printed
     assert (
         "cannot be distinguished from width 8" in printed
     )  # each seed has the same difference, which five seeds alone cannot tell from chance

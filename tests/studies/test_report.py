@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from tests.test_report import Page, run_folder
 from visionbench.errors import UserError
@@ -224,7 +225,8 @@ def test_an_accuracy_on_few_samples_has_its_interval(tmp_path):
 def test_a_study_without_published_values_is_shown_without_verdicts(tmp_path):
     text = re.sub(r"published:.*?judged: \[test/acc\]\n", "", TEXT, flags=re.DOTALL)
     page = page_of(tmp_path, study_of(tmp_path, text))
-    assert '<p class="lead">Nothing is judged: the study has no published values, or judges none.</p>' in page.source
+    assert page.source.index('id="best"') < page.source.index('id="about"')  # what is asked is which cell is best
+    assert "Verdicts" not in page.text
     assert page.row("cell", "reported") == ["cell", "reported", "95 % interval for one more run", "corrected"]
     assert page.row("width 8", "80.40 ± 0.32Wilson:\N{NO-BREAK SPACE}74.5\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}85.4")
 
@@ -444,6 +446,38 @@ def test_the_best_cell_and_those_that_it_cannot_be_told_from(tmp_path):
     assert float(same[4]) > 0.05 > float(other[4].removeprefix("< "))
 
 
+def test_the_best_cell_is_better_by_a_difference_with_an_interval(tmp_path):
+    def noisy(run, row):
+        seed = run.first.seed
+        better = {"8": 0.001 * (-1) ** seed, "16": 0.05, NASTY: 0.01 + 0.001 * (seed - 2)}[run.first.cell["width"]]
+        return replace(row, metrics={"test/acc": 0.8 + better + 0.002 * seed})
+
+    study = study_of(tmp_path, TEXT.partition("published:")[0])
+    sentence = page_of(tmp_path, study, rows_of(study, noisy)).by_section["best"]
+    differences = [4 - 0.1 * (seed - 2) for seed in range(5)]
+    half = stats.t.ppf(0.975, 4) * np.std(differences, ddof=1) / 5**0.5
+    assert f"by 4.00 points (95 % interval {4 - half:.2f} to {4 + half:.2f})" in sentence
+    assert "better on these samples than every other cell (p = " in sentence
+    assert "other samples, by" not in sentence  # which nothing tells without folds
+
+
+@pytest.mark.parametrize(("spread", "turns"), [(0.002, False), (0.1, True)])
+def test_folds_say_what_holds_for_other_samples(tmp_path, spread, turns):
+    text = TEXT.partition("published:")[0].replace("test: true}", "test: true, folds: 4, set: {data.fold_is: test}}")
+    study = study_of(tmp_path, re.sub(r'    "16".*\n', "", text))
+
+    def noisy(run, row):
+        use = run.first
+        of_fold = spread * (use.fold - 1.5) * (use.cell["width"] == "8")
+        better = (0.05 + 1e-3 * use.seed) * (use.cell["width"] != "8")
+        return replace(row, metrics={"test/acc": 0.8 + better + of_fold})
+
+    page = page_of(tmp_path, study, rows_of(study, noisy))
+    assert "For other samples, by the t-test over 4 folds: p = " in page.text
+    assert ("so that the order may be another one there" in page.text) == turns
+    assert "p, other samples" in page.text
+
+
 def test_equal_cells_have_no_best_one(tmp_path):
     rows = rows_of(study_of(tmp_path), lambda run, row: replace(row, metrics={"test/acc": 0.475}))
     text = page_of(tmp_path, rows=rows).by_section["best"]
@@ -468,6 +502,32 @@ def test_the_effect_of_the_defects_is_the_difference_in_the_same_cells(tmp_path)
     assert "Losses are not compared" in page.text
     assert "mse in reported" in page.text
     assert "widths: validation loss" not in page.text
+
+
+WATCHED = (
+    TEXT.replace(
+        "{double_softmax: softmax is applied twice}, set: {model: some_study.SoftmaxMLP}", "{test_as_validation: x}"
+    )
+    .replace("test/acc", "val/acc")
+    .replace("val/loss", "minimized")
+)
+
+
+def test_validation_on_the_test_samples_is_compared_with_the_test(tmp_path):
+    """Not with the validation of the corrected protocol, whose samples are others."""
+
+    def measured(run, row):
+        is_watched = run.first.protocol == "reported"
+        return replace(row, metrics={"val/acc": 0.9} if is_watched else {"val/acc": 0.95, "test/acc": 0.88})
+
+    study = study_of(tmp_path, WATCHED)
+    page = page_of(tmp_path, study, rows_of(study, measured))
+    row = page.row("widths: validation accuracy of the test samples; test accuracy")
+    assert row[1:4] == ["90.00", "88.00", "+2.00"]
+    assert "95.00" not in page.by_section["defects"]
+    study = study_of(tmp_path, WATCHED.replace(", test: true", ""))
+    untested = page_of(tmp_path, study, rows_of(study, lambda run, row: replace(row, metrics={"val/acc": 0.9})))
+    assert "so that only a test of corrected can be compared with it" in untested.by_section["defects"]
 
 
 def test_defects_that_change_no_number_are_said_to(tmp_path):

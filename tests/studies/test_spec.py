@@ -4,6 +4,7 @@ import pytest
 
 from visionbench.commands.study import study as command
 from visionbench.errors import UserError
+from visionbench.studies.expand import plan
 from visionbench.studies.spec import Protocol, load_study
 
 TEXT = """\
@@ -79,6 +80,22 @@ def test_printed_values_and_labels_are_kept_as_they_are_written(tmp_path):
             "two of them",
             "two, of them",
             "protocols.reported.defects.of them is None, expected a text; a text with a comma",
+        ),
+        (
+            "double_softmax: two",
+            "double_softmx: two",
+            "double_softmx, which no guard knows, so that it would change no run; did you mean double_softmax?",
+        ),
+        (
+            "double_softmax: two of them",
+            "double_softmax: two of them, test_as_validation: chosen on test images",
+            "but protocol reported, whose values are published, has test_as_validation: its runs",
+        ),
+        ("[width, val/acc", "[width, valid/acc", "the column valid/acc is of valid, expected one of: train, val, test"),
+        (
+            "[width, val/acc",
+            "[width, val/accuracy",
+            "column val/accuracy: There is no metric 'accuracy'; did you mean acc?",
         ),
         ("val/loss: double_softmax", "val/loss: softmax", "which is not among the defects there."),
         (
@@ -220,6 +237,16 @@ def test_the_example_names_the_file_beside_it_as_python_does(tmp_path, monkeypat
     assert "NAME" not in written
     study = load_study("my-study")
     assert study.module.stem == "my_study"
+
+
+def test_the_example_of_a_comparison_has_no_source_and_no_table(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command(["new", "mine", "--compare"]) == 0
+    study = load_study("mine")
+    assert (study.source, study.published, study.stages["networks"].folds) == ("", {}, 5)
+    runs = plan(study, {}).runs.values()
+    assert len(runs) == 50  # as its comment says
+    assert "NAME" not in study.path.read_text()
 
 
 MORE = "all: {grid: [width], seeds: [0], more_seeds: {seeds: [1, 2], cells: [{width: 0.20}]}}"

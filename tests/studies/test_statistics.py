@@ -14,6 +14,8 @@ from visionbench.evaluation.intervals import wilson_interval
 from visionbench.studies.statistics import (
     Spread,
     best_and_indistinguishable,
+    difference_interval,
+    fold_test,
     holm,
     main_effects,
     mcnemar,
@@ -376,6 +378,27 @@ def test_rows_of_different_tables_are_refused():
 
 
 # Folds
+
+
+def test_folds_that_share_training_samples_are_no_independent_values():
+    first, second = [0.90, 0.92, 0.91, 0.94, 0.93], [0.93, 0.94, 0.95, 0.95, 0.97]
+    differences = np.subtract(second, first)
+    statistic = differences.mean() / np.sqrt((1 / 5 + 1 / 4) * differences.var(ddof=1))
+    assert fold_test(first, second) == pytest.approx(2 * stats.t.sf(statistic, 4))
+    assert fold_test(second, first) == fold_test(first, second) > stats.ttest_rel(first, second).pvalue
+
+
+def test_equal_folds_differ_by_nothing_or_for_certain():
+    assert fold_test([0.1, 0.2, 0.3], [0.1, 0.2, 0.3]) == 1
+    assert fold_test([0.1, 0.2, 0.3], [0.2, 0.3, 0.4]) == 0
+    with pytest.raises(ValueError, match="two or more folds"):
+        fold_test([0.1], [0.2])
+
+
+def test_the_difference_of_pairs_has_the_interval_of_the_t_test():
+    first, second = [1.0, 2.0, 4.0], [2.0, 2.5, 6.0]
+    interval = stats.ttest_rel(second, first).confidence_interval(0.95)
+    assert difference_interval(first, second) == pytest.approx((interval.low, interval.high))
 
 
 def test_folds_are_pooled_to_one_interval():

@@ -328,10 +328,13 @@ def _list(args: Sequence[str]) -> int:
 
 
 def _new(args: Sequence[str]) -> int:
-    from visionbench.studies.example import EXAMPLE
+    from visionbench.studies.example import COMPARISON, EXAMPLE
 
     parser = PlainParser(prog="visionbench study new", description="Writes an example of a study file.")
     parser.add_argument("name", metavar="NAME", help="Name of the study: small letters, digits and hyphens.")
+    parser.add_argument(
+        "--compare", action="store_true", help="Whether to compare models of your own, without a published table."
+    )
     options = parser.parse_args(args)
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", options.name):
         raise UserError(f"The name is {options.name}, expected small letters, digits and hyphens, such as my-study.")
@@ -340,7 +343,8 @@ def _new(args: Sequence[str]) -> int:
     module = options.name.replace("-", "_")
     try:
         with path.open("x", encoding="utf-8") as file:
-            file.write(EXAMPLE.replace("NAME_with_underscores", module).replace("NAME", options.name))
+            example = COMPARISON if options.compare else EXAMPLE
+            file.write(example.replace("NAME_with_underscores", module).replace("NAME", options.name))
     except FileExistsError:
         raise UserError(f"{path} is there already; give another name.") from None
     console = plain_console()

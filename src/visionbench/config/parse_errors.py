@@ -1,5 +1,6 @@
 """jsonargparse's errors as sentences: what was found, what was expected, what to do."""
 
+import difflib
 import inspect
 import re
 import sys
@@ -24,6 +25,8 @@ BASES: dict[str, type] = {
     "optimizer": Optimizer,
     "lr_scheduler": LRScheduler,
 }
+# Similarity from which a name is taken for a slip of the pen, `width` for `widths`, rather than another class's option.
+SLIP = 0.9
 
 
 def sentence(message: str, error: BaseException | None, options: Set[str]) -> str:
@@ -62,7 +65,9 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
         if match[1] in _arguments(owner):  # which the class sets itself, so that it cannot be given
             return f"{owner.__name__} has no option --{key}.{match[1]}, although other classes have it; remove it."
         others = [kind.__name__ for kind in classes(keys[-1]) if match[1] in _arguments(kind)]
-        if others and owner is not object:
+        # `width` of an MLP is a slip for its `widths`, although another class has a `width`.
+        is_slip = bool(difflib.get_close_matches(match[1], _arguments(owner), cutoff=SLIP))
+        if others and owner is not object and not is_slip:
             few = ", ".join(sorted(others)[:3]) + (" and others" if len(others) > 3 else "")
             have = "has" if len(others) == 1 else "have"
             return f"{owner.__name__} has no option --{key}.{match[1]}, which {few} {have}; remove it."

@@ -30,6 +30,9 @@ def dry_run(runner: Runner) -> Iterator[str]:
 
     Args:
         runner: Runner of the study.
+
+    Raises:
+        UserError: Runs would be refused, after all are listed.
     """
     missing = runner.missing()
     problems: dict[str, str] = {}
@@ -39,8 +42,6 @@ def dry_run(runner: Runner) -> Iterator[str]:
         yield f"{run.id}  {duration(known) if known is not None else '?':>12}  {place_in_words(run)}"
     for entry in runner.waiting():
         yield f"{'later':<16}  {counted(entry.count, 'run'):>12}  {entry.stage} · {entry.protocol}: {entry.reason}"
-    for problem in problems.values():
-        yield f"note: {problem}"
     finished = sum(row.is_finished for row in runner.rows())
     known_total = sum(seconds.values())
     unknown = len(missing) - len(seconds)
@@ -49,6 +50,8 @@ def dry_run(runner: Runner) -> Iterator[str]:
     if unknown:
         total += f", without {counted(unknown, 'run')} whose time is not known"
     yield f"{counted(len(missing), 'run')} to train, {finished} finished; {total}"
+    if problems:
+        raise UserError(f"These runs would be refused: {' '.join(problems.values())}")
 
 
 def _seconds(runner: Runner, missing: list[PlannedRun], problems: dict[str, str]) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""The study file that `visionbench study new` writes."""
+"""The study files that `visionbench study new` writes."""
 
 EXAMPLE = """\
 # visionbench study run configs/studies/NAME.yaml
@@ -52,4 +52,29 @@ published: # as they are printed, accuracies in percent: 94.4 stands for 94.35 t
 judged: [val/acc, test/acc] # measures that get a verdict; the others are shown
 tolerance: 5.0 # points within which one more run has to lie, so that a value can count as reproduced
 figures: {candidates: [learning-curves, main-effects], final: [learning-curves, test-confusion]}
+"""
+
+COMPARISON = """\
+# visionbench study run configs/studies/NAME.yaml
+# A study that compares models of your own. Change this example line by line; it runs as it is, in two to four minutes.
+
+title: MLP or CNN on scikit-learn's digits
+seeds: [0, 1, 2, 3, 4] # chosen before the first run; each cell is trained once for each seed and fold
+
+base: # a run file, as for visionbench fit --config; visionbench fit --help names the options
+  # images of yours: {class_path: ImageFolder, init_args: {source: photos, size: 32, batch_size: 16}}
+  data: {class_path: Digits, init_args: {batch_size: 64}}
+  model: MLP
+  trainer: {max_epochs: 3, precision: 32-true}
+
+grid: # what is compared; each label says which options it sets, by their names on the command line
+  network:
+    mlp: {model: {class_path: MLP, init_args: {widths: [64]}}}
+    cnn: {model: {class_path: CNN, init_args: {dense: 32}}}
+
+stages:
+  # 2 cells x 5 seeds x 5 folds are 50 runs. Each fold is tested by the runs that did not train on it.
+  networks: {grid: [network], folds: 5, set: {data.fold_is: test}, test: true}
+
+figures: {networks: [learning-curves, test-confusion]}
 """

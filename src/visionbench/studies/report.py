@@ -85,7 +85,7 @@ def study_page(contents: Contents) -> bytes:
     """
     study = contents.study
     parts: list[tuple[str, str, list[Html]]] = [
-        ("verdicts", "Verdicts", list(_verdicts(contents))),
+        ("verdicts", "Verdicts" if study.published else "Notes", list(_verdicts(contents))),
         ("about", "The study", list(about(contents))),
         ("values", "Published and measured" if study.published else "Measured", list(_values(contents))),
         ("defects", "What the defects did", list(defects(contents))),
@@ -98,8 +98,10 @@ def study_page(contents: Contents) -> bytes:
         ("failed", "Failed and diverged runs", list(unfinished(contents))),
         ("commands", "Commands", list(commands(contents))),
     ]
+    if not study.published:  # what is asked then is which cell is best
+        parts.insert(1, parts.pop([key for key, _, _ in parts].index("best")))
     sections = [page.section(key, heading, *content) for key, heading, content in parts if content]
-    return page.page(study.title, "Study report", tag("p", study.source), sections, style=STYLE)
+    return page.page(study.title, "Study report", tag("p", study.source) if study.source else "", sections, style=STYLE)
 
 
 def _verdicts(contents: Contents) -> Iterator[Html]:
@@ -107,8 +109,8 @@ def _verdicts(contents: Contents) -> Iterator[Html]:
     if judged:
         sentence = summary_sentence([verdict for _, verdict in judged])
         yield tag("p", f"{capitalized(sentence)}.", class_="lead")
-    else:
-        yield tag("p", "Nothing is judged: the study has no published values, or judges none.", class_="lead")
+    elif contents.study.published:
+        yield tag("p", "Nothing is judged: the study judges none of its published values.", class_="lead")
     if missing := _missing(contents):
         yield page.note(tag("p", missing), kind="warn")
     yield from verdict_picture(contents)

@@ -21,18 +21,20 @@ from visionbench.studies.report_contents import (
     signed,
     with_deviation,
 )
-from visionbench.studies.spec import MINIMIZED, SECONDS, Stage
+from visionbench.studies.spec import MINIMIZED, SECONDS, TEST_AS_VALIDATION, Stage, is_share
 from visionbench.studies.statistics import (
     LEVEL,
     BestSet,
     Spread,
     best_and_indistinguishable,
+    difference_interval,
+    fold_test,
     holm,
     paired_test,
     pooled_spread,
     seeds_to_separate,
 )
-from visionbench.studies.tables import POINTS, Measured
+from visionbench.studies.tables import POINTS, CellRuns, Measured
 from visionbench.text import counted
 
 # Largest number of cells that a sentence names.
@@ -84,7 +86,13 @@ def _effect_of_defects(contents: Contents, with_defects: str, without: str) -> I
         pair for stage in contents.study.stages.values() for pair in _pairs(contents, stage, with_defects, without)
     ]
     if not pairs:
-        yield tag("p", f"{with_defects} and {without} have no finished cell in common.")
+        reason = f"{with_defects} and {without} have no finished cell in common."
+        if _validates_on_test(contents, with_defects):
+            reason += (
+                f" What {with_defects} calls validation is of the test samples, so that only a test of {without} can "
+                "be compared with it."
+            )
+        yield tag("p", reason)
         yield from _single_cells(contents, with_defects, without)
         return
     if all(one.values == other.values for one, other in pairs):
@@ -126,11 +134,20 @@ def _pairs(contents: Contents, stage: Stage, with_defects: str, without: str) ->
     # Where each protocol chose one cell of its own, the two cells are compared.
     chosen = stage.best_of is not None and all(len(group.cells) <= 1 for group in contents.groups[stage.name])
 
+    swapped = _validates_on_test(contents, with_defects) and not _validates_on_test(contents, without)
+
     def place(entry: Measured) -> tuple[Any, ...]:
-        return (() if chosen else tuple(entry.cell.items()), entry.epoch, entry.measure)
+        measure = entry.measure
+        if swapped and entry.protocol == with_defects:  # the same images are the test images of the other protocol
+            measure = measure.replace("test/", "/").replace("val/", "test/")
+        return (() if chosen else tuple(entry.cell.items()), entry.epoch, measure)
 
     others = {place(entry): entry for entry in entries if entry.protocol == without}
     return [(e, others[place(e)]) for e in entries if e.protocol == with_defects and place(e) in others]
+
+
+def _validates_on_test(contents: Contents, protocol: str) -> bool:
+    return TEST_AS_VALIDATION in contents.study.protocols[protocol].defects
 
 
 def _is_loss(measure: str) -> bool:
@@ -161,6 +178,8 @@ def _effect_rows(pairs: Sequence[Pair]) -> list[tuple[str, ...]]:
         means = [sum(entry.mean or 0.0 for entry in side) / len(group) for side in zip(*group, strict=True)]
         tested = [p_value for _, p_value in found if p_value is not None]
         name = f"{stage}: {measure_words(measure)}"
+        if group[0][1].measure != measure:
+            name += f" of the test samples; {measure_words(group[0][1].measure)}"
         if group[0][0].cell != group[0][1].cell:
             name += f" ({_name(group[0][0])}; {_name(group[0][1])})"
         ends = [f"{signed(measure, d)} ({label})" for d, label in (min(differences), max(differences))]
@@ -206,6 +225,10 @@ def _single_cells(contents: Contents, with_defects: str, without: str) -> Iterat
         yield page.table(("stage", "protocol", "measure", "mean ± standard deviation"), rows, (3,))
 
 
+def _p_text(p: float | None) -> str:
+    return ABSENT if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
 def mean_text(measure: str, values: Sequence[float]) -> str:
     """Mean ± standard deviation of some values as text.
 
@@ -229,7 +252,8 @@ class _Ranking:
         missing: Names of the cells without a finished seed.
         spreads: Spread of each cell.
         best: Best cell and those that it cannot be distinguished from.
-        same_samples: Whether all runs are measured on the same samples.
+        folds: Value of each fold, the mean over the seeds, by the name of the cell; empty for a stage without folds,
+            and for cells of which a run is missing.
     """
 
     measure: str
@@ -237,7 +261,7 @@ class _Ranking:
     missing: list[str]
     spreads: dict[str, Spread]
     best: BestSet[str]
-    same_samples: bool
+    folds: dict[str, dict[int, float]]
 
     def mean(self, name: str) -> float:
         """Mean over the seeds of a cell."""
@@ -288,7 +312,8 @@ def _rankings(contents: Contents) -> Iterator[tuple[str, _Ranking]]:
         for group in contents.groups[stage.name] if measure is not None else []:
             ranking = _ranking(group, stage, measure or "")
             if ranking is not None:
-                yield f"{stage.name}, {group.name}: by {measure_words(ranking.measure)}", ranking
+                protocol = f", {group.name}" if len(contents.study.protocols) > 1 else ""
+                yield f"{stage.name}{protocol}: by {measure_words(ranking.measure)}", ranking
 
 
 def _ranking(group: Group, stage: Stage, measure: str) -> _Ranking | None:
@@ -299,7 +324,19 @@ def _ranking(group: Group, stage: Stage, measure: str) -> _Ranking | None:
     spreads = pooled_spread({name: list(by_seed.values()) for name, by_seed in values.items()})
     best = best_and_indistinguishable(values, mode_of_measure(measure), spreads)
     missing = [name for name in by_cell if name not in values]
-    return _Ranking(measure, values, missing, spreads, best, stage.folds is None)
+    folds = {cell_name(cell.cell, stage.name): _by_fold(cell, measure) for cell in group.cells}
+    complete = {name: by_fold for name, by_fold in folds.items() if by_fold}
+    return _Ranking(measure, values, missing, spreads, best, complete)
+
+
+def _by_fold(cell: CellRuns, measure: str) -> dict[int, float]:
+    """Value of each fold, the mean over the seeds; empty where a run is missing."""
+    found: dict[int, list[float]] = {}
+    for row in cell.rows:
+        if (value := row.value(measure)) is not None and row.fold is not None:
+            found.setdefault(row.fold, []).append(value * POINTS if is_share(measure) else value)
+    is_complete = sum(map(len, found.values())) == sum(cell.planned.values())
+    return {fold: sum(values) / len(values) for fold, values in sorted(found.items())} if is_complete else {}
 
 
 def _sentences(ranking: _Ranking) -> list[str]:
@@ -313,15 +350,58 @@ def _sentences(ranking: _Ranking) -> list[str]:
         if best.ties:
             parts.append(f"; cannot be distinguished from {_names(best.ties)}.{_seeds_wanted(ranking)}")
         else:
-            others, at_most = ("every other cell", " at most") if len(best.p_values) > 1 else ("the other one", "")
-            where = " on these samples" if ranking.same_samples else ""
-            highest = max(best.p_values.values(), default=0.0)
-            parts.append("." if best.undecided else f"; better than {others}{where} (p = {highest:.2g}{at_most}).")
+            parts.append("." if best.undecided else _better(ranking))
     if best.undecided:
         parts.append(f" Not compared, for lack of runs: {_names(best.undecided)}.")
     if ranking.missing:
         parts.append(f" Without a finished seed: {_names(ranking.missing)}.")
     return parts
+
+
+def _better(ranking: _Ranking) -> str:
+    """Says by how much the best cell is better than the next one, and how clear that is."""
+    best, p_values = ranking.best.best, ranking.best.p_values
+    second = (max if ranking.mode == "max" else min)(p_values, key=ranking.mean)
+    p, next_one = f"p = {max(p_values.values()):.2g}", f"{second} ({ranking.text(second)})"
+    ends = _interval_of_difference(ranking, second)
+    interval = f"95 % interval {ends}" if ends else ""
+    if len(p_values) > 1:
+        others = f"every other cell ({p} at most), than the next one, {next_one}"
+        within = f" ({interval})" if interval else ""
+    else:
+        others, within = next_one, f" ({interval}; {p})" if interval else f" ({p})"
+    difference = number(ranking.measure, abs(ranking.mean(best) - ranking.mean(second)))
+    unit = " points" if is_share(ranking.measure) else ""
+    text = f"; better on these samples than {others}, by {difference}{unit}{within}."
+    by_folds = _fold_p_values(ranking)
+    if by_folds.keys() == p_values.keys():
+        highest = max(by_folds.values())
+        text += f" For other samples, by the t-test over {len(ranking.folds[best])} folds: p = {highest:.2g}"
+        text += ", so that the order may be another one there." if highest >= LEVEL else "."
+    return text
+
+
+def _interval_of_difference(ranking: _Ranking, name: str) -> str:
+    """Interval of the best mean minus that of another cell, as text; empty where they share fewer than two seeds."""
+    best, other = ranking.values[ranking.best.best], ranking.values[name]
+    seeds = [seed for seed in best if seed in other]
+    if len(seeds) < 2:
+        return ""
+    low, high = difference_interval([other[seed] for seed in seeds], [best[seed] for seed in seeds])
+    if ranking.mode == "min":  # "by" says how much smaller it is
+        low, high = -high, -low
+    return f"{number(ranking.measure, low)} to {number(ranking.measure, high)}"
+
+
+def _fold_p_values(ranking: _Ranking) -> dict[str, float]:
+    """P-value of each other cell for other samples, after Holm's correction; empty without folds."""
+    best = ranking.folds.get(ranking.best.best, {})
+    found = {
+        name: fold_test(list(best.values()), list(of_cell.values()))
+        for name, of_cell in ranking.folds.items()
+        if name != ranking.best.best and of_cell.keys() == best.keys()
+    }
+    return dict(zip(found, holm(list(found.values())), strict=True))
 
 
 def _names(names: Sequence[str]) -> str:
@@ -364,9 +444,8 @@ def _comparisons(ranking: _Ranking) -> Iterator[Html]:
     best = ranking.best
     order = sorted(ranking.values, key=ranking.mean, reverse=ranking.mode == "max")
     order.remove(best.best)
-    rows = []
+    by_folds, rows = _fold_p_values(ranking), []
     for name in [best.best, *order]:
-        p = best.p_values.get(name)
         difference = signed(ranking.measure, ranking.mean(name) - ranking.mean(best.best))
         rows.append(
             (
@@ -374,13 +453,18 @@ def _comparisons(ranking: _Ranking) -> Iterator[Html]:
                 ranking.text(name),
                 f"{len(ranking.values[name])}",
                 ABSENT if name == best.best else difference,
-                ABSENT if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}",
+                *(_p_text(p_values.get(name)) for p_values in (best.p_values, by_folds)[: 2 if by_folds else 1]),
             )
         )
-    yield page.table(("cell", "mean ± standard deviation", "seeds", "minus the best", "p"), rows, range(1, 5))
-    chance = ""
-    if ranking.same_samples:
-        chance = " The seeds vary the training alone: on other samples the order of the cells may be another one."
+    head = ("cell", "mean ± standard deviation", "seeds", "minus the best", "p", *["p, other samples"] * bool(by_folds))
+    yield page.table(head, rows, range(1, len(head)))
+    chance = " The seeds vary the training alone: on other samples the order of the cells may be another one."
+    if by_folds:
+        chance = (
+            " The seeds vary the training alone, on the same samples. For other samples: the t-test over the folds, "
+            "whose variance is raised since their training sets share samples (Nadeau and Bengio, 2003), with Holm's "
+            "correction too."
+        )
     yield tag(
         "p",
         "p: paired t-test on the seeds that both cells have, or the t-test with the pooled spread where they share "

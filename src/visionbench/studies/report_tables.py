@@ -62,7 +62,8 @@ def markdown_table(contents: Contents) -> str:
     Args:
         contents: Contents of the report.
     """
-    lines = [f"# {_markdown(contents.study.title)}", "", _markdown(contents.study.source), ""]
+    lines = [f"# {_markdown(contents.study.title)}", ""]
+    lines += [_markdown(contents.study.source), ""] if contents.study.source else []
     for stage, entries in _by_stage(contents):
         lines += [f"## {_markdown(stage)}", "", _markdown_row(HEAD), _markdown_row(["---"] * len(HEAD))]
         lines += [*(_markdown_row(map(_markdown, _texts(entry))) for entry in entries), ""]
@@ -75,7 +76,8 @@ def latex_table(contents: Contents) -> str:
     Args:
         contents: Contents of the report.
     """
-    lines = [" ".join(f"% {contents.study.title}: {contents.study.source}".split())]  # a line break ends a comment
+    name = ": ".join(filter(None, [contents.study.title, contents.study.source]))
+    lines = [" ".join(f"% {name}".split())]  # a line break ends a comment
     for stage, entries in _by_stage(contents):
         head = " & ".join(map(_latex, HEAD))
         lines += [f"% {' '.join(stage.split())}", r"\begin{tabular}{lllrrrrl}", r"\hline", rf"{head} \\", r"\hline"]

@@ -38,6 +38,10 @@ GUARD_WORDS = frozenset(
         *("test_as_validation", "train_as_test", "unscaled_inputs"),
     }
 )
+# Similarity from which the word of a defect is taken for one of them, written wrong.
+SLIP = 0.75
+# The defect that validates on the test images.
+TEST_AS_VALIDATION = "test_as_validation"
 # Words of columns that are no metric.
 EPOCH, SECONDS, MINIMIZED = "epoch", "seconds", "minimized"
 # A published value that is not legible, or not given.
@@ -162,7 +166,7 @@ class Study:
     Attributes:
         path: File.
         title: Title.
-        source: Source of the published values.
+        source: Source of the published values; empty where there is none.
         seeds: Seeds of each cell.
         choices: Choices that the source leaves open.
         base: Run file that all runs start from.
@@ -300,7 +304,8 @@ class _Reader:
         self.seeds = self._seeds(content.get("seeds"), "seeds")
 
     def study(self) -> Study:
-        for key in ("title", "source", "base", "stages"):
+        # A comparison of models of one's own is from nobody.
+        for key in ("title", *(["source"] if self.content.get("published") else []), "base", "stages"):
             if not self.content.get(key):
                 raise _Mistake(f"{key} is missing; give it.")
         base = _mapping(self.content["base"], "base")
@@ -316,7 +321,7 @@ class _Reader:
         return Study(
             path=self.path,
             title=_text(self.content["title"], "title"),
-            source=_text(self.content["source"], "source"),
+            source=_text(self.content["source"], "source") if self.content.get("source") else "",
             seeds=self.seeds,
             choices=tuple(_text(entry, "choices") for entry in _sequence(self.content.get("choices") or [], "choices")),
             base=base,
@@ -326,7 +331,7 @@ class _Reader:
             stages=stages,
             published_protocol=published_protocol,
             published=published,
-            judged=self._judged(published, stages),
+            judged=self._judged(published, stages, protocols[published_protocol]),
             tolerance=self._tolerance(published),
             figures=self._figures(stages),
         )
@@ -351,6 +356,12 @@ class _Reader:
             _known(entry, PROTOCOL_KEYS, where)
             defects = _mapping(entry.get("defects") or {}, f"{where}.defects")
             changes = _mapping(entry.get("changes") or {}, f"{where}.changes")
+            for word in defects.keys() - GUARD_WORDS:
+                if close := difflib.get_close_matches(word, GUARD_WORDS, n=1, cutoff=SLIP):
+                    raise _Mistake(
+                        f"{where}.defects has {word}, which no guard knows, so that it would change no run; did you "
+                        f"mean {close[0]}?"
+                    )
             for measure, word in changes.items():
                 if word not in defects:
                     raise _Mistake(f"{where}.changes.{measure} is {word}, which is not among the defects there.")
@@ -602,8 +613,11 @@ class _Reader:
             header = rows[0] if rows else []
             axes = [word for word in header if word in self.grid]
             for word in header:
-                if word not in self.grid and word != EPOCH and not is_measure(word):
+                if word in self.grid or word == EPOCH:
+                    continue
+                if not is_measure(word):
                     raise _Mistake(f"{where}: the column {word} is no axis, not epoch and no measure such as val/acc.")
+                _check_measure(where, word)
             for row in rows[1:]:
                 if len(row) != len(header):
                     raise _Mistake(
@@ -638,7 +652,7 @@ class _Reader:
         return PublishedRow(cell, int(epoch) if epoch is not None else None, values)
 
     def _judged(
-        self, published: Mapping[str, Sequence[PublishedRow]], stages: Mapping[str, Stage]
+        self, published: Mapping[str, Sequence[PublishedRow]], stages: Mapping[str, Stage], protocol: Protocol
     ) -> dict[str, tuple[str, ...]]:
         judged = self.content.get("judged") or []
         columns = {stage: list(rows[0].values) if rows else [] for stage, rows in published.items()}
@@ -656,11 +670,17 @@ class _Reader:
         for stage, measures in chosen.items():
             for measure in measures:
                 if measure.startswith(TESTED):
-                    self._check_tested(measure, stages[stage], published[stage])
+                    self._check_tested(measure, stages[stage], published[stage], protocol)
         return chosen
 
-    def _check_tested(self, measure: str, stage: Stage, rows: Sequence[PublishedRow]) -> None:
+    def _check_tested(self, measure: str, stage: Stage, rows: Sequence[PublishedRow], protocol: Protocol) -> None:
         """Refuses a judged measure of the test samples that a stage never has."""
+        if TEST_AS_VALIDATION in protocol.defects:
+            raise _Mistake(
+                f"judged names {measure}, but protocol {protocol.name}, whose values are published, has "
+                f"{TEST_AS_VALIDATION}: its runs validate on the test samples and are not tested; write "
+                f"{measure.replace(TESTED, 'val/')} in published.{stage.name} and in judged."
+            )
         if not stage.test:
             raise _Mistake(
                 f"judged names {measure}, which is published of the stage {stage.name}, but that is not tested; give "
@@ -731,6 +751,23 @@ class _Reader:
         if not seeds or len(set(seeds)) < len(seeds):
             raise _Mistake(f"{where} is {seeds}, expected one or more different seeds.")
         return tuple(seeds)
+
+
+def _check_measure(where: str, word: str) -> None:
+    """Refuses a measure that no run has."""
+    split, _, name = word.rpartition(" ")[2].partition("/")
+    if word in (SECONDS, MINIMIZED):
+        return
+    if split not in ("train", "val", "test", *EVALUATIONS):
+        known = ", ".join(("train", "val", "test", *EVALUATIONS))
+        raise _Mistake(f"{where}: the column {word} is of {split}, expected one of: {known}.")
+    if name not in ("acc", "loss") and "." not in name:  # a dotted name is a class of the user's
+        from visionbench.evaluation.metrics import mode_of  # here, since it takes a third of a second to import
+
+        try:
+            mode_of(name)
+        except UserError as error:
+            raise _Mistake(f"{where}, column {word}: {error}") from None
 
 
 def _known(content: Mapping[str, Any], known: set[str], where: str) -> None:

@@ -23,6 +23,7 @@ SOURCES = (
     'Efron, "Better bootstrap confidence intervals", 1987',
     'Brown and Forsythe, "Robust tests for the equality of variances", 1974: Levene\'s test around the median',
     'Holm, "A simple sequentially rejective multiple test procedure", 1979',
+    'Nadeau and Bengio, "Inference for the generalization error", 2003: the t-test over folds',
     'Searle, Speed and Milliken, "Population marginal means in the linear model", 1980',
 )
 LEVEL = 0.05  # error rate of intervals and tests
@@ -333,6 +334,45 @@ def paired_test(first: "ArrayLike", second: "ArrayLike", method: Literal["t", "p
         return PairedTest(difference, _permutation_of_signs(differences), method, n)
     statistic = difference / (float(differences.std(ddof=1)) / math.sqrt(n))
     return PairedTest(difference, _t_test(statistic, n - 1), method, n)
+
+
+def difference_interval(first: "ArrayLike", second: "ArrayLike") -> Interval:
+    """Interval of the mean of the second values minus the first, for pairs with the same seeds, by Student's t.
+
+    Args:
+        first: Values of one cell, at least two.
+        second: Values of the other cell, with the same seeds in the same order.
+    """
+    differences = _vector(second) - _vector(first)
+    if len(differences) < 2:
+        raise ValueError(f"expected two or more pairs of values, but found {len(differences)}")
+    mean, half = float(differences.mean()), _t_quantile(len(differences) - 1) * _standard_error(differences)
+    return mean - half, mean + half
+
+
+def fold_test(first: "ArrayLike", second: "ArrayLike") -> float:
+    """P-value for other samples: whether two cells differ by more than the folds vary.
+
+    The training sets of two folds share samples, so that the plain t-test over folds finds differences where there are
+    none. The variance of the mean is therefore multiplied by 1 + k / (k - 1) for k folds (Nadeau and Bengio, 2003).
+
+    Args:
+        first: Value of each fold of one cell, at least two; the mean over its seeds.
+        second: Values of the other cell, of the same folds in the same order.
+    """
+    one, other = _vector(first), _vector(second)
+    differences = other - one
+    k, difference = len(differences), float(differences.mean())
+    if k < 2:
+        raise ValueError(f"expected two or more folds, but found {k}")
+    error = _standard_error(differences) * math.sqrt(1 + k / (k - 1))
+    if error == 0:
+        return float(abs(difference) <= 1e-12 * max(np.abs(one).max(), np.abs(other).max()))
+    return _t_test(difference / error, k - 1)
+
+
+def _standard_error(vector: "NDArray[np.float64]") -> float:
+    return math.sqrt(_squares(vector) / (len(vector) - 1) / len(vector))
 
 
 def _permutation_of_signs(differences: "NDArray[np.float64]") -> float:
