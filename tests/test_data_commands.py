@@ -78,7 +78,7 @@ def test_duplicates_within_and_across_splits_are_counted(cli, tmp_path):
     near = "near       4 images in 2 groups of near duplicates; across splits 2 (2 test-train), with different labels 0"
     assert exact in shown.out
     assert near in shown.out
-    assert "train 0 (a) = test 1 (a)" in shown.out
+    assert "train/a/1.png (train, a) = test/a/same.png (test, a)" in shown.out
 
 
 def test_show_draws_samples_counts_and_augmented_images(cli, root, tmp_path):

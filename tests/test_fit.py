@@ -697,7 +697,7 @@ def test_each_opening_of_the_test_images_is_counted(cli, tmp_path):
     run = tmp_path / "lightning_logs" / "x" / "version_0"
     before = report(run)
     assert (before["test_openings"], before["opening"]) == (1, 1)
-    said = "opening {0} of these test images in this folder, {0} by this run"
+    said = "the test images were opened {0} times in this log folder, {0} times by this run"
     assert said.format(2) in cli(f"test {run}").out
     assert "openings " not in cli(f"validate {run}").out
     assert said.format(3) in cli(f"test {run}").out
@@ -713,7 +713,7 @@ def test_an_opening_is_kept_by_a_run_that_was_killed(cli, tmp_path):
     run = RunFolder(tmp_path / "lightning_logs" / "x" / "version_0")
     assert report(run.path)["test_openings"] == 0
     run.metadata_path.unlink()
-    assert "opening 1 of these test images in this folder, 1 by this run" in cli(f"test {run}").out
+    assert "the test images were opened 1 time in this log folder, 1 time by this run" in cli(f"test {run}").out
     assert (run.status, run.test_openings) == ("interrupted", 1)
     assert cli(f"fit --resume {run} --test_after_fit true").status == 0
     assert (run.status, run.test_openings) == ("finished", 2)

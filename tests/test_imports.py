@@ -24,7 +24,7 @@ ORDER = (
         "decoding",
         "file_kinds",
     ),
-    *("pixel_data", "text", "classes", "errors"),
+    *("pixel_data", "own_model", "text", "classes", "errors"),
 )
 # A study worker, a notebook and the command line call the same session.
 UNKNOWN_TO_TRAINING = {

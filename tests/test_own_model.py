@@ -57,5 +57,66 @@ def test_a_misspelt_option_of_the_model_of_your_own_is_a_sentence(cli):
     assert "did you mean --model.width?" in cli(FIT.replace("--model.width", "--model.widht")).refusal()
 
 
+BLOCK = """
+import torch
+from torch import nn
+from visionbench.models import Classifier
+
+class Net(Classifier):
+    def __init__(self, num_classes, input_shape, **kwargs):
+        super().__init__(num_classes, input_shape, **kwargs)
+        self.network = nn.Sequential(nn.Flatten(), nn.Linear(784, 16), nn.Linear(32, self.num_outputs))
+"""
+MISTAKES = {
+    "another size": (
+        "",
+        "",
+        "The layer network.2, Linear(in_features=32, out_features=10, bias=True), given a tensor of shape (N, 16), of "
+        "N samples, fails: ",
+    ),
+    "a module of one's own": (
+        "16), nn.Linear(32, self.num_outputs))",
+        "10), Block())\n\nclass Block(nn.Module):\n    def forward(self, x):\n        return x + torch.zeros(3, 3)",
+        "The layer network.2, Block(), given a tensor of shape (N, 10), of N samples, fails (nets.py, line 13): The",
+    ),
+    "no arguments for the base": (
+        "super().__init__(num_classes, input_shape, **kwargs)",
+        "super().__init__()",
+        "Net cannot be made (nets.py, line 8): Classifier.__init__() missing 2 required positional arguments: "
+        "'num_classes' and 'input_shape'; call super().__init__(num_classes, input_shape, **kwargs) first",
+    ),
+    "no call of the base": (
+        "super().__init__(num_classes, input_shape, **kwargs)",
+        "pass",
+        "call super().__init__(num_classes, input_shape, **kwargs) first in its __init__.",
+    ),
+    "layers outside of network": (
+        "self.network =",
+        "self.layers =",
+        "Net has no self.network; put the whole network there, from images to logits.",
+    ),
+}
+
+
+@pytest.mark.parametrize("command", ["fit --run_dir run --trainer.max_epochs 1", "check"])
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_each_mistake_in_a_model_of_your_own_is_one_sentence(cli, tmp_path, command, mistake):
+    old, new, sentence = MISTAKES[mistake]
+    (tmp_path / "nets.py").write_text(BLOCK.replace(old, new) if old else BLOCK)
+    try:
+        assert sentence in cli(f"{command} --model nets.Net --data Digits").refusal()
+    finally:
+        sys.modules.pop("nets", None)
+
+
+def test_any_other_error_of_a_model_of_your_own_keeps_its_traceback(cli, tmp_path):
+    (tmp_path / "nets.py").write_text(BLOCK.replace("super()", "raise RuntimeError('mine')\n        super()"))
+    try:
+        with pytest.raises(RuntimeError, match="mine"):
+            cli("check --model nets.Net --data Digits")
+    finally:
+        sys.modules.pop("nets", None)
+
+
 def test_the_model_of_your_own_is_short():
     assert len([line for line in NETS.splitlines() if line]) <= 20

@@ -1,6 +1,7 @@
 """Training and opening runs from Python: called by the commands, by notebooks and by programs of users."""
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from visionbench.guards import Finding
 from visionbench.inference.trained import TrainedRun
 from visionbench.inference.trained import open_run as _open_run
 from visionbench.models.base import Classifier
+from visionbench.own_model import mistake_in_forward
 from visionbench.processes import run_cleanly
 from visionbench.runs.folder import RunFolder
 from visionbench.training.result import RunResult
@@ -105,7 +107,8 @@ def train(settings: Settings, say: Say | None = None, callbacks: Sequence[Callba
     if say is not None:
         for note in settings.notes:
             say(note)
-    return Session(settings, say, callbacks, RunFigures()).fit()
+    with _named_layers(settings.model):
+        return Session(settings, say, callbacks, RunFigures()).fit()
 
 
 def check(settings: Settings) -> list[Finding]:
@@ -120,7 +123,19 @@ def check(settings: Settings) -> list[Finding]:
     Raises:
         UserError: A setting or the data are refused by something else than a guard.
     """
-    return Session(settings, figures=RunFigures()).check()
+    with _named_layers(settings.model):
+        return Session(settings, figures=RunFigures()).check()
+
+
+@contextlib.contextmanager
+def _named_layers(model: Classifier) -> Iterator[None]:
+    """Names the layer that was given a tensor of another shape than it takes."""
+    try:
+        yield
+    except RuntimeError as error:
+        if (mistake := mistake_in_forward(error, model)) is None:
+            raise
+        raise UserError(mistake) from error
 
 
 def open_run(folder: str | Path) -> TrainedRun:

@@ -9,6 +9,7 @@ import pytest
 from visionbench.data import Arrays
 from visionbench.evaluation.ledger import LEDGER_FILE, Ledger, Opening
 from visionbench.runs.folder import RunFolder
+from visionbench.text import counted
 
 LINE = "fit --model MLP --model.widths [4] --data Digits --trainer.max_epochs 1 --figures none"
 
@@ -54,11 +55,11 @@ def test_processes_that_write_at_once_lose_no_opening(tmp_path):
 def test_every_run_of_a_log_folder_counts_on(cli, tmp_path):
     outputs = [cli(f"{LINE} --name {name} --seed_everything {seed}").out for seed, name in enumerate("xyx")]
     for number, output in enumerate(outputs, 1):
-        assert f"opening {number} of these test images in this folder, 1 by this run" in output
+        assert f"the test images were opened {counted(number, 'time')} in this log folder, 1 time by this run" in output
     logs = tmp_path / "lightning_logs"
     cli("report lightning_logs/x/version_1")
     page = (logs / "x/version_1/report.html").read_text(encoding="utf-8")
-    assert "Opening 3 of these test images in this folder, 1 by this run." in page
+    assert "The test images were opened 3 times in this log folder, 1 time by this run." in page
     assert "Chosen on val/loss, epoch 1 of 1." in page
     found = [(entry["run"], entry["purpose"], entry["checkpoint"], entry["samples"]) for entry in entries(logs)]
     assert found == [(run, "fit", "best.ckpt", 360) for run in ("x/version_0", "y/version_0", "x/version_1")]
@@ -67,17 +68,17 @@ def test_every_run_of_a_log_folder_counts_on(cli, tmp_path):
 def test_a_test_by_any_command_is_an_opening(cli, tmp_path):
     assert cli(f"{LINE} --name x").status == 0
     run = "lightning_logs/x/version_0"
-    assert "opening 2 of these test images in this folder, 2 by this run" in cli(f"test {run}").out
-    assert "opening 3 of these test images" in cli(f"predict {run} test --output p.csv").err
-    assert "opening" not in cli(f"predict {run} val --output p.csv").err
-    assert "opening" not in cli(f"validate {run}").out
+    assert "the test images were opened 2 times in this log folder, 2 times by this run" in cli(f"test {run}").out
+    assert "the test images were opened 3 times" in cli(f"predict {run} test --output p.csv").err
+    assert "opened" not in cli(f"predict {run} val --output p.csv").err
+    assert "opened" not in cli(f"validate {run}").out
     assert cli(f"export {run} --format torch_export --samples 5").status == 0
     assert cli(f"export {run} --format torch_export --samples 5 --check val").status == 0
     assert cli(f"fit --resume {run} --resume_changed true --trainer.max_epochs 2").status == 0
     purposes = [entry["purpose"] for entry in entries(tmp_path / "lightning_logs")]
     assert purposes == ["fit", "test", "predict", "export", "resume"]
     assert RunFolder(tmp_path / run).opening_in_words("image") == (
-        "opening 5 of these test images in this folder, 5 by this run"
+        "the test images were opened 5 times in this log folder, 5 times by this run"
     )
 
 

@@ -17,7 +17,7 @@ from visionbench.console import plain_console
 from visionbench.data import DATA_SETS
 from visionbench.data.store import SPLITS, Store, default_root, read_meta
 from visionbench.errors import UserError, first_user_error
-from visionbench.text import counted
+from visionbench.text import counted, shown
 
 if TYPE_CHECKING:
     from visionbench.data.base import VisionDataModule
@@ -274,7 +274,8 @@ def _duplicate_lines(kind: str, groups: list[list[tuple[str, int, int]]], module
     first = across + [group for group in groups if group not in across]
     for group in first[:MAX_LISTED]:
         yield "             " + " = ".join(
-            f"{stage} {n} ({module.class_names[label]})" for stage, n, label in group[:4]
+            f"{shown(module.sample_name(module.splits[stage].part, n))} ({stage}, {module.class_names[label]})"
+            for stage, n, label in group[:4]
         )
     if len(groups) > MAX_LISTED:
         yield f"             and {counted(len(groups) - MAX_LISTED, 'more group')}"

@@ -28,6 +28,7 @@ from visionbench.guards.base import check_names
 from visionbench.guards.config import LINKED
 from visionbench.models.base import Classifier, Objective, check_input_shape
 from visionbench.models.optimization import Mode
+from visionbench.own_model import mistake_in_making, mistake_in_parts
 from visionbench.runs.folder import CONFIG_FILE, today_config
 from visionbench.runs.identity import remember_source
 from visionbench.text import one_line
@@ -405,15 +406,19 @@ class _SettingsCLI(LightningCLI):
         """Makes data and model; what one of them refuses is said without the parser's words around it."""
         try:
             self.config_init = self.parser.instantiate_classes(self.config)
-        except ValueError as error:
+        except (ValueError, TypeError, AttributeError) as error:
             if (refusal := first_user_error(error)) is not None:
                 raise refusal from None
             cause = root_cause(error)
+            if (mistake := mistake_in_making(cause, self.kinds[0])) is not None:
+                raise UserError(mistake) from error
             if isinstance(cause, ValueError | ImportError):  # of a logger or a callback whose package is not installed
                 raise UserError(f"Data and model cannot be made from these settings: {one_line(cause)}") from error
-            raise
+            raise cause from None  # the parser's own chain, of all types that it tried, tells nothing
         self.datamodule = self.made_data if self.made_data is not None else self.config_init.data
         self.model = self.config_init.model
+        if (mistake := mistake_in_parts(self.model)) is not None:
+            raise UserError(mistake)
 
     def settings(self) -> Settings:
         """The settings that the command line gives."""

@@ -103,8 +103,10 @@ def opening_in_words(in_folder: int | None, by_run: int, item: str) -> str:
         by_run: Number of openings by this run.
         item: Word for one sample.
     """
-    own = f"{by_run:,} by this run" if in_folder is not None else f"opened {counted(by_run, 'time')} by this run"
-    return own if in_folder is None else f"opening {in_folder:,} of these test {item}s in this folder, {own}"
+    own = f"{counted(by_run, 'time')} by this run"
+    if in_folder is None:
+        return f"opened {own}"
+    return f"the test {item}s were opened {counted(in_folder, 'time')} in this log folder, {own}"
 
 
 def _entries(content: bytes) -> list[dict[str, Any]]:

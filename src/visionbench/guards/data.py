@@ -82,8 +82,8 @@ class CopiesOfTraining(Guard):
                     "warning",
                     f"{count:,} of {counted(size, f'{words} {data.item}')} ({count / size:.2%}) "
                     f"{'has' if count == 1 else 'have'} the same {'bytes' if data.item == 'image' else 'values'} as a "
-                    f"training {data.item}, so that the {words} accuracy is a little too high for new {data.item}s; "
-                    "visionbench data verify lists them.",
+                    f"training {data.item}, so that the {words} accuracy is too high for new {data.item}s; visionbench "
+                    f"data verify {type(data).__name__}, with the options --data... of this run, lists them.",
                 )
 
 
@@ -110,10 +110,12 @@ class DuplicateFiles(Guard):
         copies = context.data.kept_copies()
         if copies:
             have = "has" if len(copies) == 1 else "have"
+            they = "it" if len(copies) == 1 else "them"
+            unused = len(copies) + (len(context.data.store.meta.get("skipped", [])) if context.data.store else 0)
             yield Finding(
                 "warning",
                 f"{counted(len(copies), context.data.item)} {have} the same bytes as another, such as {copies[0]}; "
-                "--data.duplicates skip removes duplicates.",
+                f"--data.duplicates skip --data.max_skipped {unused} leaves {they} out.",
             )
 
 
