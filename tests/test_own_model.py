@@ -109,6 +109,29 @@ def test_each_mistake_in_a_model_of_your_own_is_one_sentence(cli, tmp_path, comm
         sys.modules.pop("nets", None)
 
 
+def test_a_model_that_hands_nothing_on_says_so_when_an_option_is_given(cli, tmp_path):
+    (tmp_path / "nets.py").write_text(BLOCK.replace(", **kwargs", "").replace("nn.Linear(32", "nn.Linear(16"))
+    try:
+        refusal = cli("check --model nets.Net --model.optimizer.lr 0.01 --data Digits").refusal()
+        assert (
+            "has no option --model.optimizer.lr, which its base Classifier has; let its __init__ take **kwargs"
+            in refusal
+        )
+    finally:
+        sys.modules.pop("nets", None)
+
+
+def test_a_class_in_a_module_of_a_package_is_found(cli, tmp_path):
+    (tmp_path / "nets").mkdir()
+    (tmp_path / "nets/__init__.py").write_text("")
+    (tmp_path / "nets/models.py").write_text(BLOCK)
+    try:
+        refusal = cli("check --model nets.Net --data Digits").refusal()
+        assert "there is no class Net in nets; did you mean nets.models.Net?" in refusal
+    finally:
+        sys.modules.pop("nets", None)
+
+
 def test_any_other_error_of_a_model_of_your_own_keeps_its_traceback(cli, tmp_path):
     (tmp_path / "nets.py").write_text(BLOCK.replace("super()", "raise RuntimeError('mine')\n        super()"))
     try:

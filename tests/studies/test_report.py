@@ -518,13 +518,19 @@ def test_validation_on_the_test_samples_is_compared_with_the_test(tmp_path):
 
     def measured(run, row):
         is_watched = run.first.protocol == "reported"
-        return replace(row, metrics={"val/acc": 0.9} if is_watched else {"val/acc": 0.95, "test/acc": 0.88})
+        counts = {"val": 360 if is_watched else 144, "test": 360}
+        metrics = {"val/acc": 0.9} if is_watched else {"val/acc": 0.95, "test/acc": 0.88}
+        return replace(row, metrics=metrics, counts=counts)
 
     study = study_of(tmp_path, WATCHED)
     page = page_of(tmp_path, study, rows_of(study, measured))
     row = page.row("widths: validation accuracy of the test samples; test accuracy")
     assert row[1:4] == ["90.00", "88.00", "+2.00"]
     assert "95.00" not in page.by_section["defects"]
+    assert (
+        "360 validation samples, which are the test samples (test_as_validation) in reported and 144 validation samples "
+        "in corrected"
+    ) in page.text
     study = study_of(tmp_path, WATCHED.replace(", test: true", ""))
     untested = page_of(tmp_path, study, rows_of(study, lambda run, row: replace(row, metrics={"val/acc": 0.9})))
     assert "so that only a test of corrected can be compared with it" in untested.by_section["defects"]

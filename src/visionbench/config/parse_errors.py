@@ -5,6 +5,7 @@ import inspect
 import re
 import sys
 from collections.abc import Iterable, Iterator, Set
+from pathlib import Path
 
 import jsonargparse._typehints as typehints
 from torch.optim import SGD, Adam, Optimizer
@@ -73,6 +74,14 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
             return f"{owner.__name__} has no option --{key}.{match[1]}, which {few} {have}; remove it."
         known = {f"--{key}.{name}" for name in _arguments(owner)}
         return unknown_option(f"--{key}.{match[1]}", known, _elsewhere(options))
+    if keys and (match := re.match(r"unrecognized arguments: --([\w.]+)", reason)):
+        option, base = f"--{key}.{match[1]}", BASES.get(keys[-1], object)
+        if match[1].partition(".")[0] in _arguments(base):  # of a class that does not hand on what its base takes
+            return (
+                f"The class of {key} has no option {option}, which its base {base.__name__} has; let its __init__ take "
+                "**kwargs, and pass them on to super().__init__."
+            )
+        return unknown_option(option, {f"--{key}.{name}" for name in _arguments(base)}, _elsewhere(options))
     if match := re.search(r"File does not exist: '?([^']+?)'?$", reason):
         return missing_file(key or "config", match[1])
     if keys and (text := _unknown_class(keys, reason)) is not None:
@@ -102,6 +111,8 @@ def _unknown_class(keys: list[str], reason: str) -> str | None:
         looked = f"there is no module {match[1]}, neither in the folder you are in nor among the installed ones"
         return f"{place}: {looked}{_known(keys[-1], match[1])}"
     if match := re.match(r"module '(.+)' has no attribute '(.+)'", reason):
+        if (path := _in_submodule(match[1], match[2])) is not None:
+            return f"{place}: there is no class {match[2]} in {match[1]}; did you mean {path}?"
         return f"{place}: there is no class {match[2]} in {match[1]}{_known(keys[-1], match[2])}"
     if match := re.match(r"Import path '?(\S+?)'? does not correspond to a subclass of (\w+)", reason):
         return f"{place}: {match[1]} is not a subclass of {_public(match[2])}{_known(keys[-1], '')}"
@@ -109,6 +120,18 @@ def _unknown_class(keys: list[str], reason: str) -> str | None:
         return f"{place}: {match[1]} is not a subclass of {_public(match[2])}{_known(keys[-1], '')}"
     if "is abstract" in reason and keys[-1] in BASES:
         return f"{place}: {BASES[keys[-1]].__name__} is only the base of the classes{_known(keys[-1], '')}"
+    return None
+
+
+def _in_submodule(package: str, name: str) -> str | None:
+    """Import path of a class that a module of a package defines, without importing that module; `None` without one."""
+    for folder in map(Path, getattr(sys.modules.get(package), "__path__", ())):
+        for file in sorted(folder.rglob("*.py")):
+            if re.search(
+                rf"^class {re.escape(name)}\b", file.read_text(encoding="utf-8", errors="replace"), re.MULTILINE
+            ):
+                parts = file.relative_to(folder).with_suffix("").parts
+                return ".".join([package, *(part for part in parts if part != "__init__"), name])
     return None
 
 

@@ -22,6 +22,7 @@ from visionbench.studies.report_contents import (
     number,
     seeds_text,
     signed,
+    validated_instead,
 )
 from visionbench.studies.spec import Stage, is_share
 from visionbench.studies.tables import Measured
@@ -327,9 +328,8 @@ def _caption(contents: Contents, stage: Stage, entries: Sequence[Measured]) -> s
     words.append("accuracies in percent")
     if any(entry.epoch is None for entry in entries):
         words.append("the result is the last epoch" if stage.last_epoch else "the result is the best epoch")
-    items = {entry.measure.rpartition(" ")[2].partition("/")[0]: entry.items for entry in entries if entry.items}
-    if items:
-        words.append(listed([f"{count:,} {SPLIT_ITEMS.get(split, split)}" for split, count in items.items()]))
+    if items := _items(contents, entries):
+        words.append(listed(items))
     text = "; ".join(words) + "."
     if len({tuple(entry.cell.items()) for entry in entries if interval_of(entry)}) > 1:
         text += " Intervals have the spread of all cells together, unless that of a cell clearly differs."
@@ -346,6 +346,24 @@ def _caption(contents: Contents, stage: Stage, entries: Sequence[Measured]) -> s
 
 Place = tuple[tuple[tuple[str, str], ...], int | None]
 """Labels of a cell, and the epoch of its value."""
+
+
+def _items(contents: Contents, entries: Sequence[Measured]) -> list[str]:
+    """Numbers of samples that the values are of, by protocol where the protocols measure different ones."""
+    by_split: dict[str, dict[str, list[str]]] = {}
+    for entry in entries:
+        split = entry.measure.rpartition(" ")[2].partition("/")[0]
+        if entry.items:
+            defects = contents.study.protocols[entry.protocol].defects
+            instead = validated_instead(defects) if split == "val" else ""
+            text = f"{entry.items:,} {SPLIT_ITEMS.get(split, split)}{f', which are {instead}' if instead else ''}"
+            protocols = by_split.setdefault(split, {}).setdefault(text, [])
+            protocols += [entry.protocol] if entry.protocol not in protocols else []
+    return [
+        text if len(texts) == 1 else f"{text} in {listed(protocols)}"
+        for texts in by_split.values()
+        for text, protocols in texts.items()
+    ]
 
 
 class _StageTable:
