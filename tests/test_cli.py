@@ -93,6 +93,10 @@ MISTAKES = {
         f"{DIGITS} --model.optimizer.momentum 1",
         "Adam has no option --model.optimizer.momentum, which ConvMuon, Muon, RMSprop and others have; remove it.",
     ),
+    "slip that another class would take": (
+        "fit --model MLP --data Digits --model.width [8]",
+        "There is no option --model.width; did you mean --model.widths?",
+    ),
     "no data": ("fit --model MLP", "No data is given", "--data NAME"),
     "no model": ("fit --data Digits", "No model is given", "--model NAME"),
     "no source": ("fit --model MLP --data ImageFolder", "--data.source and --data.size must be given", "--data.help"),

@@ -528,8 +528,8 @@ def test_validation_on_the_test_samples_is_compared_with_the_test(tmp_path):
     assert row[1:4] == ["90.00", "88.00", "+2.00"]
     assert "95.00" not in page.by_section["defects"]
     assert (
-        "360 validation samples, which are the test samples (test_as_validation) in reported and 144 validation "
-        "samples in corrected"
+        "reported: 360 validation samples, which are the test samples (test_as_validation); corrected: 144 validation "
+        "samples; corrected: 360 test samples."
     ) in page.text
     study = study_of(tmp_path, WATCHED.replace(", test: true", ""))
     untested = page_of(tmp_path, study, rows_of(study, lambda run, row: replace(row, metrics={"val/acc": 0.9})))

@@ -509,6 +509,23 @@ def test_options_that_change_numbers_are_refused(tmp_path):
     assert "--model.dropout cannot be given to a study, whose file says all that changes numbers" in done.stderr
 
 
+def test_a_dry_run_ends_with_what_would_be_refused(tmp_path):
+    write_study(tmp_path, TEXT.replace("max_epochs", "max_epoch"))
+    done = study(tmp_path, "run", "two-widths", "--dry_run", check=False)
+    assert done.returncode == 2
+    assert "These runs would be refused: " in done.stderr
+    assert "did you mean --trainer.max_epochs?" in done.stderr
+
+
+def test_the_example_of_a_comparison_runs_as_it_is(tmp_path):
+    study(tmp_path, "new", "mine", "--compare")
+    printed = " ".join(study(tmp_path, "run", "mine").stdout.split())
+    assert re.search(r"Best: cnn \([\d.]+ ± [\d.]+ over 5 seeds\); better on these samples than mlp", printed)
+    assert re.search(
+        r"by [\d.]+ points \(95 % interval [\d.]+ to [\d.]+; p = [\d.e-]+\)\. For other samples, by", printed
+    )
+
+
 def test_the_example_runs_as_it_is(tmp_path):
     assert "wrote configs/studies/my-study.yaml" in study(tmp_path, "new", "my-study").stdout
     assert load_study(tmp_path / "configs/studies/my-study.yaml").title

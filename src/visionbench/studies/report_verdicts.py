@@ -328,8 +328,7 @@ def _caption(contents: Contents, stage: Stage, entries: Sequence[Measured]) -> s
     words.append("accuracies in percent")
     if any(entry.epoch is None for entry in entries):
         words.append("the result is the last epoch" if stage.last_epoch else "the result is the best epoch")
-    if items := _items(contents, entries):
-        words.append(listed(items))
+    words += _items(contents, entries)
     text = "; ".join(words) + "."
     if len({tuple(entry.cell.items()) for entry in entries if interval_of(entry)}) > 1:
         text += " Intervals have the spread of all cells together, unless that of a cell clearly differs."
@@ -359,11 +358,9 @@ def _items(contents: Contents, entries: Sequence[Measured]) -> list[str]:
             text = f"{entry.items:,} {SPLIT_ITEMS.get(split, split)}{f', which are {instead}' if instead else ''}"
             protocols = by_split.setdefault(split, {}).setdefault(text, [])
             protocols += [entry.protocol] if entry.protocol not in protocols else []
-    return [
-        text if len(texts) == 1 else f"{text} in {listed(protocols)}"
-        for texts in by_split.values()
-        for text, protocols in texts.items()
-    ]
+    if all(len(texts) == 1 for texts in by_split.values()):
+        return [listed([text for texts in by_split.values() for text in texts])] if by_split else []
+    return [f"{listed(names)}: {text}" for texts in by_split.values() for text, names in texts.items()]
 
 
 class _StageTable:
