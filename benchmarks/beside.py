@@ -1,6 +1,7 @@
 """What two trainings on the same cores cost each other, by how their threads wait.
 
     python benchmarks/beside.py
+    python benchmarks/beside.py --spins 30000 100000   # other numbers of looks before a thread sleeps
 
 A thread that waits for the others of its process spins for milliseconds by default, and holds a core that the other
 training could use. With OMP_WAIT_POLICY=PASSIVE it sleeps at once; with GOMP_SPINCOUNT=10000, which `visionbench` sets
@@ -27,18 +28,20 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--spins", type=int, nargs="*", default=[], help="further numbers of looks to try")
     parser.add_argument("--train", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.train:
         print(train(arguments.seconds))
         return
-    print(f"{'':<12} {'alone':>8} {'beside another':>15}   ms a step, {os.cpu_count()} cores")
+    ways = {**WAYS, **{f"{spins:,} looks": {SPINS_VARIABLE: str(spins)} for spins in arguments.spins}}
+    print(f"{'':<15} {'alone':>8} {'beside another':>15}   ms a step, {os.cpu_count()} cores")
     for _ in range(arguments.repeats):
-        for name, variables in WAYS.items():
+        for name, variables in ways.items():
             others = {key: value for key, value in os.environ.items() if key not in ("OMP_WAIT_POLICY", SPINS_VARIABLE)}
             environment = {**others, **variables}
             alone, pair = (measure(count, arguments.seconds, environment) for count in (1, 2))
-            print(f"{name:<12} {alone[0]:8.1f} {statistics.mean(pair):15.1f}", flush=True)
+            print(f"{name:<15} {alone[0]:8.1f} {statistics.mean(pair):15.1f}", flush=True)
 
 
 def measure(count: int, seconds: float, environment: dict[str, str]) -> list[float]:
