@@ -231,6 +231,13 @@ def test_a_study_without_published_values_is_shown_without_verdicts(tmp_path):
     assert page.row("width 8", "80.40 ± 0.32Wilson:\N{NO-BREAK SPACE}74.5\N{NO-BREAK SPACE}to\N{NO-BREAK SPACE}85.4")
 
 
+def test_a_comparison_names_no_protocol(tmp_path):
+    text = re.sub(r"protocols:.*?stages:", "stages:", TEXT.partition("published:")[0], flags=re.DOTALL)
+    page = page_of(tmp_path, study_of(tmp_path, text))
+    assert page.row("cell", "measured") == ["cell", "measured", "95 % interval for one more run"]
+    assert "no defect" not in page.text
+
+
 def test_a_study_without_runs_has_a_page(tmp_path):
     page = page_of(tmp_path, rows={})
     assert "This study is not complete: 0 of 30 runs are finished." in page.text
