@@ -664,4 +664,4 @@ def test_the_accuracy_says_what_it_is_worth(digits):
     _, cli = digits
     assert "this accuracy (train_eval/acc) is no estimate for other images" in cli(f"predict {RUN} train").err
     assert "the epoch was chosen on the images of val" in cli(f"predict {RUN} val").err
-    assert "openings   opening " in cli(f"predict {RUN} test").err
+    assert "openings   the test images were opened " in cli(f"predict {RUN} test").err

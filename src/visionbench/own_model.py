@@ -8,6 +8,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
+from visionbench.errors import causes
 from visionbench.text import one_line
 
 if TYPE_CHECKING:
@@ -35,6 +36,19 @@ def mistake_in_making(error: BaseException, kind: type) -> str | None:
     if is_missing or (isinstance(error, AttributeError) and NOT_STARTED.search(text)):
         return f"{kind.__name__} cannot be made{_place(error)}: {text}; {PASSED_ON}."
     return None
+
+
+def raised_by_class(error: BaseException) -> BaseException:
+    """The exception that a class raised, without those of jsonargparse around it, which list all types that it tried.
+
+    Args:
+        error: Exception of jsonargparse, or one that it let through.
+    """
+    for cause in causes(error):
+        frames = [frame for frame, _ in traceback.walk_tb(cause.__traceback__)]
+        if frames and not str(frames[-1].f_globals.get("__name__")).startswith("jsonargparse"):
+            return cause
+    return error
 
 
 def mistake_in_parts(model: Any) -> str | None:

@@ -201,9 +201,11 @@ def test_mixed_images_need_a_loss_of_shares(loss, refused):
 
 
 def test_duplicate_files_that_were_kept_are_reported():
-    data = SimpleNamespace(item="image", kept_copies=lambda: ["b.png"])
+    store = SimpleNamespace(meta={"skipped": [{"file": "c.png", "reason": "empty"}]})
+    data = SimpleNamespace(item="image", kept_copies=lambda: ["b.png"], store=store)
     (finding,) = inspect([DuplicateFiles()], "data", DataContext(data))
     assert finding.sentence.startswith("1 image has the same bytes as another, such as b.png;")
+    assert finding.sentence.endswith("--data.duplicates skip --data.max_skipped 2 leaves it out.")
     assert finding.severity == "warning"
 
 

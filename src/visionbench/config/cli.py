@@ -28,7 +28,7 @@ from visionbench.guards.base import check_names
 from visionbench.guards.config import LINKED
 from visionbench.models.base import Classifier, Objective, check_input_shape
 from visionbench.models.optimization import Mode
-from visionbench.own_model import mistake_in_making, mistake_in_parts
+from visionbench.own_model import mistake_in_making, mistake_in_parts, raised_by_class
 from visionbench.runs.folder import CONFIG_FILE, today_config
 from visionbench.runs.identity import remember_source
 from visionbench.text import one_line
@@ -412,9 +412,11 @@ class _SettingsCLI(LightningCLI):
             cause = root_cause(error)
             if (mistake := mistake_in_making(cause, self.kinds[0])) is not None:
                 raise UserError(mistake) from error
-            if isinstance(cause, ValueError | ImportError):  # of a logger or a callback whose package is not installed
+            # Of a logger or a callback whose package is not installed, for instance.
+            if isinstance(error, ValueError) and isinstance(cause, ValueError | ImportError):
                 raise UserError(f"Data and model cannot be made from these settings: {one_line(cause)}") from error
-            raise cause from None  # the parser's own chain, of all types that it tried, tells nothing
+            raised = raised_by_class(error)
+            raise raised from raised.__cause__
         self.datamodule = self.made_data if self.made_data is not None else self.config_init.data
         self.model = self.config_init.model
         if (mistake := mistake_in_parts(self.model)) is not None:
