@@ -538,9 +538,24 @@ def test_validation_on_the_test_samples_is_compared_with_the_test(tmp_path):
         "reported: 360 validation samples, which are the test samples (test_as_validation); corrected: 144 validation "
         "samples; corrected: 360 test samples."
     ) in page.text
+    by_epoch = study_of(
+        tmp_path,
+        WATCHED.replace("[width, val/acc, minimized]", "[width, epoch, val/acc]")
+        .replace('"80.0", "0.51"', '3, "80.0"')
+        .replace('"70.0", "-"', '2, "70.0"')
+        .replace('"90.0", "0.3"', '3, "90.0"')
+        .replace("test: true", "test: true, result: last epoch"),
+    )
+    curves = {"val/acc": [0.5, 0.7, 0.9]}
+    page = page_of(tmp_path, by_epoch, rows_of(by_epoch, lambda run, row: replace(measured(run, row), curves=curves)))
+    assert page.row("widths: validation accuracy of the test samples; test accuracy")[1:4] == [
+        "90.00",
+        "88.00",
+        "+2.00",
+    ]
     study = study_of(tmp_path, WATCHED.replace(", test: true", ""))
     untested = page_of(tmp_path, study, rows_of(study, lambda run, row: replace(row, metrics={"val/acc": 0.9})))
-    assert "so that only a test of corrected can be compared with it" in untested.by_section["defects"]
+    assert "only a test of corrected can be compared with it; no cell has both" in untested.by_section["defects"]
 
 
 def test_defects_that_change_no_number_are_said_to(tmp_path):

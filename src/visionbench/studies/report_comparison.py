@@ -88,9 +88,9 @@ def _effect_of_defects(contents: Contents, with_defects: str, without: str) -> I
     if not pairs:
         reason = f"{with_defects} and {without} have no finished cell in common."
         if _validates_on_test(contents, with_defects):
-            reason += (
-                f" What {with_defects} calls validation is of the test samples, so that only a test of {without} can "
-                "be compared with it."
+            reason = (
+                f"What {with_defects} calls validation is of the test samples, so that only a test of {without} can be "
+                "compared with it; no cell has both."
             )
         yield tag("p", reason)
         yield from _single_cells(contents, with_defects, without)
@@ -136,11 +136,15 @@ def _pairs(contents: Contents, stage: Stage, with_defects: str, without: str) ->
 
     swapped = _validates_on_test(contents, with_defects) and not _validates_on_test(contents, without)
 
+    cells = [cell for group in contents.groups[stage.name] for cell in group.cells]
+    last = max((row.epochs or 0 for cell in cells for row in cell.rows), default=0) if stage.last_epoch else None
+
     def place(entry: Measured) -> tuple[Any, ...]:
-        measure = entry.measure
+        measure, epoch = entry.measure, entry.epoch
         if swapped and entry.protocol == with_defects:  # the same images are the test images of the other protocol
             measure = measure.replace("test/", "/").replace("val/", "test/")
-        return (() if chosen else tuple(entry.cell.items()), entry.epoch, measure)
+            epoch = None if epoch == last else epoch  # a test is of the result
+        return (() if chosen else tuple(entry.cell.items()), epoch, measure)
 
     others = {place(entry): entry for entry in entries if entry.protocol == without}
     return [(e, others[place(e)]) for e in entries if e.protocol == with_defects and place(e) in others]
