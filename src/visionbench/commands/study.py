@@ -18,7 +18,7 @@ USAGE = """\
 usage: visionbench study COMMAND
 
   list                           list the studies in configs/studies, and how far they are
-  new NAME                       write configs/studies/NAME.yaml, an example that runs on Digits, to be changed
+  new NAME [--compare]           write configs/studies/NAME.yaml, an example that runs on Digits, to be changed
   run STUDY [options]            train all runs that are missing; the same command resumes an interrupted study
   report STUDY [options]         write the page with verdicts, tables and figures
   verify STUDY                   compare the verdicts with those that were saved; trains nothing

@@ -316,7 +316,7 @@ def _rankings(contents: Contents) -> Iterator[tuple[str, _Ranking]]:
         for group in contents.groups[stage.name] if measure is not None else []:
             ranking = _ranking(group, stage, measure or "")
             if ranking is not None:
-                protocol = f", {group.name}" if len(contents.study.protocols) > 1 else ""
+                protocol = "" if contents.is_plain else f", {group.name}"
                 yield f"{stage.name}{protocol}: by {measure_words(ranking.measure)}", ranking
 
 

@@ -102,6 +102,11 @@ class Contents:
         return [(entry, entry.verdict) for entry in self.measured if entry.verdict is not None]
 
     @property
+    def is_plain(self) -> bool:
+        """Whether the study compares models in one protocol, which nobody named, instead of repeating a table."""
+        return not self.study.published and len(self.study.protocols) == 1
+
+    @property
     def present(self) -> list[Row]:
         """The rows of the plan's runs, in their order."""
         return [self.rows[run] for run in self.plan.runs if run in self.rows]

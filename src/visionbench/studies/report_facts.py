@@ -26,9 +26,7 @@ def about(contents: Contents) -> Iterator[Html]:
     seeds = listed([str(seed) for seed in study.seeds])
     facts = [("Source", study.source)] if study.source else []
     facts += [("Study file", tag("code", str(study.path))), ("Seeds", seeds)]
-    # A comparison of models has one protocol, which nobody named.
-    is_plain = not study.published and len(study.protocols) == 1
-    for protocol in study.protocols.values() if not is_plain else ():
+    for protocol in study.protocols.values() if not contents.is_plain else ():
         words = [*protocol.defects] or ["no defect"]
         is_published = study.published and protocol.name == study.published_protocol
         published = "; the published values are of this protocol" if is_published else ""

@@ -384,9 +384,8 @@ class _StageTable:
         if not any(interval_of(entry) for entry in self.entries if entry.protocol == self.with_interval):
             self.with_interval = None
         self.head = ["cell", *(["printed"] if self.has_printed else [])]
-        is_plain = not contents.study.published and len(contents.study.protocols) == 1  # nobody named its protocol
         for protocol, heading in zip(self.protocols, headings, strict=True):
-            self.head.append("measured" if is_plain else heading)
+            self.head.append("measured" if contents.is_plain else heading)
             self.head += ["95 % interval for one more run"] if protocol == self.with_interval else []
         self.head += ["verdict"] if self.has_verdicts else []
 
