@@ -73,7 +73,7 @@ def main() -> None:
     if arguments.way is not None:
         print(json.dumps({"floor": floor, "lightning": lightning_way, "notebook": notebook}[arguments.way](arguments)))
         return
-    from benchmarks.usual_way import write_raw
+    from usual_way import write_raw
 
     arguments.root = str(Path(arguments.root).resolve())
     with tempfile.TemporaryDirectory() as folder:

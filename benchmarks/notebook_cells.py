@@ -69,8 +69,8 @@ def main() -> None:
 def measure(name: str, source: str, root: Path, folder: Path) -> dict[str, str]:
     """Trains one cell of a study both ways."""
     import yaml
+    from studies import processor
 
-    from benchmarks.studies import processor
     from visionbench.studies.runner import Options, Runner
     from visionbench.studies.spec import load_study
 

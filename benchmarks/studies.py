@@ -86,8 +86,7 @@ def many(runs: int) -> None:
 def notebook(arguments: argparse.Namespace) -> None:
     """Measures the eight networks as a study and in the usual way."""
     import yaml
-
-    from benchmarks.usual_way import write_raw
+    from usual_way import write_raw
 
     with tempfile.TemporaryDirectory() as folder:
         raw = Path(folder, "raw")
