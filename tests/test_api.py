@@ -12,11 +12,16 @@ import yaml
 
 import visionbench
 from visionbench.data import Digits
+from visionbench.data.augment import HorizontalFlip, RandomCrop, RandomRotation
 from visionbench.errors import UserError
 from visionbench.models import MLP
 from visionbench.runs.folder import RunFolder
 
 OPTIONS = {"model.widths": [8], "model.dropout": 0.3, "trainer.precision": "32-true"}
+AUGMENT = [
+    {"class_path": "RandomRotation", "init_args": {"degrees": 10}},
+    {"class_path": "HorizontalFlip", "init_args": {"p": 0.3}},
+]
 
 
 @pytest.fixture
@@ -58,6 +63,30 @@ def test_a_data_module_that_is_made_already_gives_the_same_run(place):
     assert made.weights_digest == named.weights_digest
     config = yaml.safe_load((made.folder / "config.yaml").read_text())
     assert config["data"]["class_path"].endswith("Digits")
+
+
+def test_each_run_on_one_data_module_has_its_own_seed(place):
+    data = Digits(augment=[RandomCrop()])
+    runs = [visionbench.fit("MLP", data, seed=seed, max_epochs=1, **OPTIONS) for seed in (0, 1)]
+    alone = visionbench.fit("MLP", Digits(augment=[RandomCrop()]), seed=1, max_epochs=1, **OPTIONS)
+    assert runs[1].weights_digest == alone.weights_digest != runs[0].weights_digest
+    assert RunFolder(runs[1].folder).metadata["identity"] == RunFolder(alone.folder).metadata["identity"]
+
+
+def test_augmentations_of_a_data_module_that_is_made_already_are_in_its_configuration(cli, place):
+    """By the arguments that they were made with: a RandomRotation keeps none of them as it was given."""
+    made, plain = (
+        visionbench.fit("MLP", Digits(augment=augment), max_epochs=1, **OPTIONS)
+        for augment in ([RandomRotation(10), HorizontalFlip(0.3)], [])
+    )
+    named = visionbench.fit("MLP", "Digits", max_epochs=1, **OPTIONS, **{"data.augment": AUGMENT})
+    assert made.weights_digest == named.weights_digest
+    config, other = (RunFolder(run.folder).config["data"]["init_args"]["augment"] for run in (made, named))
+    assert [entry["init_args"] for entry in config] == [entry["init_args"] for entry in other]
+    digests = [RunFolder(run.folder).metadata["config_digest"] for run in (made, plain)]
+    assert digests[0] != digests[1]
+    assert RunFolder(made.folder).metadata["identity"] != RunFolder(plain.folder).metadata["identity"]
+    assert cli(f"test {made.folder}").status == 0
 
 
 def test_arrays_and_a_model_that_is_made_already_train(place):

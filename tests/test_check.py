@@ -30,7 +30,7 @@ def test_a_run_without_mistakes(cli, tmp_path):
     result = cli(LINE)
     assert (result.status, result.out) == (
         0,
-        "0 warnings, no refusal; one step was trained and one batch validated, and no run was written\n",
+        "0 notes, no refusal; one step was trained and one batch validated, and no run was written\n",
     )
     assert list(tmp_path.iterdir()) == []
 
@@ -45,16 +45,16 @@ def test_all_that_a_stage_refuses_and_warns_of_is_in_the_table(cli, tmp_path, mi
     assert result.status == 1
     text = text_of(result)
     assert "refusal double_softmax The outputs of Softmax are those of a softmax" in text
-    assert "warning unscaled_inputs The inputs of the first layer" in text
+    assert "note unscaled_inputs The inputs of the first layer" in text
     assert "1 refusal: fit would not start this run; --allow '[double_softmax]'" in text
     assert not (tmp_path / "lightning_logs").exists()
 
 
-def test_an_allowed_refusal_is_a_warning(cli, mistaken):
+def test_an_allowed_refusal_is_a_note(cli, mistaken):
     result = cli(f"{mistaken} --allow [double_softmax]")
     assert result.status == 0
-    assert "warning double_softmax" in text_of(result)
-    assert "1 warning, no refusal" in text_of(result)
+    assert "note double_softmax" in text_of(result)
+    assert "1 note, no refusal" in text_of(result)
 
 
 def test_a_refusal_of_the_configuration_is_in_the_table(cli):

@@ -262,6 +262,7 @@ class FewSamples(Guard):
         ("GUARDS: list[", "from visionbench.guards.foo import FewSamples\n\nGUARDS: list["),
         ("] = [\n", "] = [\n    FewSamples(),\n"),
     ],
+    "src/visionbench/studies/spec.py": [('*("augmented_validation", ', '*("few_samples", "augmented_validation", ')],
     "tests/guards/test_foo.py": """
 from types import SimpleNamespace
 

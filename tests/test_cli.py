@@ -294,6 +294,25 @@ def test_all_help_lists_every_option(cli):
     assert cli("check -h").out.startswith("usage: visionbench check")
 
 
+@pytest.mark.parametrize("command", ["repeat", "compare", "test", "data list", "data verify", "study run", "new"])
+def test_help_of_a_command_is_its_usage(cli, command):
+    shown = cli(f"{command} --help")
+    assert (shown.status, shown.err) == (0, "")
+    assert shown.out.startswith(f"usage: visionbench {command.partition(' ')[0]}")
+
+
+@pytest.mark.parametrize(
+    ("option", "first"),
+    [
+        ("--model.optimizer.help Adam", "--model"),
+        ("--model.lr_scheduler.help StepLR", "--model"),
+        ("--data.augment.help RandomCrop", "--data"),
+    ],
+)
+def test_help_of_a_part_needs_its_class_first(cli, option, first):
+    assert cli(f"fit {option}").refusal() == f"Give {first} NAME or --config FILE before {option.split()[0]}."
+
+
 def test_help_of_a_model_lists_its_options(cli):
     shown = cli("fit --model.help CNN")
     assert shown.status == 0

@@ -12,6 +12,7 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits
 from sklearn.exceptions import FitFailedWarning, NotFittedError
@@ -153,6 +154,21 @@ def test_probabilities_are_those_that_chose_the_epoch(place):
     estimator = VisionClassifier("CNN", max_epochs=2, val_size=60, options={"model.dense": 8}).fit(IMAGES, LABELS)
     correct = estimator.predict(IMAGES[data.val_index]) == LABELS[data.val_index]
     assert correct.mean() == estimator.metrics_["val/acc"]
+
+
+def test_predictions_take_the_threads_of_the_rule_or_those_asked_for(place):
+    before = torch.get_num_threads()
+    for threads, expected in ((0, 1), (2, 2)):
+        estimator = VisionClassifier(max_epochs=1, threads=threads, options=SMALL).fit(ROWS, LABELS)
+        seen = []
+        estimator.model_.register_forward_hook(lambda *_, seen=seen: seen.append(torch.get_num_threads()))
+        torch.set_num_threads(3)
+        try:
+            estimator.predict(ROWS[:2])
+            assert torch.get_num_threads() == 3
+        finally:
+            torch.set_num_threads(before)
+        assert seen == [expected]
 
 
 def test_rows_are_standardized_on_the_rows_that_are_trained_on():

@@ -1,5 +1,6 @@
 """visionbench export: files that say what the checkpoint says, of the raw pixels, and what they are made of."""
 
+import errno
 import importlib.util
 import json
 import re
@@ -192,6 +193,18 @@ def test_a_file_with_other_predictions_is_not_kept(exported, monkeypatch, wrong,
     assert result.err.count("\n") == 1
     assert file.read_text() == "before"
     assert not list(file.parent.glob(".*"))
+
+
+@pytest.mark.parametrize("format", ["torch_export", "safetensors"])
+def test_a_full_disk_is_one_sentence_and_leaves_no_file(exported, monkeypatch, format):
+    def write_nothing(path, content):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", write_nothing)
+    result = exported.export(f"--format {format} --samples 10 --output full/model")
+    assert result.status == 1
+    assert "full/model could not be written ([Errno 28] No space left on device); give another --output." in result.err
+    assert list((exported.folder / "full").iterdir()) == []
 
 
 def test_lost_metadata_are_noticed(exported, monkeypatch):

@@ -1,6 +1,7 @@
 """What a run leaves behind: that it is whole, right, and the same when it is run again."""
 
 import csv
+import errno
 import gc
 import json
 import os
@@ -115,7 +116,7 @@ def test_the_report_has_the_documented_keys_and_no_nan(fitted):
         *("data_digest", "parameters", "trainable", "epochs", "best_epoch", "seconds", "metrics", "weights_digest"),
         *("nondeterministic", "resumed", "start", "status", "world_size", "item", "objective", "cpu_seconds"),
         *("counts", "findings", "identity", "test_openings", "opening", "split_digests"),
-        *("copies_of_training", "result", "processor"),
+        *("copies_of_training", "result", "processor", "ended"),
     }
     assert content["status"] == "finished"
     assert content["objective"] == {"metric": "val/loss", "mode": "min"}
@@ -271,7 +272,7 @@ def test_a_run_is_evaluated_from_any_folder_without_preparing_its_data_there(fit
 def test_an_evaluation_on_other_data_says_so(fitted, cli_in, tmp_path):
     command = f"validate {fitted.run.resolve()}"
     assert "note:" not in cli_in(tmp_path)(command).out
-    assert "not those of the run" in cli_in(tmp_path)(f"{command} --data.split_seed 1").out
+    assert "not those of the run" in cli_in(tmp_path)(f"{command} --data.train_size 100").out
 
 
 def test_a_model_that_takes_nothing_but_the_shapes_trains(cli, tmp_path):
@@ -732,6 +733,29 @@ def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, mon
         AtomicCheckpointIO().save_checkpoint({"epoch": 2}, path)
     assert torch.load(path, weights_only=True) == {"epoch": 1}
     assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("writes", ["lock", "write_input", "write_config"])
+def test_a_disk_that_is_full_before_the_run_has_started_leaves_no_folder(cli, tmp_path, monkeypatch, writes):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(RunFolder, writes, full)
+    result = cli(f"{SMALL} --trainer.max_epochs 1")
+    assert result.status == 1
+    assert result.err.endswith("No space left on device); make room and start it again.\n")
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_a_run_whose_first_images_cannot_be_read_leaves_no_folder(cli, tmp_path, monkeypatch):
+    def full(*_):
+        raise RunFailed("The memory is full, so that the next images cannot be read.")
+
+    monkeypatch.setattr(Digits, "train_dataloader", full)
+    result = cli(f"{SMALL} --trainer.max_epochs 1")
+    assert result.status == 1
+    assert result.err.endswith("the next images cannot be read; make room and start it again.\n")
+    assert not (tmp_path / "lightning_logs").exists()
 
 
 @pytest.mark.parametrize("kind", [MLP, CNN])

@@ -38,7 +38,6 @@ NOT_TRIED = {
     "srun": "needs SLURM; tests/exactness has a stand-in",
     "visionbench fit --config configs/cnn.yaml --trainer.devices 4": "needs four devices",
     "visionbench fit --config configs/cnn.yaml --trainer configs/trainer/gpu.yaml": "needs a GPU",
-    "visionbench study run heart-mlp": "30 trainings; each study is run in miniature by tests/studies",
     "visionbench study repeat": "needs the data of the recorded runs; tests/studies repeats a run",
     "visionbench data verify FashionMNIST": "the small data set is not the official one, as it says",
 }

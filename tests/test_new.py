@@ -16,7 +16,7 @@ from visionbench.studies.spec import load_study
         ("my-nets", "The name is my-nets, expected small letters, digits and underscores"),
         ("json", "such as my_project, and no word or module of Python itself."),
         ("visionbench", "which is the package that the project depends on"),
-        ("there", "there is there already; give another name."),
+        ("there", "there exists already; give another name."),
     ],
 )
 def test_each_mistake_is_one_sentence(cli, tmp_path, name, sentence):

@@ -665,3 +665,45 @@ def test_the_accuracy_says_what_it_is_worth(digits):
     assert "this accuracy (train_eval/acc) is no estimate for other images" in cli(f"predict {RUN} train").err
     assert "the epoch was chosen on the images of val" in cli(f"predict {RUN} val").err
     assert "openings   the test images were opened " in cli(f"predict {RUN} test").err
+
+
+def test_a_run_in_64_bits_predicts_what_it_recorded_and_in_32_bits_where_asked(cli, tmp_path):
+    assert cli(f"{SMALL} --data Digits --trainer.precision 64-true").status == 0
+    run = open_run(tmp_path / RUN)
+    recorded = np.load(tmp_path / RUN / "predictions" / "test-probabilities.npy")
+    for table in (wrote(cli(f"predict {RUN} test --top_k 1")), wrote(cli(f"predict {RUN} test --precision 64"))):
+        assert [row["confidence"] for row in table] == [str(value) for value in recorded.max(axis=1)]
+    assert {weight.dtype for weight in run.model.parameters()} == {torch.float64}
+    single = wrote(cli(f"predict {RUN} test --precision 32-true"))
+    assert abs(accuracy(single) - run.metrics["test/acc"]) < 0.01
+    assert cli(f"test {RUN} --trainer.precision 32-true").status == 0
+
+
+@pytest.mark.parametrize(("threads", "expected"), [(0, 1), (2, 2)])
+def test_an_opened_run_predicts_with_the_threads_of_the_run(digits, threads, expected):
+    folder, _ = digits
+    run, seen, before = open_run(folder / RUN), [], torch.get_num_threads()
+    run.config["threads"] = threads
+    run.model.register_forward_hook(lambda *_: seen.append(torch.get_num_threads()))
+    torch.set_num_threads(3)
+    try:
+        run.predict(np.zeros((2, 28, 28), np.uint8))
+        assert torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(before)
+    assert seen == [expected]
+
+
+def test_a_file_in_a_folder_of_inputs_is_replaced_only_if_it_holds_predictions(photos, tmp_path):
+    _, cli = photos
+    new = write_images(tmp_path / "new", {"cat": 2})
+    (tmp_path / "new" / "notes.csv").write_text("path,remark\n")
+    before = {path: path.read_bytes() for path in new.rglob("*.*")}
+    for file in ("cat/00.png", "notes.csv", "cat/../notes.csv"):
+        for line in (f"predict {RUN} {new}", f"export {RUN} --format safetensors --check {new}"):
+            assert "is an input, which --output would replace" in cli(f"{line} --output {new / file}").refusal()
+    assert {path: path.read_bytes() for path in new.rglob("*.*")} == before
+    for _ in range(2):
+        assert cli(f"predict {RUN} {new} --output {new / 'table.csv'}").status == 0
+    names = [Path(row["path"]).name for row in rows((new / "table.csv").read_text())]
+    assert names[:2] == ["00.png", "01.png"]

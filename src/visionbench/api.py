@@ -52,7 +52,7 @@ def fit(
         config: YAML file with the settings of a run; the other arguments override it.
         seed: Seed of the run; 0 where neither this nor the run file gives one.
         max_epochs: Number of epochs.
-        run_dir: Run folder, which must not exist yet; by default the next free one in `lightning_logs`.
+        run_dir: Run folder, which must be new or empty; by default the next free one in `lightning_logs`.
         figures: Figures to draw: none, final or all.
         say: Called with each line about the run; by default nothing is printed.
         options: Further options by their dotted names, such as `**{"model.dropout": 0.5}`.

@@ -32,6 +32,7 @@ from visionbench.inference.trained import Normalize
 from visionbench.models.base import Classifier, check_input_shape
 from visionbench.processes import unchanged_process
 from visionbench.runs.folder import RunFolder
+from visionbench.training.device import threads_for
 from visionbench.training.result import RunResult
 
 # Options of `visionbench.fit` without a dot in their names that an estimator takes besides its parameters.
@@ -98,7 +99,7 @@ class VisionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed: Seed of the starting weights, of the order of the samples and of everything that is drawn.
         threads: Threads of the processor; 0 for as many as `visionbench fit` would take. With one thread, results do
             not depend on how many jobs a search runs at once.
-        run_dir: Run folder to keep, which must not exist yet, so that it is for a single call of `fit`.
+        run_dir: Run folder to keep, which must be new or empty, so that it is for a single call of `fit`.
         log_dir: Folder that keeps the run folder of each call of `fit`, as LOG_DIR/NAME/version_N.
         options: Values of further options by their dotted names.
 
@@ -406,8 +407,7 @@ class VisionClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         normalize = None if is_rows else Normalize(self._mean.tolist(), self._std.tolist()).to(device)
         probabilities, classes = [], []
         with _ONE_AT_A_TIME, unchanged_process(), quiet_libraries(), torch.inference_mode():
-            if self.threads:
-                torch.set_num_threads(self.threads)
+            torch.set_num_threads(self.threads or threads_for(self.model_, self.batch_size, torch.get_num_threads()))
             for start in range(0, len(samples), self.batch_size):
                 batch = torch.tensor(samples[start : start + self.batch_size], device=device)
                 outputs = self._network(batch if normalize is None else normalize(batch))

@@ -56,6 +56,18 @@ def test_one_pixel_changes_the_digest():
     assert set_up(changed, LABELS, statistics="imagenet").data_digest() != digest
 
 
+def test_nothing_on_the_disk_is_taken_for_a_part_of_arrays(digits, tmp_path):
+    """A folder of this name may be there: of a version that kept the digests of the arrays before, for instance."""
+    folder = tmp_path / "Arrays"
+    folder.mkdir()
+    np.save(folder / "train-digests.npy", np.zeros(100, np.uint64))
+    images, labels = official(digits)[:2]
+    for count in (100, 90):
+        data = set_up(images[:count], labels[:count], root=str(tmp_path))
+        assert data.copies_of_training() == {"val": 0, "test": 0}
+    assert np.array_equal(np.load(folder / "train-digests.npy"), np.zeros(100, np.uint64))
+
+
 def test_a_later_change_of_the_caller_s_arrays_changes_nothing():
     images, labels = IMAGES.copy(), torch.tensor(LABELS)
     data = Arrays(images, labels)

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from visionbench.data.splits import stratified_fold, stratified_holdout, stratified_part
+from visionbench.data.splits import groups_of_copies, stratified_fold, stratified_holdout, stratified_part
 from visionbench.errors import UserError
 
 EVEN = np.arange(100) % 10
@@ -196,3 +196,111 @@ def test_what_is_cut_is_what_the_run_says(cli):
     assert done.status == 0
     assert "Digits: 100 train, 101 validation, 431 test images" in done.out
     assert "431 images)" in done.out
+
+
+# Copies of a sample
+
+
+SOME_COPIES = np.random.RandomState(1).randint(0, 70, 100)
+
+
+@pytest.mark.parametrize("labels", [EVEN, np.zeros(100, dtype=int)])
+def test_samples_of_one_class_with_one_digest_are_a_group(labels):
+    groups = groups_of_copies(labels, SOME_COPIES)
+    same = (labels[:, None] == labels) & (SOME_COPIES[:, None] == SOME_COPIES)
+    np.testing.assert_array_equal(groups, same.argmax(axis=1))
+    assert groups_of_copies(np.arange(100), np.zeros(100, dtype=np.uint64)) is None
+
+
+@pytest.mark.parametrize("size", [1, 10, 33, 60])
+@pytest.mark.parametrize("labels", [EVEN, np.arange(100) % 3])
+def test_a_cut_gets_all_copies_or_none_and_as_many_samples_as_asked_for(labels, size):
+    groups = groups_of_copies(labels, SOME_COPIES)
+    stays, cut = stratified_holdout(labels, size, seed=0, copies=groups)
+    assert not set(groups[stays]) & set(groups[cut])
+    np.testing.assert_array_equal(np.sort(np.concatenate([stays, cut])), np.arange(100))
+    assert len(cut) == size  # most samples have no copy, so that one fits
+
+
+def test_a_class_of_copies_alone_cannot_be_cut():
+    labels = np.repeat([0, 1], [30, 6])
+    groups = groups_of_copies(labels, np.append(np.arange(30), np.full(6, 99)))
+    said = r"All 6 training images of class dog are copies of one, so that data.val_size 12 cannot select some of them"
+    with pytest.raises(UserError, match=said):
+        stratified_holdout(labels, 12, seed=0, class_names=["cat", "dog"], copies=groups)
+
+
+FIVE_OFTEN = np.append(np.arange(100) // 20, np.arange(100, 200))
+"""Class 0 has 20 copies of each of 5 images, class 1 has 100 images that differ."""
+
+
+@pytest.mark.parametrize("sizes", [(0.2, 0.1), (20, 20), (2, 2), (110, 20)])
+def test_a_class_of_a_few_images_with_many_copies_is_in_every_split(sizes):
+    labels = np.repeat([0, 1], 100)
+    groups = groups_of_copies(labels, FIVE_OFTEN)
+    rest, test = stratified_holdout(labels, sizes[0], seed=0, copies=groups)
+    stays, cut = stratified_holdout(labels[rest], sizes[1], seed=0, copies=groups[rest])
+    for split in (test, rest[cut], rest[stays]):
+        assert set(labels[split]) == {0, 1}
+
+
+def test_a_group_that_is_too_large_takes_nothing_from_the_next_class():
+    labels = np.repeat([0, 1], 100)
+    _, cut = stratified_holdout(labels, 16, seed=0, copies=groups_of_copies(labels, FIVE_OFTEN))
+    assert np.bincount(labels[cut]).tolist() == [20, 8]
+
+
+def test_the_next_class_makes_up_for_a_group_that_does_not_fit():
+    labels = np.repeat([0, 1], 100)
+    stays, cut = stratified_holdout(labels, 70, seed=0, copies=groups_of_copies(labels, FIVE_OFTEN))
+    assert np.bincount(labels[cut]).tolist() == [20, 50]
+    assert np.bincount(labels[stays]).tolist() == [80, 50]
+
+
+def test_the_seed_chooses_among_groups_that_are_all_too_large():
+    labels = np.repeat([0, 1], 100)
+    groups = groups_of_copies(labels, FIVE_OFTEN)
+    cuts = [stratified_holdout(labels, 4, seed, copies=groups)[1] for seed in range(20)]
+    assert {int(groups[cut[0]]) for cut in cuts} == {0, 20, 40, 60, 80}
+
+
+@pytest.mark.parametrize("folds", [2, 5])
+def test_all_copies_are_in_one_fold(folds):
+    groups = groups_of_copies(EVEN, SOME_COPIES)
+    cuts = [stratified_fold(EVEN, fold, folds, seed=3, copies=groups) for fold in range(folds)]
+    np.testing.assert_array_equal(np.sort(np.concatenate([out for _, out in cuts])), np.arange(100))
+    for stays, out in cuts:
+        assert not set(groups[stays]) & set(groups[out])
+    counts = [len(set(groups[out])) for _, out in cuts]
+    assert max(counts) - min(counts) <= 1
+
+
+def test_a_fold_that_would_hold_out_a_class_of_copies_says_what_they_are():
+    labels = np.repeat([0, 1], [30, 6])
+    groups = groups_of_copies(labels, np.append(np.arange(30), np.full(6, 99)))
+    # The 30 others go to the folds in turn, so that the 31st group is in the first fold.
+    with pytest.raises(UserError, match=r"Fold 0 of 3 .* images of class 1, which are copies of one; give that class"):
+        stratified_fold(labels, 0, 3, seed=0, copies=groups)
+    _, out = stratified_fold(labels, 1, 3, seed=0, copies=groups)
+    assert (labels[out] == 0).all()
+
+
+def test_leave_one_out_leaves_all_copies_of_one_out():
+    labels, copies = np.array([0, 0, 0, 1, 1]), np.array([0, 0, 2, 3, 4])
+    with pytest.raises(UserError, match=r"there are 5 images to split, of which 4 differ; give 4 for leave-one-out"):
+        stratified_fold(labels, 0, 5, seed=0, copies=copies)
+    out = {tuple(stratified_fold(labels, fold, 4, seed=0, copies=copies)[1].tolist()) for fold in range(4)}
+    assert out == {(0, 1), (2,), (3,), (4,)}
+
+
+def test_groups_of_one_sample_change_nothing():
+    alone = np.arange(300)
+    for size in (9, 33, 0.1):
+        for with_groups, without in zip(
+            stratified_holdout(UNEVEN, size, 4, copies=alone), stratified_holdout(UNEVEN, size, 4), strict=True
+        ):
+            np.testing.assert_array_equal(with_groups, without)
+    for fold in range(3):
+        np.testing.assert_array_equal(
+            stratified_fold(UNEVEN, fold, 3, 4, copies=alone)[1], stratified_fold(UNEVEN, fold, 3, 4)[1]
+        )

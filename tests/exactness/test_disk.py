@@ -53,5 +53,5 @@ def test_a_full_disk_ends_a_run_in_a_sentence_and_loses_nothing(small_disk, tmp_
     next_second()
     run = Run(tmp_path, "fit --resume runs/mlp/version_0", digits_root)
     assert run.end() == 0, run.output()
-    assert "resumed    after 1 epochs" in run.output()
+    assert "resumed    after 1 epoch" in run.output()
     assert differences(tmp_path / "elsewhere" / "mlp" / "version_0", folder) == []

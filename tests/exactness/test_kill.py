@@ -211,7 +211,7 @@ def test_a_signal_ends_a_run_with_the_command_to_go_on(number, status, phase, re
     run = resume(tmp_path, digits_root)
     assert run.end() == 0, run.output()
     if phase == "training":  # in the midst of an epoch: a step that was made is not made again
-        assert "resumed    after 1 epochs and" in run.output()
+        assert "resumed    after 1 epoch and" in run.output()
     assert differences(references["CNN"][0], folder) == []
     assert report(folder)["test_openings"] == (2 if phase == "testing" else 1)
 

@@ -179,7 +179,7 @@ def test_a_run_through_the_memory_map_is_gone_on_with_either_way(whole, cli, tmp
     monkeypatch.setattr(loader, "BLOCK_BYTES", 1)  # a block is a batch
     assert stop(cli, f"{LINE} {PLATEAU} --trainer.max_epochs 3 {MAPPED} {workers}", "step", 8)
     said = go_on(cli, going_on).out
-    assert "resumed    after 1 epochs and 2 batches" in said
+    assert "resumed    after 1 epoch and 2 batches" in said
     assert ("through the memory map" in said) is ("budget" not in going_on)
     assert differences(whole, tmp_path / RUN) == []
     assert report(tmp_path / RUN)["resumed"][0]["changed"] == []
@@ -257,6 +257,14 @@ def test_a_run_that_draws_its_figures_is_the_same(cli, tmp_path, moment):
 
 
 @pytest.mark.slow
+def test_a_run_in_64_bits_is_gone_on_with_in_64_bits(cli, tmp_path):
+    line = f"{SMALL} --trainer.precision 64-true --trainer.max_epochs 2"
+    assert stop(cli, line, "step", 8)
+    go_on(cli)
+    fit(cli, line)
+    assert differences(tmp_path / RUN, (tmp_path / RUN).with_name("version_1")) == []
+
+
 def test_a_run_that_is_stopped_again_and_again_is_the_same(whole, cli, tmp_path):
     assert stop(cli, f"{LINE} {PLATEAU} --trainer.max_epochs 3", "step", 2)
     while stop(cli, f"fit --resume {RUN}", "step", 3):

@@ -141,16 +141,16 @@ def test_a_subclass_that_changes_hooks_alone_uses_the_store_of_its_parent(tmp_pa
 
 
 def arrays(images, labels, **arguments):
-    return Arrays(images, labels, batch_size=16, val_size=12, test_size=12, **arguments)
+    return Arrays(images, labels, **{"batch_size": 16, "val_size": 12, "test_size": 12, **arguments})
 
 
-def images_with_copies(copies):
-    """60 images of noise, of which the last ones are copies of others."""
+def images_with_copies(copies, of_their_class=False):
+    """60 images of noise, of which the last ones are copies of others, by default of the next class."""
     images = np.random.default_rng(0).integers(0, 256, (60, 8, 8), dtype=np.uint8)
     labels = np.arange(60) % 3
     for number in range(copies):
         images[59 - number] = images[number]
-        labels[59 - number] = labels[number]
+        labels[59 - number] = labels[number] if of_their_class else (labels[number] + 1) % 3
     return images, labels
 
 
@@ -170,8 +170,12 @@ def test_copies_of_training_images_are_counted_and_shown_with_the_result(tmp_pat
     assert any(f"{expected['test']} of 12 test images (" in sentence for sentence in sentences(result))
 
 
-def test_no_copies_is_said_too(tmp_path):
-    result = fit(arrays(*images_with_copies(0)), tmp_path)
+@pytest.mark.parametrize("copies", [0, 20])
+@pytest.mark.parametrize("fold", [None, 1])
+def test_copies_of_a_class_stay_on_one_side_of_each_cut(tmp_path, copies, fold):
+    images, labels = images_with_copies(copies, of_their_class=True)
+    folds = {} if fold is None else {"test_size": None, "folds": 4, "fold": fold}
+    result = fit(arrays(images, labels, **folds), tmp_path)
     assert sentences(result) == []
     assert RunFolder(result.folder).copies_in_words("image") == "no test image has the same bytes as a training image"
 
@@ -200,12 +204,12 @@ def test_a_fixed_order_is_the_same_each_epoch_and_is_said(tmp_path):
 
 def test_statistics_see_training_samples_alone(tmp_path):
     """Bright validation and test images leave the mean as it was: they can have no part in it."""
-    images = np.full((60, 8, 8), 10, dtype=np.uint8)
+    images = np.random.default_rng(0).integers(0, 100, (60, 8, 8), dtype=np.uint8)
     data = arrays(images, np.arange(60) % 3)
     data.prepare_data()
     data.setup()
     others = np.concatenate([data.splits[stage].index for stage in ("val", "test")])
-    images[others] = 250
+    images[others] += 150
     bright = arrays(images, np.arange(60) % 3)
     bright.prepare_data()
     bright.setup()

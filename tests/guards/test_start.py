@@ -500,3 +500,23 @@ def test_a_refused_run_leaves_neither_its_folder_nor_the_next_number(cli, tmp_pa
     assert "note: The outputs of Soft are those of a softmax" in result.out
     run = tmp_path / "lightning_logs/run/version_0/run.json"
     assert json.loads(run.read_text())["findings"][0]["guard"] == "double_softmax"
+
+
+@pytest.mark.parametrize(
+    ("options", "late"),
+    [
+        ({"trainer.val_check_interval": 2}, "1 batch before its end (trainer.val_check_interval)"),
+        ({"trainer.val_check_interval": 2, "trainer.check_val_every_n_epoch": None}, "1 batch before its end"),
+        ({"trainer.val_check_interval": 4, "trainer.check_val_every_n_epoch": None}, "2 batches before its end"),
+        ({"trainer.val_check_interval": 3}, None),
+        ({"trainer.val_check_interval": 0.34}, None),
+        ({"trainer.val_check_interval": 6, "trainer.check_val_every_n_epoch": None}, None),
+        ({}, None),
+    ],
+)
+def test_batches_after_the_last_validation_of_an_epoch_are_said(options, late, data, tmp_path):
+    """Of three batches."""
+    options = {"trainer.max_epochs": 2, **options}
+    said = sentences(visionbench.fit(net(), data, run_dir=tmp_path / "run", **options))
+    assert len(said) == (late is not None)
+    assert late is None or late in said[0]

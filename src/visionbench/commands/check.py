@@ -11,6 +11,9 @@ from visionbench.errors import UserError
 from visionbench.processes import run_cleanly
 from visionbench.text import counted
 
+# What a finding is called, by its severity.
+WORDS = {"refusal": "refusal", "warning": "note"}
+
 
 def run(args: Sequence[str]) -> int:
     """Prints what the guards find until the first step of a run, as a table.
@@ -53,15 +56,15 @@ def _check(words: Sequence[str]) -> int:
     if findings:
         table = Table("finding", "guard", "what was found", show_lines=True)
         for finding in sorted(findings, key=lambda finding: finding.severity):
-            table.add_row(finding.severity, finding.guard or "-", finding.sentence)
+            table.add_row(WORDS[finding.severity], finding.guard or "-", finding.sentence)
         console.print(table, soft_wrap=False)
     if not refusals:
         console.print(
-            f"{counted(len(findings), 'warning')}, no refusal; one step was trained and one batch validated, and "
+            f"{counted(len(findings), 'note')}, no refusal; one step was trained and one batch validated, and "
             "no run was written"
         )
         return 0
     names = sorted({finding.guard for finding in refusals if finding.guard})
-    way = f"; --allow '[{', '.join(names)}]' turns those with a name into warnings" if names else ""
+    way = f"; --allow '[{', '.join(names)}]' turns those with a name into notes" if names else ""
     console.print(f"{counted(len(refusals), 'refusal')}: fit would not start this run{way}")
     return 1

@@ -35,6 +35,8 @@ usage: visionbench data COMMAND
 
 NAME is a data set, such as FashionMNIST; its options are those of `visionbench fit`, such as --data.source DIR."""
 
+COMMANDS = ("list", "prepare", "verify", "show")
+
 # Smallest side of images that are searched for near duplicates: of smaller images, too many look alike.
 MIN_NEAR_SIZE = 64
 # Largest number of bits (of 64) in which the perceptual hashes of near duplicates differ.
@@ -58,14 +60,14 @@ def data(args: Sequence[str]) -> int:
     Raises:
         UserError: There is no such command or data set, or the data cannot be read or fetched.
     """
-    if not args or args[0] in ("-h", "--help"):
+    if not args or args[0] in ("-h", "--help") or (args[0] in COMMANDS and args[1:] in (["-h"], ["--help"])):
         print(USAGE)
         return 0 if args else 2
     command, *rest = args
     console = plain_console()
     if command == "list":
         lines = list_data_sets(_root(rest))
-    elif command in ("prepare", "verify", "show"):
+    elif command in COMMANDS:
         module, output = _data_module(command, rest, console)
         if command == "prepare":
             lines = prepare(module)

@@ -25,7 +25,8 @@ def evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
         The exit status.
 
     Raises:
-        UserError: There is no such run, or its checkpoint does not fit the options.
+        UserError: There is no such run, its checkpoint does not fit the options, or it may have been trained on samples
+            of the split.
     """
     if args and args[0] in ("-h", "--help"):
         print(f"usage: visionbench {command} RUN_DIR [options]\n\nThe options are those of visionbench fit --help.")
@@ -56,6 +57,7 @@ def _evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
             name, other = ("validation", "test") if stage == "val" else ("test", "validate")
             why = "the official ones are the validation split" if data.test_is_watched else f"data.{stage}_size is 0"
             raise UserError(f"{run} has no {name} {data.item}s ({why}); use visionbench {other}.")
+        data.check_unseen(stage, str(run), run.metadata.get("split_digests") or {})
         unrecorded: str | None = None
         if stage == "test" and session.world.is_first:
             unrecorded = run.open_test(data.sealed_samples(), "test", checkpoint)
@@ -66,7 +68,8 @@ def _evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
             session.say(f"note: the {data.item}s, their split or their normalization are not those of the run")
         for line in metric_lines(stage, data, result.metrics, result.counts[stage]):
             session.say(line)
-        for line in provenance_lines(run, data.item if stage == "test" else None):
+        is_split_of_run = run.metadata.get("split_digests") == {name: data.split_digest(name) for name in data.splits}
+        for line in provenance_lines(run, data.item if stage == "test" else None, is_split_of_run):
             session.say(line)
         session.say(f"checkpoint  {checkpoint}")
         if unrecorded is not None:

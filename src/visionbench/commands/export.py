@@ -16,6 +16,7 @@ from visionbench.data.store import SPLITS
 from visionbench.errors import UserError
 from visionbench.inference.export import SUFFIXES, Export, Format, check_packages, export_model
 from visionbench.inference.inputs import Sample, check_folders, check_inputs, samples
+from visionbench.inference.predict import check_output
 from visionbench.inference.tables import InputTables, refuse_tables
 from visionbench.inference.trained import TrainedRun, open_run
 from visionbench.runs.folder import RunFolder, folder_argument
@@ -59,6 +60,7 @@ def run(args: Sequence[str]) -> int:
         if config.samples < 1:
             raise UserError(f"samples is {config.samples}, expected 1 or more.")
         check_inputs([config.check])
+        check_output(config.output, [config.check])
         check_packages(config.format)
         trained = open_run(run_folder.path)
         if (warning := run_folder.warning()) is not None:

@@ -26,7 +26,7 @@ def run(args: Sequence[str]) -> int:
         The exit status.
 
     Raises:
-        UserError: The name is none of a Python package, or the folder is there already.
+        UserError: The name is none of a Python package, or the folder exists already.
     """
     parser = PlainParser(
         prog="visionbench new",
@@ -51,7 +51,7 @@ def run(args: Sequence[str]) -> int:
     try:
         folder.mkdir(parents=True)
     except FileExistsError:
-        raise UserError(f"{folder} is there already; give another name.") from None
+        raise UserError(f"{folder} exists already; give another name.") from None
     except OSError as error:
         raise UserError(f"{folder} cannot be made ({error.strerror or error}); give another folder.") from error
     try:

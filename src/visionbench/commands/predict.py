@@ -94,6 +94,9 @@ def run(args: Sequence[str]) -> int:
             with contextlib.redirect_stdout(sys.stderr):  # where a data set reports how it is prepared
                 data = make_data(parser, config, run_config)
                 trained.set_up(data)
+            for split in ("val", "test"):
+                if split in inputs:
+                    data.check_unseen(split, str(run_folder), run_folder.metadata.get("split_digests") or {})
             if trained.data_digest not in (None, data.data_digest()):
                 console.print(
                     f"note: the {data.item}s, their split or their normalization differ from those of the run"

@@ -14,6 +14,12 @@ from visionbench.runs.compare import compare, first_difference
 from visionbench.runs.folder import folder_argument
 from visionbench.training.summary import closing_lines
 
+USAGE = """\
+usage: visionbench repeat RUN_DIR [options]
+
+Trains a finished run again in a new folder beside it, and prints whether the results are the same.
+The options are those of visionbench fit --help. Exit status: 0 the same, 1 different."""
+
 
 def run(args: Sequence[str]) -> int:
     """Trains a finished run a second time, in a new folder beside it, and prints whether the results are the same.
@@ -28,6 +34,9 @@ def run(args: Sequence[str]) -> int:
     Raises:
         UserError: There is no such run, or it is not finished.
     """
+    if args and args[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
     return run_cleanly(lambda: _repeat(args))
 
 

@@ -20,6 +20,7 @@ from visionbench.config.parser import Parser
 from visionbench.config.patches import watched_parsing
 from visionbench.config.run_files import check_files
 from visionbench.config.values import check_values
+from visionbench.data.augment import Augmentation
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError, first_user_error, root_cause
 from visionbench.evaluation.metrics import EACH_CLASS_F1, mode_of
@@ -145,7 +146,10 @@ def _not_text(words: Sequence[str]) -> str:
 def _allow_help() -> str:
     named = ((guard.name, (guard.__doc__ or "").rstrip(".")) for guard in GUARDS if guard.name)
     described = "; ".join(f"{name} ({text})" for name, text in named)
-    return f"Names of guards whose refusals become warnings: {described}."
+    return (
+        f"Names of guards whose refusals become notes: {described}. test_as_validation also makes the official test "
+        "samples the validation split, so that data.folds, data.test_size and data.val_size cannot be given."
+    )
 
 
 def _model_spec(model: Classifier) -> dict[str, Any]:
@@ -157,15 +161,52 @@ def _model_spec(model: Classifier) -> dict[str, Any]:
 
 def _data_spec(data: VisionDataModule) -> dict[str, Any]:
     """Class and plain arguments of a data module that is made already; arrays are told by the data digest alone."""
-    kind, arguments = type(data), {}
-    for base in kind.__mro__:
+    arguments: dict[str, Any] = {}
+    for base in type(data).__mro__:
         for name in inspect.signature(base.__init__).parameters:  # type: ignore[misc]
             value = getattr(data, name, None)
             if isinstance(value, Path):
                 value = str(value)
             if hasattr(data, name) and isinstance(value, bool | int | float | str | None):
                 arguments[name] = value
-    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": arguments}
+    arguments |= {name: _plain(value) for name, value in data.given_statistics.items()}
+    if data.augment:
+        arguments["augment"] = [_class_spec(entry, _arguments_of(entry)) for entry in data.augment]
+    return _class_spec(data, arguments)
+
+
+def _class_spec(made: object, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Class and arguments of an object, as a configuration names them."""
+    kind = type(made)
+    return {"class_path": f"{kind.__module__}.{kind.__qualname__}", "init_args": dict(arguments)}
+
+
+def _arguments_of(augmentation: Augmentation) -> dict[str, Any]:
+    """All arguments of an augmentation, those by default among them, in plain types."""
+    make: Any = type(augmentation).__init__
+    if make is object.__init__:
+        return {}
+    args, kwargs = augmentation.made_with
+    bound = inspect.signature(make).bind(augmentation, *args, **kwargs)
+    bound.apply_defaults()
+    arguments = dict(list(bound.arguments.items())[1:])  # without self
+    for name, parameter in bound.signature.parameters.items():
+        if parameter.kind is parameter.VAR_KEYWORD:
+            arguments |= arguments.pop(name)
+    return {name: _plain(value) for name, value in arguments.items()}
+
+
+def _plain(value: Any) -> Any:
+    """A value as a configuration can hold it; of an object that it cannot hold, the name of its class."""
+    if isinstance(value, bool | int | float | str | None):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    if hasattr(value, "tolist"):  # of an array or a tensor
+        return value.tolist()
+    return str(value) if isinstance(value, Path) else f"{type(value).__module__}.{type(value).__qualname__}"
 
 
 def _namespace(spec: dict[str, Any]) -> Namespace:
@@ -228,14 +269,15 @@ class _SettingsCLI(LightningCLI):
             "--name",
             type=str | None,
             default=None,
-            help="Name of the folder in log_dir that holds the run folder; default: the first config's name.",
+            help="Name of the folder in log_dir that holds the run folder; default: the first file's name, or, without "
+            "a file, the model's class in small letters.",
         )
         parser.add_argument("--log_dir", type=str, default="lightning_logs", help="Folder that holds all run folders.")
         parser.add_argument(
             "--run_dir",
             type=str | None,
             default=None,
-            help="Run folder itself, which must not exist yet; default: the next LOG_DIR/NAME/version_N.",
+            help="Run folder itself, which must be new or empty; default: the next LOG_DIR/NAME/version_N.",
         )
         parser.add_argument("--test_after_fit", type=bool, default=True, help="Whether fit ends by testing the result.")
         parser.add_argument("--allow", type=list[str], default=[], help=_allow_help())
@@ -301,8 +343,8 @@ class _SettingsCLI(LightningCLI):
             "--figures",
             type=Literal["none", "final", "all"],
             default="final",
-            help="Figures to draw: none; final (after training); all (also after each validation, of the training "
-            "images, and before training).",
+            help="Figures to draw: none; final (after training); all (also the confusion matrix after each "
+            "validation, figures of the predictions on the training images, and the metrics before training).",
         )
         parser.add_argument(
             "--figure_layers",

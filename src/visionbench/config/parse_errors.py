@@ -92,6 +92,9 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
     expected = [text for text in expected if not text.startswith(("path but", "dot import"))]
     value = re.search(r"(?:Given value|Got value): (.*)", tried)
     if key and keys[-1] in BASES and value:
+        # The options of an optimizer are asked for, but it is not known yet of which model.
+        if match := re.match(r"NestedArg\(key='((?:\w+\.)*help)'", value[1]):
+            return f"Give --{key} NAME or --config FILE before --{key}.{match[1]}."
         return f"{key}: found {value[1]}, expected the name of a class{_known(keys[-1], value[1])}"
     if key and expected and value:
         found = "null" if value[1] == "None" else value[1]

@@ -11,9 +11,9 @@ GROUPS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = (
         (
             ("--config", "FILE", "settings of a run; a later file, or an option, overrides", ""),
             ("--seed_everything", "INT", "seed of weights, order and augmentation", "0"),
-            ("--name", "TEXT", "name of the run: LOG_DIR/NAME/version_N; by default that of the first file", ""),
+            ("--name", "TEXT", "name of the run: LOG_DIR/NAME/version_N; default: the first file, or the model", ""),
             ("--log_dir", "DIR", "folder of all runs", "lightning_logs"),
-            ("--run_dir", "DIR", "run folder itself, which must not exist yet", ""),
+            ("--run_dir", "DIR", "run folder itself, which must be new or empty", ""),
             ("--resume", "RUN_DIR", "run to resume, or auto for the newest unfinished one", ""),
             ("--allow", "[NAME,...]", "guards whose refusals become notes; docs/guards.md", "[]"),
         ),
@@ -70,10 +70,12 @@ GROUPS: Sequence[tuple[str, Sequence[tuple[str, str, str, str]]]] = (
 
 ENDING = """\
 More:
-  --model.help NAME, --data.help NAME    options of a model or a data set
-  --model.optimizer.help NAME            options of an optimizer; --model.lr_scheduler.help NAME
-  --print_config                         every setting with its value, as a file for --config
-  --help all                             every option"""
+  --model.help NAME, --data.help NAME           options of a model or a data set
+  --model NAME --model.optimizer.help NAME      options of an optimizer
+  --model NAME --model.lr_scheduler.help NAME   options of a scheduler
+  --data NAME --data.augment.help NAME          options of an augmentation
+  --print_config                                every setting with its value, as a file for --config
+  --help all                                    every option"""
 
 
 def short_help(command: str, summary: str) -> str:

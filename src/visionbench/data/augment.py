@@ -12,7 +12,7 @@ function may depend on the device and on the number of values computed together.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -30,6 +30,14 @@ class Augmentation(ABC):
 
     moves_pixels: ClassVar[bool] = False
     """Whether `apply` only moves pixels, so that it takes uint8 images, which is faster, as well as floats."""
+
+    made_with: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
+    """Arguments that it was made with, by position and by name; its attributes may hold them in another form."""
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:  # noqa: D102
+        made = super().__new__(cls)
+        made.made_with = args, kwargs
+        return made
 
     @abstractmethod
     def draw(self, n: int, generator: torch.Generator) -> Tensor:

@@ -23,7 +23,14 @@ from visionbench.data.augment import Augmentation, Mixing
 from visionbench.data.loader import EpochOrder, FeatureLoader, FixedOrder, ResidentLoader, left_out, scale_and_shift
 from visionbench.data.mapped import MappedImages, chunks
 from visionbench.data.memory import free_memory, processor_cores
-from visionbench.data.splits import Split, check_folds, stratified_fold, stratified_holdout, stratified_part
+from visionbench.data.splits import (
+    Split,
+    check_folds,
+    groups_of_copies,
+    stratified_fold,
+    stratified_holdout,
+    stratified_part,
+)
 from visionbench.data.statistics import channel_statistics, imagenet_statistics
 from visionbench.data.store import (
     SPLITS,
@@ -214,8 +221,12 @@ class VisionDataModule(LightningDataModule, ABC):
         self.shuffle = shuffle
         self.offline = offline
         self.seed = seed
+        self.run_seed = 0
+        """Seed of the run that uses the data, which holds where `seed` is `None`; a run sets it."""
         self.mean = mean
         self.std = std
+        self.given_statistics = {"mean": mean, "std": std}
+        """`mean` and `std` as they were given: `None` where `setup` computes them."""
         self.memory_budget = memory_budget
         self.workers = workers
         self.store: Store | None = None
@@ -412,6 +423,8 @@ class VisionDataModule(LightningDataModule, ABC):
     def _make_splits(self, store: Store) -> dict[str, Split]:
         labels = np.asarray(store.arrays["train-labels"])
         rest = np.arange(len(labels))
+        # Rows of a table may well have the same values without being copies.
+        copies = groups_of_copies(labels, sample_digests(store, "train")) if self.item == "image" else None
         splits = {}
         sizes = {"test": self.test_size, "val": self.val_size}
         if self.train_as_test:
@@ -439,6 +452,7 @@ class VisionDataModule(LightningDataModule, ABC):
                     self.split_seed,
                     class_names=self.class_names,
                     item=self.item,
+                    copies=copies[rest] if copies is not None else None,
                 )
             elif size is None and f"{stage}-labels" in store.arrays:
                 splits[stage] = Split(stage, np.arange(len(store.arrays[f"{stage}-labels"])))
@@ -451,6 +465,7 @@ class VisionDataModule(LightningDataModule, ABC):
                     name=f"data.{stage}_size",
                     class_names=self.class_names,
                     item=self.item,
+                    copies=copies[rest] if copies is not None else None,
                 )
             splits[stage] = Split("train", rest[selected])
             rest = rest[remaining]
@@ -550,6 +565,27 @@ class VisionDataModule(LightningDataModule, ABC):
         arrays = [entries[f"{split.part}-{kind}"]["sha256"] for kind in ("images", "labels") if len(split.index)]
         return hashlib.sha256(f"{arrays} {len(split.index)};".encode() + split.index.tobytes()).hexdigest()
 
+    def check_unseen(self, stage: str, run: str, recorded: Mapping[str, str]) -> None:
+        """Checks that no sample of a split can be one that a run was trained on; valid after `setup`.
+
+        Args:
+            stage: Split: `val` or `test`.
+            run: Run, for messages.
+            recorded: Digests of the splits of the run, by `split_digest`.
+
+        Raises:
+            UserError: The split is cut from training samples, and neither it nor the training split is that of the run.
+        """
+        if self.splits[stage].part != "train" or "train" not in recorded:
+            return
+        if all(recorded.get(name) != self.split_digest(name) for name in (stage, "train")):
+            name = "validation" if stage == "val" else stage
+            raise UserError(
+                f"The training {self.item}s of {self.title} are not those that {run} was trained on, so that it may "
+                f"have been trained on {name} {self.item}s, which are cut from the same ones; restore the data and the "
+                f"options of the run, give {name} {self.item}s of their own, or use visionbench predict with files."
+            )
+
     def sealed_samples(self) -> SealedSamples:
         """The test samples as the ledger of test openings knows them; valid after `setup`."""
         return SealedSamples(self.title, self.item, len(self.splits["test"].index), self.split_digest("test"))
@@ -647,8 +683,11 @@ class VisionDataModule(LightningDataModule, ABC):
         """Shuffled, augmented batches of the training split."""
         self._ready()
         kind = EpochOrder if self.shuffle else FixedOrder
-        order = kind(len(self.train_index), self.seed if self.seed is not None else 0)
+        order = kind(len(self.train_index), self._order_seed())
         return self._loader("train", order=order, augmentations=self.augment)
+
+    def _order_seed(self) -> int:
+        return self.seed if self.seed is not None else self.run_seed
 
     def val_dataloader(self) -> ResidentLoader | list[Any]:
         """Batches of the validation split, in its order; an empty list if the split is empty."""
@@ -662,7 +701,7 @@ class VisionDataModule(LightningDataModule, ABC):
         Args:
             epoch: Number of the epoch, from 0, whose random parameters the augmentations have.
         """
-        order = FixedOrder(self.sizes()["val"], self.seed if self.seed is not None else 0)
+        order = FixedOrder(self.sizes()["val"], self._order_seed())
         order.set_epoch(epoch)
         augmentations = [entry for entry in self.augment if not isinstance(entry, Mixing)]
         return self._sharing("val", order, augmentations)

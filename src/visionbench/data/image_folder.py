@@ -146,8 +146,8 @@ class ImageFolder(FromSource):
         max_skipped: Number of files that may be skipped, or their fraction (below 1). The default is 0, so that a study
             always uses exactly the images of its folder.
         duplicates: Treatment of a file with the same bytes as another: `keep`; or `skip`, which for two splits skips
-            the training image. By default a duplicate is kept within a split and class, and skipped otherwise. Where
-            the validation or test set is cut from the same images, it may be in both parts, which a note counts.
+            the training image. By default a duplicate is kept within a split and class, and skipped otherwise. A
+            validation or test set that is cut from the same images gets all copies of an image, or none.
         pool: Whether the images of `train`, `val` and `test` are combined and split again.
     """
 

@@ -3,8 +3,10 @@
 import math
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
+if TYPE_CHECKING:
+    import torch  # which takes seconds to import; a study's dry run does without it
 
 
 def processor_cores() -> int:
@@ -12,12 +14,14 @@ def processor_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def free_memory(device: torch.device) -> float:
+def free_memory(device: "torch.device") -> float:
     """Free memory of a device in bytes; infinite if the system does not report it.
 
     Args:
         device: Training device.
     """
+    import torch
+
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":

@@ -168,7 +168,8 @@ def digests_of_rows(array: np.ndarray) -> np.ndarray:
 def sample_digests(store: Store, part: str) -> np.ndarray:
     """Digests of the samples of a part, as they were computed when the store was written.
 
-    A store of an earlier version gets them now, and keeps them where its folder can be written.
+    A store of an earlier version gets them now, and keeps them where its folder can be written. Those of arrays in
+    memory, which have no folder, are computed at each call.
 
     Args:
         store: Store.
@@ -179,7 +180,8 @@ def sample_digests(store: Store, part: str) -> np.ndarray:
     """
     images = store.arrays[f"{part}{SAMPLES}"]
     path = store.folder / digests_file(f"{part}{SAMPLES}")
-    if path.exists():
+    is_on_disk = (store.folder / "meta.json").exists()
+    if is_on_disk and path.exists():
         try:
             digests: np.ndarray = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -187,7 +189,7 @@ def sample_digests(store: Store, part: str) -> np.ndarray:
         if digests.shape == (len(images),) and digests.dtype == np.uint64:
             return digests
     digests = digests_of_rows(images)
-    if os.access(store.folder, os.W_OK):
+    if is_on_disk and os.access(store.folder, os.W_OK):
         temporary = path.with_name(f".{path.name}-{os.getpid()}")
         with temporary.open("wb") as file:
             np.save(file, digests, allow_pickle=False)

@@ -16,7 +16,7 @@ class Finding:
     """What a guard found.
 
     Attributes:
-        severity: `refusal` ends the run; `warning` is shown and recorded.
+        severity: `refusal` ends the run; `warning` is shown as a note and recorded.
         sentence: What was found, what was expected and what to do.
         guard: Name of the guard; empty for a guard without a name.
     """
@@ -43,7 +43,7 @@ class Guard(ABC):
     """One check at one stage of a run.
 
     Attributes:
-        name: Word by which `--allow` turns the refusals of the guard into warnings; empty for a guard whose refusals
+        name: Word by which `--allow` turns the refusals of the guard into notes; empty for a guard whose refusals
             cannot be allowed.
         stage: Stage at which the guard is asked.
     """
@@ -63,10 +63,10 @@ def inspect(guards: Iterable[Guard], stage: Stage, context: Any, allow: Iterable
         guards: All guards.
         stage: Stage that the run has reached.
         context: Object that the guards of this stage check.
-        allow: Names of the guards whose refusals become warnings.
+        allow: Names of the guards whose refusals become notes.
 
     Returns:
-        The warnings.
+        The notes.
 
     Raises:
         Refused: A guard refuses the run.

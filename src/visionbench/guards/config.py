@@ -152,7 +152,7 @@ class WatchableObjective(_ConfigGuard):
 
 
 class PlateauInterval(_ConfigGuard):
-    """A plateau scheduler follows epochs."""
+    """ReduceLROnPlateau makes its steps after epochs (`lr_interval: epoch`)."""
 
     def refusal(self, context: ConfigContext) -> str | None:  # noqa: D102
         if context.on_plateau and context.config.model.init_args.get("lr_interval") == "step":
@@ -161,7 +161,7 @@ class PlateauInterval(_ConfigGuard):
 
 
 class WatchedValidation(_ConfigGuard):
-    """What watches the validation needs one."""
+    """Early stopping and ReduceLROnPlateau need validation samples, unless the objective is a training metric."""
 
     def refusal(self, context: ConfigContext) -> str | None:  # noqa: D102
         config = context.config
@@ -176,7 +176,7 @@ class WatchedValidation(_ConfigGuard):
 
 
 class ReachedValidation(_ConfigGuard):
-    """A run that validates every few epochs lasts that long."""
+    """A run has at least `trainer.check_val_every_n_epoch` epochs."""
 
     def refusal(self, context: ConfigContext) -> str | None:  # noqa: D102
         trainer = context.config.trainer
@@ -245,7 +245,7 @@ def _processes(trainer: Any) -> int:
 
 
 class OneProcessADevice(_ConfigGuard):
-    """Processes that are forked keep their metrics to themselves; those of other machines are started by others."""
+    """A run does not use ddp_fork, ddp_spawn or ddp_notebook; torchrun or srun starts processes of several machines."""
 
     def refusal(self, context: ConfigContext) -> str | None:  # noqa: D102
         trainer = context.config.trainer

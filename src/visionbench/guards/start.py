@@ -98,6 +98,7 @@ class StartContext:
         has_gradient: Whether the loss depends on any parameter that is trained.
         first_input: Input of the first layer; `None` where no layer was found.
         is_new: Whether training starts now, and does not resume.
+        unvalidated: Number of batches of an epoch after its last validation.
     """
 
     model: Classifier
@@ -110,6 +111,7 @@ class StartContext:
     has_gradient: bool
     first_input: FirstInput | None
     is_new: bool
+    unvalidated: int = 0
 
     def losses(self) -> Iterator[tuple[str, LossCall]]:
         """Calls of loss functions, each with the name of the step."""
@@ -393,6 +395,21 @@ class LargeFirstLoss(Guard):
                     "at the scale of the inputs and at the initial weights.",
                 )
             return
+
+
+class LateBatches(Guard):
+    """Reports batches of an epoch after its last validation, since the weights at its end are kept and tested."""
+
+    stage = "start"
+
+    def check(self, context: StartContext) -> Iterator[Finding]:  # noqa: D102
+        if context.unvalidated:
+            yield Finding(
+                "warning",
+                f"The last validation within an epoch is {counted(context.unvalidated, 'batch', 'batches')} before its "
+                "end (trainer.val_check_interval), so that the validation metrics of the epoch are not those of the "
+                "weights that are kept and tested; choose an interval that ends with the epoch.",
+            )
 
 
 def are_probabilities(outputs: Tensor) -> bool:

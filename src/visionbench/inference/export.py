@@ -185,7 +185,9 @@ def _write(
     try:
         program = torch.export.export(exported, (example,), dynamic_shapes=shapes)
         if format == "torch_export":
-            torch.export.save(program, file, extra_files=dict(metadata))
+            content = io.BytesIO()  # torch ends the process where it cannot write a file
+            torch.export.save(program, content, extra_files=dict(metadata))
+            file.write_bytes(content.getvalue())
             return lambda path: _reopened_program(path, metadata)
         onnx: Any = torch.onnx.export(
             program,

@@ -13,6 +13,7 @@ from typing import TextIO
 import numpy as np
 from filelock import FileLock, Timeout
 
+from visionbench.data.store import SPLITS
 from visionbench.errors import RunFailed, UserError, is_disk_error
 from visionbench.files import replacing
 from visionbench.inference.inputs import Sample
@@ -145,7 +146,7 @@ def predict_batch(
 
 
 def check_output(output: str | None, inputs: Sequence[str]) -> None:
-    """Refuses an output that would replace an input.
+    """Refuses an output that would replace an input, or a file within a folder of inputs unless it holds predictions.
 
     Args:
         output: File to write; `None` for standard output.
@@ -156,9 +157,21 @@ def check_output(output: str | None, inputs: Sequence[str]) -> None:
     """
     if output is None or not Path(output).is_file():
         return
-    for source in inputs:
-        if Path(source).is_file() and Path(source).samefile(output):
+    file = Path(output).resolve()
+    for source in (Path(name) for name in inputs if name not in SPLITS):
+        is_within = source.is_dir() and file.is_relative_to(source.resolve()) and not _is_predictions(file)
+        if is_within or (source.is_file() and source.samefile(file)):
             raise UserError(f"{output} is an input, which --output would replace; give another --output.")
+
+
+def _is_predictions(file: Path) -> bool:
+    """Whether a file begins as `header` does; what cannot be read is taken for something else."""
+    try:
+        with file.open("rb") as opened:
+            first = opened.readline(1 << 16).rstrip(b"\r\n")
+    except OSError:
+        return False
+    return first.startswith(b"path,") and b",predicted,confidence," in first and first.endswith(b",true,error")
 
 
 @contextlib.contextmanager

@@ -31,6 +31,10 @@ from visionbench.models.base import Classifier
 from visionbench.runs.checkpoints import load_checkpoint
 from visionbench.runs.folder import RunFolder
 from visionbench.text import one_line, shown
+from visionbench.training.device import threads_for, using_threads
+
+# Names of the precision of 64 bits.
+DOUBLE = ("64-true", "64")
 
 
 @dataclass(frozen=True)
@@ -163,7 +167,10 @@ class TrainedRun:
                 "paths."
             )
         size = self.batch_size
-        parts = [self._predictor(part[start : start + size]) for part in raw for start in range(0, len(part), size)]
+        # As `visionbench test`: another number of threads may change the last digits.
+        threads = self.config.get("threads") or threads_for(self.model, size, torch.get_num_threads())
+        with using_threads(threads):
+            parts = [self._predictor(part[start : start + size]) for part in raw for start in range(0, len(part), size)]
         if not parts:
             return np.zeros((0, len(self.class_names)), dtype=np.float32), []
         probabilities = np.concatenate([part for part, _ in parts])
@@ -372,6 +379,8 @@ class Predictor:
             # As the Trainer sets it for a run, so that the results are reproducible.
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
             torch.use_deterministic_algorithms(True, warn_only=True)
+        if run.precision in DOUBLE and self.precision not in DOUBLE:
+            self.model.float()  # Lightning leaves weights of 64 bits as they are
         self.module = fabric.setup_module(self.model).eval()
         # Rows are encoded in 64 bits, which not every device has.
         self.raw_device = fabric.device if run.table is None else torch.device("cpu")

@@ -189,6 +189,15 @@ class Classifier(LightningModule, ABC):
         """Number of outputs of the network for each image: one for each class, or a single one; depends on the loss."""
         return self.loss_function.num_outputs
 
+    @property
+    def multiplications(self) -> int:
+        """Number of multiplications of one sample in the matrix products of the network, which chooses the threads.
+
+        By default each weight of a matrix is used once; a network that uses its weights for each part of a sample
+        overrides it.
+        """
+        return sum(parameter.numel() for parameter in self.network.parameters() if parameter.ndim > 1)
+
     def setup(self, stage: str) -> None:
         """Prepares the model for training; a model that is only evaluated needs no start weights."""
         if stage == "fit":
@@ -215,6 +224,9 @@ class Classifier(LightningModule, ABC):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Records that a checkpoint sets all weights, so that training does not load other weights."""
         self.start.loaded = True
+        kinds = {weight.dtype for weight in checkpoint["state_dict"].values() if weight.is_floating_point()}
+        if kinds == {torch.float64} and (self._trainer is None or self._trainer.precision == "64-true"):
+            self.double()  # or these weights would be rounded before the Trainer makes the model one of 64 bits
 
     def load_start(self) -> None:
         """Loads the weights that training starts from, if any; a subclass with another source of weights extends this.

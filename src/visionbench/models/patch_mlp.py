@@ -180,3 +180,13 @@ class PatchMLP(Classifier):
             activation=activation,
             skip=skip,
         )
+
+    @property
+    def multiplications(self) -> int:
+        """Number of multiplications of one image: a layer is used for each patch, or for each feature."""
+        network: Any = self.network
+        patches = network.stem[-1].num_features
+        once = sum(layer.weight.numel() for layer in network.modules() if isinstance(layer, nn.Linear))
+        across = sum(layer.weight.numel() for layer in network.modules() if isinstance(layer, FirstAxisLinear))
+        head = network.head.weight.numel()
+        return int(head + (once - across - head) * patches + across * network.head.in_features)

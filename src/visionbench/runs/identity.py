@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -137,7 +137,8 @@ def identity(
     Args:
         config: Complete configuration, in plain types.
         data_digest: Digest of the data, the split and the normalization.
-        kinds: Classes of the model and the data set, and of the objective where it is a user's own metric.
+        kinds: Classes of the model and the data set, of the objective where it is a user's own metric, and of what else
+            the configuration names.
         processes: Number of processes.
         start: Digest of the starting weights; `None` where training starts from random weights.
     """
@@ -197,6 +198,22 @@ def remember_source(kind: type) -> None:
         kind: Class of a model, a data set or another part of a run.
     """
     _user_sources(kind)
+
+
+def named_classes(config: Any) -> Iterator[type]:
+    """The imported classes that a configuration names by `class_path`, such as optimizers and augmentations.
+
+    Args:
+        config: Configuration, in plain types.
+    """
+    if isinstance(config, Mapping):
+        module, _, name = str(config.get("class_path")).rpartition(".")
+        kind = getattr(sys.modules.get(module), name, None)
+        if isinstance(kind, type):
+            yield kind
+    if isinstance(config, Mapping | list | tuple):
+        for part in config.values() if isinstance(config, Mapping) else config:
+            yield from named_classes(part)
 
 
 def code_digest(kinds: Iterable[type], package: Mapping[str, bytes] | None = None) -> str:

@@ -12,6 +12,8 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
+from visionbench.models.base import Classifier
+
 # Lightning sets this when it is imported, and every optimizer step then asks again whether there is a GPU; where there
 # is none, that is a search for NVIDIA's library on the disk, a tenth of a small network's training time.
 if not torch.cuda.is_available():
@@ -44,12 +46,11 @@ def is_on_cuda(accelerator: Any) -> bool:
     return accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available()
 
 
-def threads_for(model: nn.Module, batch_size: int, available: int) -> int:
+def threads_for(model: Classifier, batch_size: int, available: int) -> int:
     """The number of threads of the processor for a model: a rule of model and batch, never of load or a stopwatch.
 
     A network with convolutions takes all that are available. Any other takes one, unless the multiplications of a batch
-    (its matrices' weights times the batch size) exceed `MANY_MULTIPLICATIONS`: below that, threads wait for each other
-    longer than they compute.
+    exceed `MANY_MULTIPLICATIONS`: below that, threads wait for each other longer than they compute.
 
     Args:
         model: Model of the run.
@@ -59,8 +60,22 @@ def threads_for(model: nn.Module, batch_size: int, available: int) -> int:
     convolutions = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
     if any(isinstance(module, convolutions) for module in model.modules()):
         return available
-    weights = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim > 1)
-    return available if weights * batch_size > MANY_MULTIPLICATIONS else 1
+    return available if model.multiplications * batch_size > MANY_MULTIPLICATIONS else 1
+
+
+@contextlib.contextmanager
+def using_threads(count: int) -> Iterator[None]:
+    """Computes with a number of threads of the processor, and sets the former number again.
+
+    Args:
+        count: Number of threads.
+    """
+    before = torch.get_num_threads()
+    torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def device_name(trainer: Trainer) -> str:

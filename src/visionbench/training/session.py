@@ -9,6 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -52,6 +53,7 @@ from visionbench.runs.identity import (
     flat,
     git_state,
     identity,
+    named_classes,
     process_count,
     remember_source,
     versions,
@@ -217,6 +219,8 @@ class Session:
                 raise lost from error
             if not isinstance(error, OSError) or not is_disk_error(error):
                 raise
+            if not self._started:
+                self._withdraw()
             raise RunFailed(f"The run could not be written ({error}); {self._after_making_room()}.") from error
         finally:
             self._close()
@@ -357,7 +361,7 @@ class Session:
         return identity(
             self.settings.config,
             data_digest=self.data.data_digest(),
-            kinds=(type(self.model), type(self.data), *self._objective_class()),
+            kinds=(type(self.model), type(self.data), *self._objective_class(), *named_classes(self.settings.config)),
             processes=process_count(self.settings.trainer),
             start=start["weights_digest"] if start is not None else None,
         )
@@ -373,8 +377,7 @@ class Session:
 
     def prepare_data(self) -> None:
         """Prepares and splits the data, and tells model and data what the settings say of both."""
-        if self.data.seed is None:
-            self.data.seed = self.settings.seed
+        self.data.run_seed = self.settings.seed
         if OfficialTestAsValidation.name in self.settings.allow:
             self.data.watch_test()
         if self.world.is_first or self.world.launch is not None:  # where several do, one prepares and the others wait
@@ -590,6 +593,7 @@ class Session:
         else:
             exact = settings.run_dir
             folder = RunFolder.claim(parent).path if exact is None else _claim_exactly(Path(exact))
+            self.run_folder = folder  # which `_withdraw` removes where the disk is full
             self._lock = RunFolder(folder).lock()
         if settings.resume is not None:
             self.model.prepare_start(load=self.resumption is None or self.resumption.state is None)
@@ -721,6 +725,8 @@ class Session:
         except MetricFailed as error:
             refusal = MetricFailed(f"{str(error).removesuffix('.')}; {self._after_mending_metric()}.")
         except RunFailed as error:
+            if self.trainer.global_step == 0:
+                self._withdraw()  # first, since a folder that is removed cannot be resumed
             refusal = RunFailed(f"{str(error).removesuffix('.')}; {self._after_making_room()}.")
         except UserError as error:
             refusal = error
@@ -874,6 +880,7 @@ class Session:
             "best_epoch": result.best_epoch,
             "seconds": round(result.seconds, 3),
             "cpu_seconds": round(self._cpu_seconds(), 3),
+            "ended": datetime.now(UTC).isoformat(timespec="seconds"),
             "metrics": metrics,
             "counts": result.counts,
             "findings": [dataclasses.asdict(finding) for finding in self.findings],
@@ -970,7 +977,7 @@ class Session:
         )
 
     def _after_making_room(self) -> str:
-        if self.checkpoints is None or self.run_folder is None:
+        if self.run_folder is None or not (self._started or self.resumption):
             return "make room and start it again"
         return f"make room, and visionbench fit --resume {shlex.quote(str(self.run_folder))} resumes it"
 

@@ -17,7 +17,8 @@ class EarlyStopping:
     """Ends training when the objective no longer improves.
 
     Args:
-        patience: Epochs without improvement to wait; by default training is not ended early.
+        patience: Validations without improvement to wait, one after each epoch unless the Trainer is told otherwise; by
+            default training is not ended early.
         min_delta: Smallest change that counts as an improvement.
     """
 
@@ -90,7 +91,7 @@ class Settings:
         resume_changed: Whether a run is resumed although its configuration, data, code or versions have changed.
         test_after_fit: Whether the result is tested after training.
         predictions: Whether predictions are kept in the run folder.
-        allow: Names of the guards whose refusals become warnings.
+        allow: Names of the guards whose refusals become notes.
         findings: Warnings about the configuration.
         figures: Figures to draw.
         figure_layers: Layers whose activations are drawn.

@@ -64,8 +64,9 @@ def opening_lines(
     if run_folder is not None:
         yield f"run        {run_folder}"
     if resumption is not None and resumption.state is not None:
-        within = f" and {batches} batches" if (batches := resumption.state["batches"]) else ""
-        yield f"resumed    after {resumption.epochs} epochs{within}, from {resumption.file}"
+        batches = resumption.state["batches"]
+        within = f" and {counted(batches, 'batch', 'batches')}" if batches else ""
+        yield f"resumed    after {counted(resumption.epochs, 'epoch')}{within}, from {resumption.file}"
 
 
 def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
@@ -111,19 +112,20 @@ def _share(accuracy: float, count: int | None, item: str) -> str:
     return f"{share} of {counted(count, item)}"
 
 
-def provenance_lines(run: RunFolder, tested: str | None) -> Iterator[str]:
+def provenance_lines(run: RunFolder, tested: str | None, is_split_of_run: bool = True) -> Iterator[str]:
     """Where the metrics of a run come from: how its weights were chosen, what it allows, how often it was tested.
 
     Args:
         run: Run folder.
         tested: Word for one test sample; `None` where the metrics are not those of a test.
+        is_split_of_run: Whether the splits are those that the run recorded.
     """
     yield f"{'result' if run.choosing_metric is None else 'chosen':<10}  {run.provenance}"
     if marks := run.allowed_defects:
         yield f"allowed     {', '.join(marks)}: these numbers are those of a run with this defect"
     if tested is not None and (opening := run.opening_in_words(tested)) is not None:
         yield f"openings    {opening}"
-    if tested is not None and (copies := run.copies_in_words(tested)) is not None:
+    if tested is not None and is_split_of_run and (copies := run.copies_in_words(tested)) is not None:
         yield f"copies      {copies}"
 
 

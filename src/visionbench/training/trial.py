@@ -2,6 +2,7 @@
 
 import contextlib
 import functools
+import math
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -122,6 +123,7 @@ def try_step(trainer: Trainer, model: Classifier, data: VisionDataModule) -> Sta
         optimizers=trainer.optimizers,
         watched=_watched(trainer),
         is_new=trainer.global_step == 0,
+        unvalidated=_unvalidated(trainer) if data.sizes()["val"] else 0,
     )
     batch = _samples(trainer, model, data)
     labels = batch[1]
@@ -155,6 +157,15 @@ def try_step(trainer: Trainer, model: Classifier, data: VisionDataModule) -> Sta
         has_gradient=has_gradient,
         first_input=first[0] if first else None,
     )
+
+
+def _unvalidated(trainer: Trainer) -> int:
+    """The number of batches after the last validation in the first epoch that has one; 0 where a clock tells when."""
+    batches, interval = trainer.num_training_batches, trainer.val_check_batch
+    if not trainer.enable_validation or interval is None or not math.isfinite(batches) or not math.isfinite(interval):
+        return 0
+    ends = math.ceil(interval / batches) * batches  # in several epochs where the interval is of all batches
+    return int(ends % interval)
 
 
 def _watched(trainer: Trainer) -> list[tuple[str, str]]:
