@@ -192,6 +192,54 @@ def test_folds_are_pooled_by_their_numbers_of_samples(tmp_path):
     assert {use.cell["width"] for use, _ in plan(study, rows).using("corrected", "final")} == {"8"}
 
 
+def test_of_cells_with_the_same_mean_the_first_is_chosen_and_that_is_said(study):
+    rows = {}
+    for use, run in plan(study, {}).using("corrected", "all"):
+        # Rows have nine digits: the second cell's mean is larger by what rounding leaves.
+        place = list(study.grid["optimizer"]).index(use.cell["optimizer"])
+        rows[run.id] = finished(run, (0.763888889, 0.7638888892)[place] if use.cell["width"] == "8" else 0.5)
+    (choice,) = [choice for choice in plan(study, rows).choices if choice.protocol == "corrected"]
+    assert choice.cell == {"optimizer": "SGD", "width": "8"}
+    assert choice.by == "val/acc of all, the first of 2 cells with the same mean"
+
+
+@pytest.mark.parametrize("fold_is", ["", ", set: {data.fold_is: val}"])
+def test_folds_do_not_choose_the_epoch_of_which_they_are_the_score(tmp_path, fold_is):
+    path = tmp_path / "folds.yaml"
+    head = TEXT.partition("stages:")[0].replace(", chosen: {final: {width: 16}}", "")
+    path.write_text(f"{head}stages: {{all: {{grid: [width], folds: 3{fold_is}}}}}\n")
+    with pytest.raises(
+        UserError, match=r"stages\.all has folds of validation samples, and its result is the epoch that"
+    ):
+        plan(load_study(path), {})
+    path.write_text(path.read_text().replace("folds: 3", "folds: 3, result: last epoch"))
+    assert len(plan(load_study(path), {}).runs) == 2 * 2 * 2 * 3
+
+
+def test_what_one_protocol_allows_a_protocol_with_the_same_runs_does_not_get(tmp_path):
+    """A correction that was forgotten is refused by its guard, as if the protocol stood alone."""
+    path = tmp_path / "some-study.yaml"
+    same = "base:\n  data: Digits\n  model: some_study.SoftmaxMLP\nprotocols:\n"
+    text = f"title: T\nsource: S\nseeds: [0]\n{same}  reported: {{defects: {{double_softmax: twice}}}}\n"
+    for protocols, allowed in ((text, ["double_softmax"]), (f"{text}  corrected: {{}}\n", [])):
+        path.write_text(f"{protocols}stages: {{all: {{}}}}\n")
+        (run,) = plan(load_study(path), {}).runs.values()
+        assert run.config["allow"] == allowed
+
+
+def test_two_labels_that_are_one_run_are_refused(tmp_path):
+    path = tmp_path / "some-study.yaml"
+    text = TEXT.replace(
+        "stages:\n  all: {grid: [optimizer, width]", "stages:\n  all: {set: {model.widths: [4]}, grid: [width]"
+    )
+    path.write_text(text)
+    sentence = (
+        r"stages\.all: the cells width 8 and width 16 are the same run in protocol reported; see whether the stage"
+    )
+    with pytest.raises(UserError, match=sentence):
+        plan(load_study(path), {})
+
+
 def test_folds_of_validation_samples_do_not_test_the_same_samples_again(tmp_path):
     path = tmp_path / "folds.yaml"
     all_of_it, tested = "{grid: [optimizer, width], result", "{grid: [width], folds: 3, test: true, result"

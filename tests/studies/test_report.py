@@ -485,6 +485,44 @@ def test_folds_say_what_holds_for_other_samples(tmp_path, spread, turns):
     assert "p, other samples" in page.text
 
 
+def test_cells_whose_labels_are_alike_have_the_names_of_their_axes(tmp_path):
+    axes = "grid:\n  batch norm: {with: {model.batch_norm: true}}\n  skip: {with: {model.widths: [9]}, without: {}}\n"
+    cells = "cells: [{batch norm: with}, {skip: with}, {skip: without}]"
+    text = (
+        TEXT.partition("grid:")[0]
+        + axes
+        + f"protocols: {{corrected: {{}}}}\nstages: {{widths: {{{cells}, test: true}}}}\n"
+    )
+    levels = {"batch norm": 0.9, "skip": 0.8}
+
+    def of_cell(run, row):
+        axis, label = next(iter(run.first.cell.items()))
+        return replace(
+            row,
+            metrics={
+                "test/acc": levels[axis] - 0.1 * (label == "without") + 0.001 * (run.first.seed + 1) ** (axis == "skip")
+            },
+        )
+
+    study = study_of(tmp_path, text)
+    sentence = page_of(tmp_path, study, rows_of(study, of_cell)).by_section["best"]
+    assert "Best: batch norm with (90.10 ± 0.00 over 5 seeds); better on these samples than every other" in sentence
+    assert "than the next one, skip with (80.30 ± 0.16), by 9.80 points" in sentence
+
+
+def test_where_some_cells_have_more_seeds_the_best_one_goes_by_those_of_all(tmp_path):
+    more = "seeds: [0, 1], more_seeds: {seeds: [2, 3, 4], cells: [{width: '8'}]}"
+    study = study_of(tmp_path, TEXT.partition("published:")[0].replace("grid: [width]", f"grid: [width], {more}"))
+
+    def of_cell(run, row):
+        use = run.first
+        level = 0.99 if use.seed > 1 else {"8": 0.8, "16": 0.85}.get(use.cell["width"], 0.7)
+        return replace(row, metrics={"test/acc": level + 0.001 * use.seed})
+
+    sentence = page_of(tmp_path, study, rows_of(study, of_cell)).by_section["best"]
+    assert "Best: width 16 (85.05 ± 0.07 over 2 seeds)" in sentence
+
+
 def test_equal_cells_have_no_best_one(tmp_path):
     rows = rows_of(study_of(tmp_path), lambda run, row: replace(row, metrics={"test/acc": 0.475}))
     text = page_of(tmp_path, rows=rows).by_section["best"]
@@ -559,9 +597,17 @@ def test_validation_on_the_test_samples_is_compared_with_the_test(tmp_path):
 
 
 def test_defects_that_change_no_number_are_said_to(tmp_path):
-    text = re.sub(r", set: \{model: some_study.SoftmaxMLP\}", "", TEXT)
-    page = page_of(tmp_path, study_of(tmp_path, text))
+    study = study_of(tmp_path)
+    equal = rows_of(study, lambda run, row: replace(row, metrics={"test/acc": 0.8, "val/loss": 0.1}))
+    page = page_of(tmp_path, study, equal)
     assert "All values of reported and corrected are equal: the defects changed no number." in page.text
+
+
+def test_protocols_that_share_their_trainings_say_nothing_of_defects(tmp_path):
+    page = page_of(tmp_path, study_of(tmp_path, TEXT.replace(", set: {model: some_study.SoftmaxMLP}", "")))
+    said = "reported and corrected share all these trainings, so that the same measure has the same value in both."
+    assert said in page.text
+    assert "changed no number" not in page.text
     assert page.row("cell", "printed")[2] == "reported and corrected"
 
 

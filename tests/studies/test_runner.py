@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from visionbench.studies.results import TIMES, read_rows, write_rows
+from visionbench.studies.results import TIMES, read_rows, row_of, write_rows
 from visionbench.studies.spec import load_study
 
 pytestmark = pytest.mark.slow
@@ -107,7 +107,12 @@ def test_a_forked_run_is_the_run_of_the_command_line(undisturbed, tmp_path):
     subprocess.run(line, cwd=tmp_path, check=True, capture_output=True)
     from visionbench.runs.folder import RunFolder
 
-    assert RunFolder(tmp_path / "run").metadata["weights_digest"] == row.weights_digest
+    run = RunFolder(tmp_path / "run")
+    assert run.metadata["weights_digest"] == row.weights_digest
+    os.utime(run.metadata_path, (0, 0))  # as a copy of the folder may have it
+    assert (
+        row_of(run, row.id, row.protocols, row.stage, row.cell, row.seed, row.fold).date == run.metadata["ended"][:10]
+    )
 
 
 def test_a_recorded_run_is_repeated_on_a_clone_with_one_command(undisturbed, tmp_path):
@@ -136,8 +141,9 @@ def test_a_recorded_run_is_repeated_on_a_clone_with_one_command(undisturbed, tmp
     assert f"other circumstances: processor {row.processor} here, another one recorded" in elsewhere.stdout
     unknown = study(tmp_path, "repeat", "two-widths", "zz", check=False)
     assert unknown.returncode == 2
-    assert f"none of the 1 recorded runs of two-widths begins so; expected an id of {saved}, such as {row.id}." in (
-        unknown.stderr + unknown.stdout
+    assert (
+        f"No recorded run of two-widths has an id that begins with zz; give an id of {saved}, such as {row.id}."
+        in unknown.stderr
     )
 
 
@@ -295,7 +301,7 @@ def test_a_lost_worker_of_ray_costs_only_its_run(small, tmp_path):
             break
     printed = runner.communicate()[0]
     assert runner.returncode == 0
-    assert "its process ended (status -9); it begins again" in printed
+    assert "its process ended (status -9); it is trained from the beginning" in printed
     assert {row["status"] for row in table(tmp_path)} == {"finished"}
     assert table(tmp_path) == table(small)
 
@@ -513,6 +519,7 @@ def test_a_dry_run_ends_with_what_would_be_refused(tmp_path):
     write_study(tmp_path, TEXT.replace("max_epochs", "max_epoch"))
     done = study(tmp_path, "run", "two-widths", "--dry_run", check=False)
     assert done.returncode == 2
+    assert "their time is not known" in done.stdout
     assert "These runs would be refused: " in done.stderr
     assert "did you mean --trainer.max_epochs?" in done.stderr
 

@@ -106,7 +106,9 @@ def test_a_pruned_trial_ends_below_the_median_of_those_before_it(tmp_path):
 
 def test_a_run_is_compared_with_those_of_its_seed_and_fold(tmp_path):
     text = TEXT.replace("sampler: random", "sampler: random\n      prune_after: 1").replace("test: true", "test: false")
-    text = text.replace("  search:\n    search:", "  search:\n    folds: 2\n    seeds: [3, 5]\n    search:")
+    text = text.replace(
+        "  search:\n    search:", "  search:\n    folds: 2\n    result: last epoch\n    seeds: [3, 5]\n    search:"
+    )
     levels = {(3, 0): 0.1, (3, 1): 0.2, (5, 0): 0.3, (5, 1): 0.4}
 
     def ended(run):
@@ -257,3 +259,17 @@ def test_each_mistake_is_one_sentence(tmp_path, old, new, sentence):
     with pytest.raises(UserError) as refusal:
         load(tmp_path, TEXT.replace(old, new, 1) + continued)
     assert sentence in str(refusal.value)
+
+
+def test_trials_of_an_earlier_space_are_not_counted(tmp_path):
+    """A run of other ranges or options is no trial of this search; those that still fit stay."""
+    first = searched(load(tmp_path, TEXT), lambda run: finished(run, 1 - abs(dropout(run) - 0.3)))
+    rows = {run.id: finished(run, dropout(run)) for run in first[-1].runs.values()}
+    known = {run.first.cell["trial"]: dropout(run) for run in first[-1].runs.values() if run.first.stage == "search"}
+    (old,) = [line for line in TEXT.splitlines() if "model.dropout:" in line]
+    middle = sorted(known.values())[5]
+    low = old[: old.index("{")] + f"{{low: {middle}, high: 0.95}}"
+    again = plan(load(tmp_path, TEXT.replace(old, low)), rows)
+    cells = {run.first.cell["trial"]: dropout(run) for run in again.runs.values() if run.first.stage == "search"}
+    assert all(value >= middle for value in cells.values())
+    assert {number: value for number, value in known.items() if value >= middle}.items() <= cells.items()

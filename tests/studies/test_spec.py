@@ -103,6 +103,32 @@ def test_printed_values_and_labels_are_kept_as_they_are_written(tmp_path):
             "[8, 0.9780, 1.50]",
             "val/acc has 0.9780, a fraction, expected percent; write 0.9780 as 97.80,",
         ),
+        (
+            "[8, 97.80, 1.50]",
+            "[8, 97.80, 1.50]\n    - [8, 99.00, 1.40]",
+            "the row ['8', '99.00', '1.40'] is of a cell that a row above it has; leave one out.",
+        ),
+        (
+            "[width, val/acc, val/loss]",
+            "[width, val/acc, val/acc]",
+            "the column val/acc is there twice; leave one out.",
+        ),
+        (
+            "[width, val/acc, val/loss]",
+            "[width, val/acc, step val/loss]",
+            "the column step val/loss is of a batch, of which the training loss alone is known; write step train/loss.",
+        ),
+        (
+            "{best_of: all",
+            "{by: max test/acc, best_of: all",
+            "stages.final.by is max test/acc, expected a metric of the validation",
+        ),
+        (
+            "judged: [val/acc",
+            "judged: [val/loss, val/acc",
+            "judged names val/loss, which is no share of samples, so that a tolerance in points does not fit it; write "
+            "tolerance: {val/loss: ...}, in its own unit.",
+        ),
         ("judged: [val/acc", "judged: [val/f1", "judged names val/f1, of which nothing is published."),
         ("8: {model.widths: [8]}", "8: {model.widths: [8]}, 8: {}", "8 stands twice in one mapping (line 6)."),
         ("8: {model.widths: [8]}", "8: {model.widths:}", "grid.width.8.model.widths has no value; write null to unset"),

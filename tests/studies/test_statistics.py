@@ -388,9 +388,24 @@ def test_folds_that_share_training_samples_are_no_independent_values():
     assert fold_test(second, first) == fold_test(first, second) > stats.ttest_rel(first, second).pvalue
 
 
+def test_a_small_training_set_beside_the_fold_makes_a_difference_less_clear():
+    first, second = [0.90, 0.92, 0.91, 0.94, 0.93], [0.93, 0.94, 0.95, 0.95, 0.97]
+    differences = np.subtract(second, first)
+    statistic = differences.mean() / np.sqrt((1 / 5 + 200 / 100) * differences.var(ddof=1))
+    assert fold_test(first, second, 200 / 100) == pytest.approx(2 * stats.t.sf(statistic, 4))
+    assert fold_test(first, second, 1 / 4) == fold_test(first, second)
+
+
+def test_the_best_mean_is_not_better_than_a_cell_that_beats_it_on_the_same_seeds():
+    cells = {"more": {0: 80.0, 1: 80.1, **dict.fromkeys(range(2, 10), 95.0)}, "other": {0: 81.0, 1: 81.2}}
+    found = best_and_indistinguishable(cells, "max")
+    assert (found.best, found.ties) == ("more", ("other",))
+
+
 def test_equal_folds_differ_by_nothing_or_for_certain():
     assert fold_test([0.1, 0.2, 0.3], [0.1, 0.2, 0.3]) == 1
-    assert fold_test([0.1, 0.2, 0.3], [0.2, 0.3, 0.4]) == 0
+    # As the permutation of signs: three folds that all differ alike are no proof.
+    assert fold_test([0.1, 0.2, 0.3], [0.2, 0.3, 0.4]) == 0.25
     with pytest.raises(ValueError, match="two or more folds"):
         fold_test([0.1], [0.2])
 

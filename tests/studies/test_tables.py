@@ -1,5 +1,6 @@
 """What was measured beside what was published, from made-up rows."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -216,9 +217,7 @@ def test_an_epoch_that_a_run_has_not_reached_has_no_value(measure):
 
 def test_extremes_the_last_full_batch_the_minimized_loss_and_the_time_are_measures(measure):
     measures = ["max val/acc", "min val/loss", "step train/loss", "minimized", "seconds"]
-    text = stages(
-        "{one: {}}", f"{{one: [[{', '.join(measures)}], [90, 0.2, 0.3, 1.5, 60]]}}", f"[{', '.join(measures)}]"
-    )
+    text = stages("{one: {}}", f"{{one: [[{', '.join(measures)}], [90, 0.2, 0.3, 1.5, 60]]}}", "[max val/acc]")
 
     def row_of(row):
         return replace(
@@ -242,13 +241,75 @@ def test_extremes_the_last_full_batch_the_minimized_loss_and_the_time_are_measur
     assert items == {**dict.fromkeys(measures), "max val/acc": 50}
 
 
+def test_what_is_printed_after_an_epoch_is_not_compared_with_the_end_of_training(measure):
+    measures = ["max val/acc", "step train/loss", "seconds"]
+    text = stages(
+        "{one: {result: last epoch}}",
+        f"{{one: [[epoch, {', '.join(measures)}], [1, 50, 0.3, 20], [3, 90, 0.1, 60]]}}",
+        "[max val/acc]",
+    )
+
+    def row_of(row):
+        return replace(row, curves={"val/acc": [0.5, 0.9, 0.6]}, losses=[0.5, 0.125], seconds=60.0, epochs=3)
+
+    entries = measure(row_of, text)
+    first, last = ({e.measure: e.values for e in entries if e.epoch == n and e.protocol == "reported"} for n in (1, 3))
+    assert first == {"max val/acc": pytest.approx({0: 50, 1: 50}), "step train/loss": {}, "seconds": {}}
+    assert last["max val/acc"] == pytest.approx({0: 90, 1: 90})
+    assert (last["step train/loss"][0], last["seconds"][0]) == (0.125, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("data", "defects", "stage", "cut"),
+    [
+        ("Digits", "", "", True),
+        ("Digits", "defects: {test_as_validation: chosen on test images}, ", "", False),
+        ("Digits", "", "folds: 2, result: last epoch", False),
+    ],
+)
+def test_samples_that_are_cut_at_random_are_others_than_those_of_the_report(measure, data, defects, stage, cut):
+    text = stages(f"{{one: {{{stage}}}}}", "{one: [[val/acc], [80]]}", "[val/acc]", defects)
+    entry = only(measure(lambda row: accuracy(row, 0.8), text), "val/acc")
+    assert entry.is_cut == cut
+
+
+def test_trials_that_are_the_same_runs_count_once_in_the_spread(measure):
+    search = "{trials: 6, over: {data.batch_size: {values: [16, 32]}}}"
+    entries = measure(
+        lambda row: accuracy(row, 0.8 + 0.01 * row.seed + 0.001 * int(json.loads(row.cell["data.batch_size"]) > 20)),
+        stages(f"{{one: {{search: {search}}}}}"),
+    )
+    found = [entry for entry in entries if entry.protocol == "reported"]
+    assert len(found) == 6
+    assert {entry.spread.degrees_of_freedom for entry in found} == {2}  # two cells of two seeds
+
+
+def test_metrics_of_the_confusion_matrix_are_those_of_all_folds_together(measure):
+    """A fold without a class has no F1 of it, so that the mean of the folds would be another number."""
+    folds = FOLDS.replace("[[val/acc], [80]]", "[[val/macro_f1, val/f1_b, val/auc], [80, 80, 80]]")
+    matrices = ([[11, 1], [0, 0]], [[0, 0], [4, 8]])
+
+    def row_of(row):
+        metrics = {"val/macro_f1": 0.5, "val/f1_b": 0.25, "val/auc": 0.5 + row.fold / 4}
+        return replace(
+            accuracy(row, 0.5, 12), metrics=metrics, confusion={"val": matrices[row.fold]}, classes=("a", "b")
+        )
+
+    entries = measure(row_of, folds.replace("[val/acc]", "[val/f1_b]"))
+    values = {entry.measure: entry.values[0] for entry in entries if entry.protocol == "reported"}
+    f1_a, f1_b = 2 * 11 / (12 + 15), 2 * 8 / (12 + 9)
+    assert values["val/f1_b"] == pytest.approx(100 * f1_b)
+    assert values["val/macro_f1"] == pytest.approx(100 * (f1_a + f1_b) / 2)
+    assert values["val/auc"] == pytest.approx(62.5)
+
+
 def test_without_a_penalty_the_loss_is_what_is_minimized(measure):
     text = stages("{one: {}}", "{one: [[minimized], [1.5]]}")
     entries = measure(lambda row: replace(row, metrics={"train/loss": 0.7}), text)
     assert only(entries, "minimized").values == {0: 0.7, 1: 0.7}
 
 
-FOLDS = stages("{one: {folds: 2}}", "{one: [[val/acc], [80]]}", "[val/acc]")
+FOLDS = stages("{one: {folds: 2, result: last epoch}}", "{one: [[val/acc], [80]]}", "[val/acc]")
 
 
 def test_folds_are_pooled_by_their_numbers_of_samples(measure):
@@ -272,7 +333,8 @@ def test_a_seed_with_a_fold_that_is_not_finished_has_no_value(measure, status):
 
 def test_where_each_seed_chooses_its_own_cell_the_values_of_all_seeds_are_one_entry(measure):
     text = stages(
-        "{all: {grid: [width]}, final: {best_of: all, over: each seed, set: {data.batch_size: 32}, test: true}}",
+        "{all: {grid: [width]}, final: {best_of: all, over: each seed, set: {data.batch_size: 32}, test: true}, "
+        "longer: {continue: final}}",
         "{final: [[test/acc], [85]]}",
         "[test/acc]",
     )
@@ -282,12 +344,15 @@ def test_where_each_seed_chooses_its_own_cell_the_values_of_all_seeds_are_one_en
         if row.stage == "all":
             return accuracy(row, 0.9 if row.cell["width"] == best[row.seed] else 0.5)
         assert row.cell["width"] == best[row.seed]
-        return replace(row, metrics={"test/acc": 0.8 + 0.1 * row.seed})
+        return replace(row, metrics={"test/acc": 0.8 + 0.1 * row.seed, "val/acc": 0.9})
 
     entries = measure(row_of, text)
     final = only(entries, "test/acc", stage="final")
     assert final.values == pytest.approx({0: 80, 1: 90})
     assert (final.cell, final.label, final.published, final.asked) == ({}, "final", "85", 2)
+    # A stage that resumes these runs is one entry too.
+    resumed = only(entries, "val/acc", stage="longer")
+    assert (resumed.cell, resumed.asked, len(resumed.values)) == ({}, 2, 2)
     # Nothing is published of the other stage, of which its choosing measure is shown.
     assert {entry.measure for entry in entries if entry.stage == "all"} == {"val/acc"}
 
@@ -295,6 +360,7 @@ def test_where_each_seed_chooses_its_own_cell_the_values_of_all_seeds_are_one_en
 def test_a_measure_that_a_defect_makes_another_thing_is_not_comparable(measure):
     defects = "defects: {single_batch: the loss is that of one batch}, changes: {train/loss: single_batch}, "
     text = stages("{one: {}}", "{one: [[train/loss, val/acc], [0.5, 80]]}", "[train/loss, val/acc]", defects)
+    text = text.replace("tolerance: 20", "tolerance: {train/loss: 0.1}")
     entries = measure(lambda row: replace(row, metrics={"train/loss": 0.5, "val/acc": 0.8}), text)
     verdict = only(entries, "train/loss").verdict
     assert verdict.kind == "not comparable"

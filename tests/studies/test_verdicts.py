@@ -68,6 +68,18 @@ def test_fewer_than_four_degrees_of_freedom_decide_nothing():
     assert (once.kind, once.interval) == ("inconclusive", None)
 
 
+def test_a_value_that_other_samples_may_explain_is_not_called_wrong():
+    """Half the interval is 0.887 points; that of two cuts of 1,000 samples hypot(0.887, 1.96 * 1.469) = 3.01."""
+    assert verdict("90.00", items=1000).kind == "not reproduced"
+    found = verdict("90.00", items=1000, is_cut=True)
+    assert found.sentence == (
+        "inconclusive: 90.00 was printed, one more run would lie between 86.81 and 88.59 on the same 1,000 samples, "
+        "but those of the report are others, which alone may change it by 2.9 points"
+    )
+    assert verdict("91.00", items=1000, is_cut=True).kind == "not reproduced"
+    assert verdict("88.00", items=1000, is_cut=True).kind == verdict("88.00", items=1000).kind == "reproduced"
+
+
 def test_outside_is_not_reproduced_however_wide():
     wide = [70.0, 80.0, 75.0, 85.0, 78.0]
     assert verdict("20.00", wide, tolerance=0.1).kind == "not reproduced"

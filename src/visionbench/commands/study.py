@@ -2,6 +2,7 @@
 
 import csv
 import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -210,16 +211,16 @@ def _verify(args: Sequence[str]) -> int:
     for note in runner.notes:
         console.print(f"note: {note}")
     worsened = False
-    for entry in _judged(runner):
+    for name, entry in _named(_judged(runner)).items():
         kind = entry.verdict.kind if entry.verdict is not None else "incomplete"
-        old = before.pop(_name(entry), kind)
+        old = before.pop(name, kind)
         change = ""
         if old != kind:
             got_worse = worse(old, kind)
             worsened |= got_worse
             change = f" ({'worse' if got_worse else 'not worse'} than the saved {old})"
         reason = entry.verdict.sentence.removeprefix(f"{kind}: ") if entry.verdict is not None else ""
-        console.print(f"{kind}{change}: {_name(entry)}: {reason}")
+        console.print(f"{kind}{change}: {name}: {reason}")
     for name, old in before.items():
         worsened = True
         console.print(f"not judged any more (worse than the saved {old}): {name}")
@@ -403,8 +404,18 @@ def _share(text: str | None) -> tuple[int, int] | None:
     return int(match[1]), int(match[2])
 
 
-def _name(entry: "Measured") -> str:
-    return f"{entry.stage} / {entry.label} / {entry.measure}"
+def _named(entries: "Sequence[Measured]") -> "dict[str, Measured]":
+    """Judged values by their names, which have the names of axes where two would be alike."""
+    short = Counter(map(_name, entries))
+    return {_name(entry, with_axes=short[_name(entry)] > 1): entry for entry in entries}
+
+
+def _name(entry: "Measured", with_axes: bool = False) -> str:
+    label = entry.label
+    if with_axes:
+        epoch = [f"epoch {entry.epoch}"] * (entry.epoch is not None)
+        label = " ".join([", ".join(f"{axis} {value}" for axis, value in entry.cell.items()), *epoch])
+    return f"{entry.stage} / {label} / {entry.measure}"
 
 
 def _summary(runner: "Runner") -> str:
@@ -414,7 +425,8 @@ def _summary(runner: "Runner") -> str:
 
 
 def _verdict_lines(runner: "Runner") -> list[str]:
-    lines = [f"{_name(entry)}: {entry.verdict.sentence}" for entry in _judged(runner) if entry.verdict is not None]
+    named = _named(_judged(runner))
+    lines = [f"{name}: {entry.verdict.sentence}" for name, entry in named.items() if entry.verdict is not None]
     if lines:
         return [*lines, _summary(runner)]
     from visionbench.studies.report_comparison import best_lines
@@ -432,7 +444,7 @@ def _save_verdicts(runner: "Runner") -> None:
     text = StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(("value", "verdict", "sentence"))
-    for entry in _judged(runner):
+    for name, entry in _named(_judged(runner)).items():
         if entry.verdict is not None:
-            writer.writerow((_name(entry), entry.verdict.kind, entry.verdict.sentence))
+            writer.writerow((name, entry.verdict.kind, entry.verdict.sentence))
     write_whole(runner.saved / VERDICTS_FILE, text.getvalue().encode())

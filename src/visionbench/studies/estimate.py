@@ -43,15 +43,18 @@ def dry_run(runner: Runner) -> Iterator[str]:
     for entry in runner.waiting():
         yield f"{'later':<16}  {counted(entry.count, 'run'):>12}  {entry.stage} · {entry.protocol}: {entry.reason}"
     finished = sum(row.is_finished for row in runner.rows())
-    known_total = sum(seconds.values())
-    unknown = len(missing) - len(seconds)
-    workers = runner.workers()
-    total = f"{duration(known_total)} of computing, about {duration(known_total / workers)} with {workers} at once"
-    if unknown:
-        total += f", without {counted(unknown, 'run')} whose time is not known"
-    yield f"{counted(len(missing), 'run')} to train, {finished} finished; {total}"
+    total = f"; {_total(seconds, len(missing) - len(seconds), runner.workers())}" if missing else ""
+    yield f"{counted(len(missing), 'run')} to train, {finished} finished{total}"
     if problems:
-        raise UserError(f"These runs would be refused: {' '.join(problems.values())}")
+        raise UserError(f"These runs would be refused: {' '.join(dict.fromkeys(problems.values()))}")
+
+
+def _total(seconds: dict[str, float], unknown: int, workers: int) -> str:
+    if unknown and not seconds:
+        return "their time is not known"
+    total = sum(seconds.values())
+    text = f"{duration(total)} of computing, about {duration(total / workers)} with {workers} at once"
+    return text + (f", without {counted(unknown, 'run')} whose time is not known" if unknown else "")
 
 
 def _seconds(runner: Runner, missing: list[PlannedRun], problems: dict[str, str]) -> dict[str, float]:

@@ -50,7 +50,7 @@ published: # as they are printed, accuracies in percent: 94.4 stands for 94.35 t
     - [96.4]
 
 judged: [val/acc, test/acc] # measures that get a verdict; the others are shown
-tolerance: 5.0 # points within which one more run has to lie, so that a value can count as reproduced
+tolerance: 5.0 # largest half-width, in points, of the interval for one more run with which a value counts as reproduced
 figures: {candidates: [learning-curves, main-effects], final: [learning-curves, test-confusion]}
 """
 

@@ -3,8 +3,9 @@
 import copy
 import hashlib
 import json
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,6 +18,8 @@ from visionbench.studies.spec import GUARD_WORDS, MINIMIZED, SECONDS, Cell, Need
 # Arguments of a run file whose value is a class with arguments, or its name alone.
 CLASSES = ("model", "data", "model.optimizer", "model.lr_scheduler")
 ID_DIGITS = 16
+# Metrics that are means over samples, so that the mean over folds, weighted by samples, is that of all samples.
+MEANS_OF_SAMPLES = frozenset({"acc", "loss", "log_loss"})
 
 
 @dataclass(frozen=True)
@@ -340,7 +343,7 @@ class _Planner:
         known = {
             row.cell[TRIAL]: row.cell
             for row in self.rows.values()
-            if row.stage == stage.name and protocol.name in row.protocols and TRIAL in row.cell
+            if row.stage == stage.name and protocol.name in row.protocols and search.has(row.cell)
         }
         results: list[tuple[Cell, float | None]] = []
         curves: dict[tuple[int, int | None], list[list[float | None]]] = {}
@@ -409,11 +412,14 @@ class _Planner:
             if cell is None:
                 self._wait(stage, protocol, reason, 1 if seed is not None else len(stage.seeds))
                 continue
-            self.choices.append(Choice(protocol.name, stage.name, cell, seed, f"{stage.by} of {source.name}"))
+            self.choices.append(Choice(protocol.name, stage.name, cell, seed, f"{stage.by} of {source.name}{reason}"))
             self._add(stage, protocol, cell, [seed] if seed is not None else stage.seeds, order)
 
     def _choose(self, stage: Stage, source: Stage, protocol: Protocol, seeds: Sequence[int]) -> tuple[Cell | None, str]:
-        """The best cell over some seeds; without one, the reason. A cell with a failed run cannot be chosen."""
+        """The best cell over some seeds, and what is to be said of it; without one, the reason.
+
+        A cell with a failed run cannot be chosen.
+        """
         scores: list[tuple[float, Cell]] = []
         keys = [key for key in self.by_use if key[:2] == (protocol.name, source.name)]
         is_searched = source.search is not None
@@ -428,8 +434,10 @@ class _Planner:
                 scores.append((mean, cell))
         if not scores:
             return None, f"no cell of {source.name} has finished runs with {stage.by} alone"
-        best = max if mode_of_measure(stage.by) == "max" else min
-        return best(scores, key=lambda entry: entry[0])[1], ""
+        best = (max if mode_of_measure(stage.by) == "max" else min)(mean for mean, _ in scores)
+        # Rows are rounded, so that equal means may differ in their last digit: the first of them is chosen.
+        equal = [cell for mean, cell in scores if math.isclose(mean, best, rel_tol=1e-8)]
+        return equal[0], f", the first of {len(equal)} cells with the same mean" if len(equal) > 1 else ""
 
     def _wait(self, stage: Stage, protocol: Protocol, reason: str, count: int | None = None) -> None:
         total = count if count is not None else len(stage.seeds)
@@ -477,9 +485,11 @@ class _Planner:
             run = PlannedRun(run_id, self.study, config, [use], continues, sources, (place, *order, len(self.runs)))
             self.runs[run_id] = run
         else:
+            self._check_twin(run, use, stage)
             run.uses.append(use)
             run.config["test_after_fit"] = run.config["test_after_fit"] or stage.test
-            run.config["allow"] = sorted({*run.config["allow"], *config["allow"]})
+            # What one protocol allows, another one that trains the same run may not have.
+            run.config["allow"] = sorted({*run.config["allow"]} & {*config["allow"]})
             if metrics := config.get("metrics"):
                 run.config["metrics"] = list(dict.fromkeys([*(run.config.get("metrics") or ()), *metrics]))
             if stage.evaluate:
@@ -488,9 +498,31 @@ class _Planner:
                 run.config["evaluate_every"] = "epoch" if often else "end"
         self.by_use[_key(use)] = run
 
+    def _check_twin(self, run: PlannedRun, use: Use, stage: Stage) -> None:
+        """Refuses two cells of a grid that are one run, which would count as two that are independent."""
+        if stage.search is not None:  # which may try a cell twice
+            return
+        for other in run.uses:
+            if other.cell != use.cell and _key(replace(other, cell=use.cell)) == _key(use):
+                cells = [
+                    ", ".join(f"{axis} {label}" for axis, label in cell.items()) for cell in (other.cell, use.cell)
+                ]
+                raise UserError(
+                    f"{self.study.path}: stages.{stage.name}: the cells {cells[0]} and {cells[1]} are the same run in "
+                    f"protocol {use.protocol}; see whether the stage sets what their labels set, or leave one out."
+                )
+
     def _check_fold(self, config: Mapping[str, Any], stage: Stage) -> None:
-        """Refuses to test the same samples once for each fold, which would count as so many samples more."""
-        if stage.test and config["data"]["init_args"]["fold_is"] == "val":
+        """Refuses folds whose score would be of too many samples, or of an epoch that they have chosen themselves."""
+        if config["data"]["init_args"]["fold_is"] != "val":
+            return
+        if (config.get("checkpoint") or {}).get("result") != "last":
+            raise UserError(
+                f"{self.study.path}: stages.{stage.name} has folds of validation samples, and its result is the epoch "
+                "that is best on them, so that their score would be too good; write result: last epoch, or set: "
+                "{data.fold_is: test} and test: true for folds that are tested."
+            )
+        if stage.test:
             raise UserError(
                 f"{self.study.path}: stages.{stage.name} has folds and test: true, but its folds hold out validation "
                 "samples, so that each fold would test the same samples; write set: {data.fold_is: test} for folds "
@@ -549,7 +581,10 @@ def _pruned(config: dict[str, Any], search: Search, earlier: Sequence[Sequence[f
 
 
 def pooled(rows: Sequence[Row], measure: str, epoch: int | None = None) -> float | None:
-    """The value of a measure over the folds of one seed: the mean over all samples that were held out.
+    """The value of a measure over the folds of one seed, over all samples that were held out.
+
+    A metric of the confusion matrix, such as macro_f1, is that of the sum of the folds' matrices; a mean over samples,
+    such as a loss, is that of all samples. Others (`is_mean_of_folds`) are means over the folds, weighted by samples.
 
     Args:
         rows: Rows of the folds; a single row without folds.
@@ -563,11 +598,49 @@ def pooled(rows: Sequence[Row], measure: str, epoch: int | None = None) -> float
     numbers = [value for value in values if value is not None]
     if not numbers or len(numbers) < len(values):
         return None
-    split = measure.rpartition(" ")[2].partition("/")[0]
+    split, _, name = measure.rpartition(" ")[2].partition("/")
+    if len(rows) > 1 and not is_mean_of_folds(measure, epoch) and name not in MEANS_OF_SAMPLES:
+        return _of_confusion(rows, split, name)
     weights = [row.counts.get(split, 0) for row in rows]
     if len(rows) == 1 or not all(weights):
         return sum(numbers) / len(numbers)
     return sum(value * weight for value, weight in zip(numbers, weights, strict=True)) / sum(weights)
+
+
+def is_mean_of_folds(measure: str, epoch: int | None = None) -> bool:
+    """Whether the value of a measure over folds is a mean of their values, though not of their samples.
+
+    Args:
+        measure: Measure.
+        epoch: Number of epochs after which the value is taken; `None` for the result.
+    """
+    split, _, name = measure.partition("/")
+    if name in MEANS_OF_SAMPLES:
+        return False
+    # The confusion matrix is that of the result, and of the samples that are validated or tested.
+    return epoch is not None or split not in ("val", "test") or not is_of_confusion(name)
+
+
+def is_of_confusion(name: str) -> bool:
+    """Whether a metric is computed from the confusion matrix.
+
+    Args:
+        name: Name of the metric.
+    """
+    return name in ("balanced_accuracy", "macro_f1", "cohen_kappa") or name.startswith("f1_")
+
+
+def _of_confusion(rows: Sequence[Row], split: str, name: str) -> float | None:
+    import numpy as np
+
+    from visionbench.evaluation.metrics import Outcome, resolve  # here, since it takes a third of a second to import
+
+    if not all(row.confusion.get(split) for row in rows):
+        return None
+    counts = np.sum([row.confusion[split] for row in rows], axis=0)
+    empty = np.zeros(0)
+    value = resolve(name, rows[0].classes).compute(Outcome(empty, counts, None, None, empty))
+    return None if math.isnan(value) else value
 
 
 def mode_of_measure(measure: str) -> Literal["min", "max"]:

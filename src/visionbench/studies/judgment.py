@@ -20,9 +20,10 @@ PARTS = {
     "choices": "choices",
     "changes": "measures that a defect changes",
     "seeds": "seeds and cells",
+    "results": "which epoch is the result, or what chooses the best cell",
 }
 # Parts that records of before have not.
-LATER = {"seeds"}
+LATER = {"seeds", "results"}
 
 
 def judgment(study: Study) -> dict[str, str]:
@@ -44,6 +45,9 @@ def judgment(study: Study) -> dict[str, str]:
         "seeds": {
             name: [stage.seeds, stage.more_seeds, stage.more_seeds_of, stage.cells, stage.folds, repr(stage.search)]
             for name, stage in study.stages.items()
+        },
+        "results": {
+            name: [stage.last_epoch, stage.best_of, stage.by, stage.over] for name, stage in study.stages.items()
         },
     }
     return {part: hashlib.sha256(json.dumps(parts[part], sort_keys=True).encode()).hexdigest() for part in PARTS}

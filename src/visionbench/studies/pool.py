@@ -21,7 +21,7 @@ class Pool(ABC):
     Attributes:
         gpus: Number of GPUs, of which each run is given one; 0 where there are none, or where the pool gives them.
         workers: Number of runs at once; `None` where the runner chooses it.
-        resumes: Whether runs that are broken off are resumed by the next command.
+        resumes: Whether stopped runs are resumed by the next command; otherwise it trains them from the beginning.
     """
 
     gpus: int = 0

@@ -45,9 +45,11 @@ class Repeater(Runner):
         found = [name for name in recorded if name.startswith(run_id)]
         if len(found) != 1:
             example = f", such as {next(iter(recorded))}" if recorded else ""
+            ids = f"an id of {self.saved / SAVED_FILE}{example}"
+            if not found:
+                raise UserError(f"No recorded run of {study.id} has an id that begins with {run_id}; give {ids}.")
             raise UserError(
-                f"The run is {run_id}, but {len(found) or 'none'} of the {len(recorded)} recorded runs of {study.id} "
-                f"begin{'' if found else 's'} so; expected an id of {self.saved / SAVED_FILE}{example}."
+                f"{len(found)} recorded runs of {study.id} have ids that begin with {run_id}; give all digits of {ids}."
             )
         self.asked = found[0]
         self.recorded = recorded[self.asked]

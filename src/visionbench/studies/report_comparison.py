@@ -95,6 +95,13 @@ def _effect_of_defects(contents: Contents, with_defects: str, without: str) -> I
         yield tag("p", reason)
         yield from _single_cells(contents, with_defects, without)
         return
+    if all({row.id for row in one.rows} == {row.id for row in other.rows} for one, other in pairs):
+        yield tag(
+            "p",
+            f"{with_defects} and {without} share all these trainings, so that the same measure has the same value in "
+            "both.",
+        )
+        return
     if all(one.values == other.values for one, other in pairs):
         yield tag("p", f"All values of {with_defects} and {without} are equal: the defects changed no number.")
         return
@@ -258,6 +265,8 @@ class _Ranking:
         best: Best cell and those that it cannot be distinguished from.
         folds: Value of each fold, the mean over the seeds, by the name of the cell; empty for a stage without folds,
             and for cells of which a run is missing.
+        held_out: Number of samples that a fold is measured on, divided by that of its training samples; `None` where
+            it is not known.
     """
 
     measure: str
@@ -266,6 +275,7 @@ class _Ranking:
     spreads: dict[str, Spread]
     best: BestSet[str]
     folds: dict[str, dict[int, float]]
+    held_out: float | None
 
     def mean(self, name: str) -> float:
         """Mean over the seeds of a cell."""
@@ -321,16 +331,46 @@ def _rankings(contents: Contents) -> Iterator[tuple[str, _Ranking]]:
 
 
 def _ranking(group: Group, stage: Stage, measure: str) -> _Ranking | None:
-    by_cell = {cell_name(cell.cell, stage.name): cell.values(measure) for cell in group.cells}
+    named = _by_name(group, stage)
+    by_cell = {name: cell.values(measure) for name, cell in named.items()}
     values = {name: by_seed for name, by_seed in by_cell.items() if by_seed}
     if len(values) < 2:
         return None
     spreads = pooled_spread({name: list(by_seed.values()) for name, by_seed in values.items()})
+    if len(stage.seeds) > 1:  # so that each cell counts alike, also where some have more seeds
+        common = {
+            name: {seed: by_seed[seed] for seed in stage.seeds if seed in by_seed} for name, by_seed in values.items()
+        }
+        values = {name: by_seed for name, by_seed in common.items() if by_seed}
     best = best_and_indistinguishable(values, mode_of_measure(measure), spreads)
     missing = [name for name in by_cell if name not in values]
-    folds = {cell_name(cell.cell, stage.name): _by_fold(cell, measure) for cell in group.cells}
+    folds = {name: _by_fold(cell, measure) for name, cell in named.items()}
     complete = {name: by_fold for name, by_fold in folds.items() if by_fold}
-    return _Ranking(measure, values, missing, spreads, best, complete)
+    return _Ranking(measure, values, missing, spreads, best, complete, _held_out(group, measure))
+
+
+def _by_name(group: Group, stage: Stage) -> dict[str, CellRuns]:
+    """The cells by their names, which have the names of axes where two would be alike.
+
+    Two trials of a search may be the same runs, which count once.
+    """
+    distinct: dict[str, CellRuns] = {}
+    for cell in group.cells:
+        runs = ",".join(sorted(row.id for row in cell.rows))
+        distinct.setdefault(runs or str(cell.cell), cell)
+    cells = list(distinct.values())
+    names = [cell_name(cell.cell, stage.name) for cell in cells]
+    if len(set(names)) < len(names):
+        names = [", ".join(f"{axis} {label}" for axis, label in cell.cell.items()) or stage.name for cell in cells]
+    return dict(zip(names, cells, strict=True))
+
+
+def _held_out(group: Group, measure: str) -> float | None:
+    """Number of samples that a run is measured on for each training sample, over all runs; `None` if not known."""
+    split = measure.rpartition(" ")[2].partition("/")[0]
+    counts = [(row.counts.get(split, 0), row.counts.get("train", 0)) for cell in group.cells for row in cell.rows]
+    measured, trained = (sum(side) for side in zip(*counts, strict=True)) if counts else (0, 0)
+    return measured / trained if measured and trained else None
 
 
 def _by_fold(cell: CellRuns, measure: str) -> dict[int, float]:
@@ -374,7 +414,12 @@ def _better(ranking: _Ranking) -> str:
         within = f" ({interval})" if interval else ""
     else:
         others, within = next_one, f" ({interval}; {p})" if interval else f" ({p})"
-    difference = number(ranking.measure, abs(ranking.mean(best) - ranking.mean(second)))
+    shared = [seed for seed in ranking.values[best] if seed in ranking.values[second]]
+    if len(shared) > 1:  # as the interval and p are
+        differences = [ranking.values[best][seed] - ranking.values[second][seed] for seed in shared]
+        difference = number(ranking.measure, abs(sum(differences)) / len(differences))
+    else:
+        difference = number(ranking.measure, abs(ranking.mean(best) - ranking.mean(second)))
     unit = " points" if is_share(ranking.measure) else ""
     text = f"; better on these samples than {others}, by {difference}{unit}{within}."
     by_folds = _fold_p_values(ranking)
@@ -401,7 +446,7 @@ def _fold_p_values(ranking: _Ranking) -> dict[str, float]:
     """P-value of each other cell for other samples, after Holm's correction; empty without folds."""
     best = ranking.folds.get(ranking.best.best, {})
     found = {
-        name: fold_test(list(best.values()), list(of_cell.values()))
+        name: fold_test(list(best.values()), list(of_cell.values()), ranking.held_out)
         for name, of_cell in ranking.folds.items()
         if name != ranking.best.best and of_cell.keys() == best.keys()
     }

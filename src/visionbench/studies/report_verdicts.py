@@ -8,6 +8,7 @@ from visionbench.errors import UserError
 from visionbench.evaluation.intervals import MIN_SAMPLES, wilson_interval
 from visionbench.report import page
 from visionbench.report.page import Html, tag
+from visionbench.studies.expand import is_mean_of_folds
 from visionbench.studies.report_contents import (
     ABSENT,
     SMALL_SET,
@@ -24,7 +25,7 @@ from visionbench.studies.report_contents import (
     signed,
     validated_instead,
 )
-from visionbench.studies.spec import Stage, is_share
+from visionbench.studies.spec import SECONDS, Stage, is_share
 from visionbench.studies.tables import Measured
 from visionbench.studies.verdicts import Verdict, printed_range
 from visionbench.text import MINUS, counted
@@ -325,6 +326,9 @@ def _caption(contents: Contents, stage: Stage, entries: Sequence[Measured]) -> s
         words.append(f"{len(stage.seeds) + len(stage.more_seeds)} seeds of {listed(cells)}")
     if stage.folds is not None:
         words.append(f"{stage.folds} folds pooled in each")
+        means = [entry.measure for entry in entries if is_mean_of_folds(entry.measure, entry.epoch)]
+        if means := [measure_words(measure) for measure in dict.fromkeys(means) if measure != SECONDS]:
+            words.append(f"of {listed(means)} the mean of the folds")
     words.append("accuracies in percent")
     if any(entry.epoch is None for entry in entries):
         words.append("the result is the last epoch" if stage.last_epoch else "the result is the best epoch")

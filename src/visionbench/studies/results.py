@@ -107,9 +107,12 @@ class Row:
         Args:
             measure: Metric such as `val/acc`; after `max ` or `min `, its extreme over the epochs; after `step `, the
                 value of the last full batch; or `minimized` or `seconds`.
-            epoch: Number of epochs after which the value is taken, 0 before training; `None` for the result.
+            epoch: Number of epochs after which the value is taken, 0 before training; `None` for the result. Of the
+                seconds and the last batch, only those of the whole training are known.
         """
         if not self.is_finished:
+            return None
+        if epoch not in (None, self.epochs) and (measure == SECONDS or measure.startswith("step ")):
             return None
         if measure == SECONDS:
             return self.seconds
@@ -118,7 +121,7 @@ class Row:
             return own if own is not None else self.value("train/loss", epoch)
         word, _, metric = measure.rpartition(" ")
         if word in ("max", "min"):
-            values = [value for value in self.curves.get(metric, ()) if value is not None]
+            values = [value for value in self.curves.get(metric, ())[:epoch] if value is not None]
             return (max(values) if word == "max" else min(values)) if values else None
         if word == "step":
             return self.losses[-1] if self.losses else None
@@ -247,8 +250,14 @@ def row_of(
         error=str(metadata.get("error") or (metadata.get("divergence") or {}).get("text") or ""),
         seconds=float(metadata.get("seconds") or 0.0),
         cpu_seconds=float(metadata.get("cpu_seconds") or 0.0),
-        date=datetime.fromtimestamp(folder.metadata_path.stat().st_mtime, UTC).date().isoformat(),
+        date=_date(folder, metadata),
     )
+
+
+def _date(folder: RunFolder, metadata: Mapping[str, Any]) -> str:
+    """The day on which a run ended; of a run of an earlier version, that on which its file was written."""
+    ended = metadata.get("ended") or datetime.fromtimestamp(folder.metadata_path.stat().st_mtime, UTC).isoformat()
+    return str(ended)[:10]
 
 
 def _full_batches(folder: RunFolder, metadata: Mapping[str, Any]) -> Any:

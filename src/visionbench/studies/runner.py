@@ -458,7 +458,7 @@ class Runner:
         if row is None:
             self.kills[run.id] = self.kills.get(run.id, 0) + 1
             if self.kills[run.id] < KILLS:
-                then = "it is resumed" if self.resumes else "it begins again"
+                then = "it is resumed" if self.resumes else "it is trained from the beginning"
                 self._tell(run, None, f"its process ended (status {status}); {then}")
                 return
             row = self._failed(run, f"its process ended {KILLS} times (status {status}); is there enough memory?")

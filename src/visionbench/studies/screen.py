@@ -154,7 +154,8 @@ def stopping(running: int, resumes: bool) -> str:
     """What is waited for after a signal."""
     if not resumes:
         return (
-            f"Stopping: {counted(running, 'run')} {'is' if running == 1 else 'are'} broken off, and will begin again."
+            f"{counted(running, 'run')} {'is' if running == 1 else 'are'} stopped; the next command trains "
+            f"{'it' if running == 1 else 'them'} from the beginning."
         )
     return f"Stopping: {counted(running, 'run')} {'writes its' if running == 1 else 'write their'} checkpoints."
 
@@ -200,7 +201,7 @@ def print_end(console: Console, runner: "Runner") -> None:
     for entry in runner.waiting():
         console.print(f"waiting: {counted(entry.count, 'run')} of {entry.stage}, {entry.protocol}: {entry.reason}")
     if runner.out_of_budget:
-        console.print("The budget is used up; the same command goes on where this one stopped.")
+        console.print("The budget is used up; the same command resumes the study.")
     console.print(
         f"{progress(runner)} runs finished, {runner.trained} of them now, in "
         f"{duration(time.monotonic() - runner.begun)}; {runner.store.folder}"

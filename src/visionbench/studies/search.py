@@ -59,6 +59,14 @@ class Range:
         short = float(f"{value:.6g}")
         return repr(short if self.low <= short <= self.high else value)
 
+    def has(self, label: str) -> bool:
+        """Whether a label is that of a value of this range."""
+        value = self.value(label)
+        if self.values:
+            return value in self.values
+        is_number = isinstance(value, int if self.integer else int | float) and not isinstance(value, bool)
+        return is_number and self.low <= value <= self.high
+
     def value(self, label: str) -> Any:
         """Gives the value of a label."""
         return json.loads(label)
@@ -86,6 +94,14 @@ class Search:
     by: str = "val/acc"
     seed: int = 0
     prune_after: int | None = None
+
+    def has(self, cell: dict[str, str]) -> bool:
+        """Whether a cell is one of this search, and not of an earlier one with other options or ranges.
+
+        Args:
+            cell: Cell.
+        """
+        return cell.keys() - {TRIAL} == self.over.keys() and all(self.over[axis].has(cell[axis]) for axis in self.over)
 
     def batches(self) -> list[range]:
         """Numbers of the trials that are proposed together, from 0."""

@@ -317,6 +317,7 @@ class _Reader:
         self._check_chosen(stages, protocols)
         published_protocol, published = self._published(stages, protocols)
         self._check_changes(protocols, published)
+        judged = self._judged(published, stages, protocols[published_protocol])
         needs = self._needs()
         return Study(
             path=self.path,
@@ -331,8 +332,8 @@ class _Reader:
             stages=stages,
             published_protocol=published_protocol,
             published=published,
-            judged=self._judged(published, stages, protocols[published_protocol]),
-            tolerance=self._tolerance(published),
+            judged=judged,
+            tolerance=self._tolerance(published, judged),
             figures=self._figures(stages),
         )
 
@@ -432,7 +433,7 @@ class _Reader:
             for evaluation in evaluate:
                 _one_of(evaluation, EVALUATIONS, f"{where}.evaluate")
             by = _text(entry.get("by", "val/acc"), f"{where}.by")
-            if not is_measure(by) or by.startswith(TESTED):
+            if not is_measure(by) or by.rpartition(" ")[2].startswith(TESTED):
                 raise _Mistake(f"{where}.by is {by}, expected a metric of the validation, such as val/acc.")
             cells = self._cells(name, entry)
             more_seeds, more_seeds_of = self._more_seeds(name, entry, seeds, cells)
@@ -498,7 +499,7 @@ class _Reader:
         if not over:
             raise _Mistake(f"{where}.over has no option; give one or more.")
         by = _text(content.get("by", "val/acc"), f"{where}.by")
-        if not is_measure(by) or by.startswith(TESTED):
+        if not is_measure(by) or by.rpartition(" ")[2].startswith(TESTED):
             raise _Mistake(f"{where}.by is {by}, expected a metric of the validation, such as val/acc.")
         sampler = _one_of(content.get("sampler", "random"), ("random", "tpe"), f"{where}.sampler")
         trials, at_once = (_count(content.get(key, value), f"{where}.{key}") for key, value in SEARCH_COUNTS.items())
@@ -624,7 +625,13 @@ class _Reader:
                         f"{where}: the row {row} has {len(row)} values, expected {len(header)}, as the header has; a "
                         "text with a comma needs quotes."
                     )
+            if twice := [word for place, word in enumerate(header) if word in header[:place]]:
+                raise _Mistake(f"{where}: the column {twice[0]} is there twice; leave one out.")
             published[stage] = tuple(self._published_row(where, header, row, axes) for row in rows[1:])
+            places = [(row.cell, row.epoch) for row in published[stage]]
+            for place, row in enumerate(rows[1:]):
+                if places[place] in places[:place]:
+                    raise _Mistake(f"{where}: the row {row} is of a cell that a row above it has; leave one out.")
             _check_percent(where, published[stage])
         return protocol, published
 
@@ -692,12 +699,21 @@ class _Reader:
                 f"alone; do not judge {measure} there, or remove the column epoch."
             )
 
-    def _tolerance(self, published: Mapping[str, Sequence[PublishedRow]]) -> dict[str, float]:
+    def _tolerance(
+        self, published: Mapping[str, Sequence[PublishedRow]], judged: Mapping[str, Sequence[str]]
+    ) -> dict[str, float]:
         given = self.content.get("tolerance", 1.0)
         by_measure = dict(given) if isinstance(given, Mapping) else {"": given}
         for measure in by_measure:
             if measure:  # the empty name holds the tolerance of all others
                 _published_measure(measure, published, "tolerance")
+        measures = dict.fromkeys(measure for names in judged.values() for measure in names)
+        others = [measure for measure in measures if not is_share(measure) and measure not in by_measure]
+        if others and (self.content.get("tolerance") is None or "" not in by_measure or len(others) < len(measures)):
+            raise _Mistake(
+                f"judged names {others[0]}, which is no share of samples, so that a tolerance in points does not fit "
+                f"it; write tolerance: {{{others[0]}: ...}}, in its own unit."
+            )
         tolerance = {name: _number(value, "tolerance") for name, value in by_measure.items()}
         if any(value <= 0 for value in tolerance.values()):
             raise _Mistake("tolerance is not above 0.")
@@ -758,6 +774,11 @@ def _check_measure(where: str, word: str) -> None:
     split, _, name = word.rpartition(" ")[2].partition("/")
     if word in (SECONDS, MINIMIZED):
         return
+    if word.startswith("step ") and word != "step train/loss":
+        raise _Mistake(
+            f"{where}: the column {word} is of a batch, of which the training loss alone is known; write "
+            "step train/loss."
+        )
     if split not in ("train", "val", "test", *EVALUATIONS):
         known = ", ".join(("train", "val", "test", *EVALUATIONS))
         raise _Mistake(f"{where}: the column {word} is of {split}, expected one of: {known}.")

@@ -350,24 +350,29 @@ def difference_interval(first: "ArrayLike", second: "ArrayLike") -> Interval:
     return mean - half, mean + half
 
 
-def fold_test(first: "ArrayLike", second: "ArrayLike") -> float:
+def fold_test(first: "ArrayLike", second: "ArrayLike", held_out: float | None = None) -> float:
     """P-value for other samples: whether two cells differ by more than the folds vary.
 
     The training sets of two folds share samples, so that the plain t-test over folds finds differences where there are
-    none. The variance of the mean is therefore multiplied by 1 + k / (k - 1) for k folds (Nadeau and Bengio, 2003).
+    none. The variance of the mean is therefore multiplied by 1 + k * h, for k folds and h held-out samples for each
+    training sample (Nadeau and Bengio, 2003). For differences that are all equal and not 0, where t is infinite, p is
+    the least value of the permutation of signs.
 
     Args:
         first: Value of each fold of one cell, at least two; the mean over its seeds.
         second: Values of the other cell, of the same folds in the same order.
+        held_out: Number of samples that a fold is measured on, divided by that of its training samples; by default
+            1 / (k - 1), where all others are trained on.
     """
     one, other = _vector(first), _vector(second)
     differences = other - one
     k, difference = len(differences), float(differences.mean())
     if k < 2:
         raise ValueError(f"expected two or more folds, but found {k}")
-    error = _standard_error(differences) * math.sqrt(1 + k / (k - 1))
-    if error == 0:
-        return float(abs(difference) <= 1e-12 * max(np.abs(one).max(), np.abs(other).max()))
+    scale = 1e-12 * max(np.abs(one).max(), np.abs(other).max())  # what rounding leaves of equal values
+    if np.ptp(differences) <= 2 * scale:
+        return 1.0 if abs(difference) <= scale else float(2.0 ** (1 - k))
+    error = _standard_error(differences) * math.sqrt(1 + k * (held_out if held_out is not None else 1 / (k - 1)))
     return _t_test(difference / error, k - 1)
 
 
@@ -445,7 +450,10 @@ def best_and_indistinguishable(
             continue
         shared = [seed for seed in cells[best] if seed in runs]
         if len(shared) > 1:
-            found[key] = paired_test([cells[best][seed] for seed in shared], [runs[seed] for seed in shared]).p_value
+            test = paired_test([runs[seed] for seed in shared], [cells[best][seed] for seed in shared])
+            # On the seeds that both have, another cell may be better than the one with the best mean of all its seeds.
+            is_better = test.difference > 0 if mode == "max" else test.difference < 0
+            found[key] = test.p_value if is_better else 1.0
         else:
             p_value = _unpaired(cells[best], runs, (spread[best], spread[key]) if spread else None)
             if p_value is None:

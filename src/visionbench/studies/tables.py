@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from visionbench.studies.expand import Plan, Use, pooled
 from visionbench.studies.results import Row
-from visionbench.studies.spec import NOT_GIVEN, SECONDS, Cell, PublishedRow, Stage, Study, is_share
+from visionbench.studies.spec import NOT_GIVEN, SECONDS, TEST_AS_VALIDATION, Cell, PublishedRow, Stage, Study, is_share
 from visionbench.studies.statistics import Spread, pooled_spread
 from visionbench.studies.verdicts import Verdict, judge
 
@@ -27,6 +28,7 @@ class Measured:
         asked: Number of seeds that the study asks for.
         unfinished: Number of runs that failed or diverged.
         items: Number of samples that a value is measured on, over all folds; `None` where it is not known.
+        is_cut: Whether these samples are cut at random.
         published: Printed value of this cell, as text, whatever its protocol; `None` without one.
         compared: Whether the published value is of this protocol.
         judged: Whether the study asks for a verdict.
@@ -44,6 +46,7 @@ class Measured:
     asked: int
     unfinished: int = 0
     items: int | None = None
+    is_cut: bool = False
     published: str | None = None
     compared: bool = False
     judged: bool = False
@@ -72,6 +75,8 @@ class CellRuns:
         cell: Cell; empty where each seed chose its own.
         seeds: Rows of the folds by seed, as far as they are there.
         planned: Number of planned runs by seed.
+        cut: Splits whose samples are cut at random, so that another study has others; none with folds, which measure on
+            each sample once.
     """
 
     protocol: str
@@ -79,6 +84,7 @@ class CellRuns:
     cell: Cell
     seeds: dict[int, list[Row]] = field(default_factory=dict)
     planned: dict[int, int] = field(default_factory=dict)
+    cut: frozenset[str] = frozenset()
 
     @property
     def rows(self) -> list[Row]:
@@ -106,10 +112,13 @@ def cells_of(plan: Plan, rows: Mapping[str, Row], protocol: str, stage: Stage) -
         stage: Stage.
     """
     cells: dict[tuple[tuple[str, str], ...], CellRuns] = {}
-    is_chosen = stage.name in plan.study.protocols[protocol].chosen
+    first = stage  # of those that resume each other
+    while first.continues is not None:
+        first = plan.study.stages[first.continues]
+    is_chosen = first.name in plan.study.protocols[protocol].chosen
     for use, run in plan.using(protocol, stage.name):
-        cell = {} if stage.best_of is not None and stage.over == "each seed" and not is_chosen else _cell(use)
-        runs = cells.setdefault(tuple(cell.items()), CellRuns(protocol, stage.name, cell))
+        cell = {} if first.best_of is not None and first.over == "each seed" and not is_chosen else _cell(use)
+        runs = cells.setdefault(tuple(cell.items()), CellRuns(protocol, stage.name, cell, cut=_cut(run.config, stage)))
         runs.planned[use.seed] = runs.planned.get(use.seed, 0) + 1
         if run.id in rows:
             runs.seeds.setdefault(use.seed, []).append(rows[run.id])
@@ -205,6 +214,7 @@ def _measured(study: Study, stage: Stage, cell: CellRuns, measure: str, epoch: i
         asked=len(stage.seeds_of(cell.cell)),
         unfinished=sum(not row.is_finished for row in cell.rows),
         items=items if is_share(measure) else None,
+        is_cut=split.removeprefix("augmented_") in cell.cut,
         published=published,
         compared=compared,
         judged=compared and measure in study.judged.get(stage.name, ()) and epoch != 0,
@@ -221,11 +231,16 @@ def _published(rows: Sequence[PublishedRow], cell: Cell, measure: str, epoch: in
 
 def _with_verdicts(study: Study, entries: Sequence[Measured]) -> Iterator[Measured]:
     """Judges one column of a stage in a protocol, over whose cells the spread is pooled."""
-    groups = {place: list(entry.values.values()) for place, entry in enumerate(entries) if entry.values}
+    # Two trials of a search may be one run, whose values count once.
+    first: dict[tuple[str, ...], int] = {}
+    places = {
+        place: first.setdefault(tuple(row.id for row in entry.rows), place) for place, entry in enumerate(entries)
+    }
+    groups = {place: list(entries[place].values.values()) for place in places.values() if entries[place].values}
     spreads = pooled_spread(groups) if groups else {}
     missing = [entry for entry in entries if len(entry.values) < entry.asked]
     for place, entry in enumerate(entries):
-        spread = spreads.get(place)
+        spread = spreads.get(places[place])
         verdict = None
         if entry.judged and entry.published is not None:
             protocol = study.protocols[entry.protocol]
@@ -237,6 +252,7 @@ def _with_verdicts(study: Study, entries: Sequence[Measured]) -> Iterator[Measur
                 study.tolerance_of(entry.measure),
                 asked_seeds=entry.asked,
                 items=entry.items,
+                is_cut=entry.is_cut,
                 unit="points" if is_share(entry.measure) else ("s" if entry.measure == SECONDS else ""),
                 defect=defect,
                 defect_sentence=protocol.defects.get(defect) if defect is not None else None,
@@ -248,6 +264,16 @@ def _with_verdicts(study: Study, entries: Sequence[Measured]) -> Iterator[Measur
             if not entry.values and sum(row.is_finished for row in entry.rows) >= entry.asked:
                 verdict = replace(verdict, sentence=f"incomplete: no run has {entry.measure}")
         yield replace(entry, spread=spread, verdict=verdict)
+
+
+def _cut(config: Mapping[str, Any], stage: Stage) -> frozenset[str]:
+    """The splits of a run whose samples are cut at random, as far as its configuration tells."""
+    if stage.folds is not None:
+        return frozenset()
+    data = config.get("data")
+    arguments = (data.get("init_args") if isinstance(data, Mapping) else None) or {}
+    is_cut = {"val": TEST_AS_VALIDATION not in config["allow"], "test": bool(arguments.get("test_size"))}
+    return frozenset(split for split, cut in is_cut.items() if cut)
 
 
 def _cell(use: Use) -> Cell:

@@ -74,6 +74,7 @@ def judge(
     *,
     asked_seeds: int,
     items: int | None = None,
+    is_cut: bool = False,
     unit: Literal["points", "s", ""] = "points",
     defect: str | None = None,
     defect_sentence: str | None = None,
@@ -86,12 +87,17 @@ def judge(
     - incomplete: fewer seeds have finished than were asked for;
     - not comparable: a defect changes what the measure means;
     - inconclusive: the standard deviation has fewer than 4 degrees of freedom;
+    - inconclusive: no value that is printed so lies in the 95 % prediction interval for one more run, but one lies in
+      that for a run with other samples;
     - not reproduced: no value that is printed so lies in the 95 % prediction interval for one more run;
     - reproduced: half the width of the interval is at most the tolerance;
     - inconclusive: the interval is wider.
 
     If a printed value is one more run of the same normal distribution, the verdict is "not reproduced" in 5 % of cells,
     for any number of seeds. If all runs of all pooled cells are equal, the interval is that one value.
+
+    Where both the report and the study have cut their samples at random, the two cuts differ too: by a standard
+    deviation of sqrt(2 p (1 - p) / items) for an accuracy p, which the seeds of one cut do not show.
 
     Args:
         printed: Value as it was printed, or "-" if it is not legible.
@@ -102,6 +108,7 @@ def judge(
         asked_seeds: Number of seeds that the study asks for.
         items: Number of samples that an accuracy is measured on; the tolerance is then at least half the width of the
             Wilson interval of the mean accuracy. `None` for measures other than accuracies in percent.
+        is_cut: Whether these samples were cut at random, so that those of the report are others.
         unit: Unit of differences: `points` for accuracies in percent, `s` for seconds.
         defect: Word of the defect that changes what the measure means.
         defect_sentence: What the defect does.
@@ -141,6 +148,12 @@ def judge(
     text = _comparison(printed, interval, len(finite), unit)
     slack = 1e-9 * max(abs(low), abs(high), abs(lowest), abs(highest))  # 47.5 in percent is 47.5 only nearly
     if highest < low - slack or lowest > high + slack:
+        if is_cut and items and 0 < mean < 100:
+            other = NORMAL_QUANTILE * math.sqrt(2 * mean * (100 - mean) / items)
+            half = math.hypot((high - low) / 2, other)
+            if highest >= mean - half and lowest <= mean + half:
+                reason = f"those of the report are others, which alone may change it by {other:.1f} {unit}"
+                return verdict("inconclusive", f"{text} on the same {counted(items, 'sample')}, but {reason}")
         return verdict("not reproduced", text)
     if not low <= float(printed) <= high:
         text += f" ({printed} stands for {_number(lowest, printed)} to {_number(highest, printed)})"
