@@ -46,8 +46,8 @@ Each study runs a published table again, with what its report did (*reported*) a
 
 - *reproduced*: the printed value, within its rounding, lies in the interval, and half the width of the interval is at
   most the tolerance of the study;
-- *not reproduced*: it lies outside;
-- *inconclusive*: it lies inside, but the interval is wider than that;
+- *not reproduced*: it lies outside, further than another random cut of the samples may move it;
+- *inconclusive*: it lies inside, but the interval is wider than that; or outside, by what another cut may explain;
 - *incomplete*: seeds are missing.
 
 The spread over seeds is pooled over the cells of a table, so that cells with different ± may have intervals of the same
