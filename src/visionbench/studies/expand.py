@@ -500,7 +500,7 @@ class _Planner:
 
     def _check_twin(self, run: PlannedRun, use: Use, stage: Stage) -> None:
         """Refuses two cells of a grid that are one run, which would count as two that are independent."""
-        if stage.search is not None:  # which may try a cell twice
+        if stage.search is not None or self.epochs is not None:  # where a cell may be tried twice, or has other epochs
             return
         for other in run.uses:
             if other.cell != use.cell and _key(replace(other, cell=use.cell)) == _key(use):
