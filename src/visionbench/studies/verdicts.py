@@ -97,7 +97,7 @@ def judge(
     for any number of seeds. If all runs of all pooled cells are equal, the interval is that one value.
 
     Where both the report and the study have cut their samples at random, the two cuts differ too: by a standard
-    deviation of sqrt(2 p (1 - p) / items) for an accuracy p, which the seeds of one cut do not show.
+    deviation of sqrt(2 p (1 - p) / items), which the seeds of one cut do not show; p is the mean of both accuracies.
 
     Args:
         printed: Value as it was printed, or "-" if it is not legible.
@@ -148,8 +148,9 @@ def judge(
     text = _comparison(printed, interval, len(finite), unit)
     slack = 1e-9 * max(abs(low), abs(high), abs(lowest), abs(highest))  # 47.5 in percent is 47.5 only nearly
     if highest < low - slack or lowest > high + slack:
-        if is_cut and items and 0 < mean < 100:
-            other = NORMAL_QUANTILE * math.sqrt(2 * mean * (100 - mean) / items)
+        share = (mean + float(printed)) / 2  # as of both cuts together
+        if is_cut and items and 0 < share < 100:
+            other = NORMAL_QUANTILE * math.sqrt(2 * share * (100 - share) / items)
             half = math.hypot((high - low) / 2, other)
             if highest >= mean - half and lowest <= mean + half:
                 reason = f"those of the report are others, which alone may change it by {other:.1f} {unit}"
