@@ -84,25 +84,24 @@ def _run(args: Sequence[str]) -> int:
         "Trains all runs of a study that are missing, each in a process of its own with one thread. Options of fit "
         "that change no number may be given too, such as --data.source FOLDER.",
     )
-    parser.add_argument("--dry_run", action="store_true", help="Whether to list the runs with their times only.")
+    parser.add_argument("--dry_run", action="store_true", help="List the runs with their times; train nothing.")
     parser.add_argument(
         "--budget",
         metavar="TIME",
-        help="Time after which no further run is started, such as 2h or 30min; runs go seed by seed over all cells.",
+        help="Time within which runs have to end, by their estimates, such as 2h or 30min; no other run is started. "
+        "Runs go seed by seed over all cells.",
     )
     parser.add_argument(
         "--workers", type=int, metavar="N", help="Number of runs at once; by default one a GPU, or one a core."
     )
+    parser.add_argument("--save", action="store_true", help="Write rows and verdicts to docs/results/STUDY too.")
     parser.add_argument(
-        "--save", action="store_true", help="Whether rows and verdicts are kept in docs/results/STUDY too."
-    )
-    parser.add_argument(
-        "--accept_code", action="store_true", help="Whether runs that were made by other code or on other data count."
+        "--accept_code", action="store_true", help="Count runs that were made by other code or on other data."
     )
     parser.add_argument(
         "--keep_checkpoints",
         action="store_true",
-        help="Whether all checkpoints are kept, from now on; by default those that a later run or a figure needs.",
+        help="Keep all checkpoints, in later runs too; by default those that a later run or a figure needs.",
     )
     parser.add_argument(
         "--stages", metavar="LIST", help="Stages to train, separated by commas, and the runs that these need."
@@ -290,7 +289,7 @@ def _slurm(args: Sequence[str]) -> int:
     parser.add_argument(
         "--sbatch", action="append", default=[], metavar="ARGUMENT", help="Further argument of sbatch; may be repeated."
     )
-    parser.add_argument("--submit", action="store_true", help="Whether the jobs are submitted too.")
+    parser.add_argument("--submit", action="store_true", help="Submit the jobs too.")
     options = parser.parse_args(args)
     study = load_study(options.study)
     Runner(study, Options(studies=Path(options.studies), words=words))  # refuses what the tasks would refuse
@@ -334,7 +333,9 @@ def _new(args: Sequence[str]) -> int:
     parser = PlainParser(prog="visionbench study new", description="Writes an example of a study file.")
     parser.add_argument("name", metavar="NAME", help="Name of the study: small letters, digits and hyphens.")
     parser.add_argument(
-        "--compare", action="store_true", help="Whether to compare models of your own, without a published table."
+        "--compare",
+        action="store_true",
+        help="Write an example that compares models of your own, without a published table.",
     )
     options = parser.parse_args(args)
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", options.name):
