@@ -521,6 +521,8 @@ def test_where_some_cells_have_more_seeds_the_best_one_goes_by_those_of_all(tmp_
 
     sentence = page_of(tmp_path, study, rows_of(study, of_cell)).by_section["best"]
     assert "Best: width 16 (85.05 ± 0.07 over 2 seeds)" in sentence
+    further = rows_of(study, lambda run, row: of_cell(run, row) if run.first.seed > 1 else None)
+    assert "Best:" not in page_of(tmp_path, study, further).by_section.get("best", "")  # nothing to compare with yet
 
 
 def test_equal_cells_have_no_best_one(tmp_path):

@@ -260,17 +260,19 @@ def test_what_is_printed_after_an_epoch_is_not_compared_with_the_end_of_training
 
 
 @pytest.mark.parametrize(
-    ("data", "defects", "stage", "cut"),
+    ("name", "defects", "stage", "cut"),
     [
-        ("Digits", "", "", True),
-        ("Digits", "defects: {test_as_validation: chosen on test images}, ", "", False),
-        ("Digits", "", "folds: 2, result: last epoch", False),
+        ("val/acc", "", "", True),
+        ("val/acc", "defects: {test_as_validation: chosen on test images}, ", "", False),
+        ("val/acc", "", "folds: 2, result: last epoch", False),
+        ("test/acc", "", "test: true", False),  # the official test samples, which the report had too
+        ("test/acc", "", "test: true, set: {data.test_size: 100}", True),
     ],
 )
-def test_samples_that_are_cut_at_random_are_others_than_those_of_the_report(measure, data, defects, stage, cut):
-    text = stages(f"{{one: {{{stage}}}}}", "{one: [[val/acc], [80]]}", "[val/acc]", defects)
-    entry = only(measure(lambda row: accuracy(row, 0.8), text), "val/acc")
-    assert entry.is_cut == cut
+def test_samples_that_are_cut_at_random_are_others_than_those_of_the_report(measure, name, defects, stage, cut):
+    text = stages(f"{{one: {{{stage}}}}}", f"{{one: [[{name}], [80]]}}", f"[{name}]", defects)
+    entries = measure(lambda row: replace(row, metrics={name: 0.8}, counts={"val": 9, "test": 9}), text)
+    assert only(entries, name).is_cut == cut
 
 
 def test_trials_that_are_the_same_runs_count_once_in_the_spread(measure):

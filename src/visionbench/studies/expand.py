@@ -618,16 +618,14 @@ def is_mean_of_folds(measure: str, epoch: int | None = None) -> bool:
     if name in MEANS_OF_SAMPLES:
         return False
     # The confusion matrix is that of the result, and of the samples that are validated or tested.
-    return epoch is not None or split not in ("val", "test") or not is_of_confusion(name)
+    return epoch is not None or split not in ("val", "test") or not _is_of_confusion(name)
 
 
-def is_of_confusion(name: str) -> bool:
-    """Whether a metric is computed from the confusion matrix.
+def _is_of_confusion(name: str) -> bool:
+    """Whether a metric is computed from the confusion matrix."""
+    from visionbench.evaluation.metrics import CLASS_F1, METRICS  # here, since it takes a third of a second to import
 
-    Args:
-        name: Name of the metric.
-    """
-    return name in ("balanced_accuracy", "macro_f1", "cohen_kappa") or name.startswith("f1_")
+    return name.startswith(CLASS_F1) or (name in METRICS and METRICS[name].source == "confusion matrix")
 
 
 def _of_confusion(rows: Sequence[Row], split: str, name: str) -> float | None:

@@ -333,15 +333,16 @@ def _rankings(contents: Contents) -> Iterator[tuple[str, _Ranking]]:
 def _ranking(group: Group, stage: Stage, measure: str) -> _Ranking | None:
     named = _by_name(group, stage)
     by_cell = {name: cell.values(measure) for name, cell in named.items()}
-    values = {name: by_seed for name, by_seed in by_cell.items() if by_seed}
+    # The seeds that all cells have, so that each counts alike; of a single one the pooled spread is all that compares.
+    counted_seeds = stage.seeds if len(stage.seeds) > 1 else (*stage.seeds, *stage.more_seeds)
+    by_seeds = {
+        name: {seed: value for seed, value in of_cell.items() if seed in counted_seeds}
+        for name, of_cell in by_cell.items()
+    }
+    values = {name: by_seed for name, by_seed in by_seeds.items() if by_seed}
     if len(values) < 2:
         return None
-    spreads = pooled_spread({name: list(by_seed.values()) for name, by_seed in values.items()})
-    if len(stage.seeds) > 1:  # so that each cell counts alike, also where some have more seeds
-        common = {
-            name: {seed: by_seed[seed] for seed in stage.seeds if seed in by_seed} for name, by_seed in values.items()
-        }
-        values = {name: by_seed for name, by_seed in common.items() if by_seed}
+    spreads = pooled_spread({name: list(by_cell[name].values()) for name in values})
     best = best_and_indistinguishable(values, mode_of_measure(measure), spreads)
     missing = [name for name in by_cell if name not in values]
     folds = {name: _by_fold(cell, measure) for name, cell in named.items()}
