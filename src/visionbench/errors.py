@@ -27,7 +27,7 @@ class MetricFailed(RunFailed):
     """A user's own metric failed on the samples of a split."""
 
 
-class Stopped(Exception):
+class Stopped(BaseException):  # so that no library takes it for an error of its own, as with KeyboardInterrupt
     """A signal ended a run: training after a checkpoint was written, anything else at once.
 
     Args:

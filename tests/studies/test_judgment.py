@@ -1,5 +1,6 @@
 """What verdicts depend on is recorded at the first run, and a verdict that got worse is found."""
 
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,11 @@ from visionbench.errors import RunFailed, UserError
 from visionbench.guards.base import Refused
 from visionbench.runs.folder import RunFolder
 from visionbench.studies import jobs
+from visionbench.studies import runner as runner_module
 from visionbench.studies.expand import plan
 from visionbench.studies.jobs import REFUSED, Job, visible_gpu
 from visionbench.studies.judgment import FILE, changed_since, record, recorded
+from visionbench.studies.pool import Pool
 from visionbench.studies.results import Row, read_rows, write_rows
 from visionbench.studies.runner import SAVED, Options, Runner
 from visionbench.studies.spec import load_study
@@ -213,9 +216,35 @@ def test_a_failed_candidate_does_not_hide_the_runs_of_the_chosen_cell():
     folder = Path("lightning_logs/studies/some-study")
     write_rows(folder / "results.csv", rows.values())
 
-    runner = Runner(study, Options())
-    assert {row.stage for row in runner.rows()} == {"candidates", "final"}
-    assert [run.id for run in runner.missing()] == [failed.id]  # it is tried again
+    again = Runner(study, Options())
+    assert {row.stage for row in again.rows()} == {"candidates", "final"}
+    assert [run.id for run in again.missing()] == [failed.id]  # it is tried again
+
+
+def test_no_other_cell_is_trained_while_a_failed_candidate_is_tried_again(monkeypatch):
+    study = load(SELECTING)
+    rows = {run.id: finished(run, int(run.first.cell["width"]) / 100) for run in plan(study, {}).runs.values()}
+    failed = next(row for row in rows.values() if row.cell == {"width": "16"})
+    rows[failed.id] = replace(failed, status="failed", metrics={}, error="the disk was slow")
+    write_rows(Path("lightning_logs/studies/some-study/results.csv"), rows.values())
+    sent, answered = [], []
+
+    class Failing(Pool):
+        def send(self, job, slot):
+            sent.append(job.id)
+            folder = RunFolder(Path(job.folder))
+            folder.path.mkdir(parents=True)
+            folder.write_metadata({"status": "failed", "error": "too wide"})
+
+        def answers(self, timeout):
+            answered.append(sent[len(answered)])
+            return [{"id": answered[-1], "status": 1}]
+
+    monkeypatch.setattr(runner_module, "local_pool", lambda: nullcontext(Failing()))
+    assert not Runner(study, Options(workers=2)).run()
+    assert sent[:2] == [failed.id] * 2
+    assert {*sent[2:]}.isdisjoint(rows)  # the chosen cell, once the other one has failed for good
+    assert len({*sent[2:]}) == 2
 
 
 @pytest.mark.parametrize(

@@ -392,6 +392,12 @@ class Runner:
         ready = []
         missing = self.missing()
         keys = {(run.study.id, run.id) for run in missing}
+        undecided = {
+            (use.protocol, use.stage, use.seed)
+            for run in missing
+            if run.study is self.study and self.row(run) is None and run.id not in self.lost
+            for use in run.uses
+        }
         for run in missing:
             row = self.row(run)
             if run.id in running or run.id in self.lost or (row is not None and not row.is_finished):
@@ -402,8 +408,21 @@ class Runner:
                 continue
             if not all(self._has_checkpoint(source) for source in run.parents):
                 continue
+            # A failed candidate that is tried again may still win, and another cell would be trained for nothing.
+            if run.study is self.study and all(undecided & self._chosen_by(use) for use in run.uses):
+                continue
             ready.append(run)
         return ready
+
+    def _chosen_by(self, use: Use) -> set[tuple[str, str, int]]:
+        """Protocol, stage and seed of the candidates that have chosen the cell of a run."""
+        stage = self.study.stages[use.stage]
+        while stage.continues is not None:
+            stage = self.study.stages[stage.continues]
+        if stage.best_of is None or stage.name in self.study.protocols[use.protocol].chosen:
+            return set()
+        seeds = [use.seed] if stage.over == "each seed" else self.study.stages[stage.best_of].seeds
+        return {(use.protocol, stage.best_of, seed) for seed in seeds}
 
     def _still_needed(self, run: PlannedRun) -> bool:
         """Whether the checkpoint of a finished run is needed, although another runner may just have removed it."""
