@@ -215,6 +215,15 @@ def test_one_file_is_cut_into_all_three(tmp_path, ready):
     assert data.sizes() == {"train": 72, "val": 8, "test": 20}
 
 
+def test_a_table_that_is_no_split_is_said(tmp_path, ready, capsys):
+    source = write_table(tmp_path / "more", {"train": 30, "test_set": 9, "._train": 1})
+    (source / "notes.md").touch()
+    data = ready(source)
+    assert data.sizes()["test"] == 6
+    assert "  not read: test_set.csv; the files of the splits are called train, " in capsys.readouterr().out
+    assert data.store.meta["not_read"] == ["test_set.csv"]
+
+
 def test_validation_of_its_own(tmp_path, ready):
     folder = write_table(tmp_path / "three", {"Train": 30, "valid": 9, "TEST": 6, "other": 5})
     data = ready(folder)
