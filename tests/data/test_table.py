@@ -275,6 +275,15 @@ def test_classes_that_are_numbers_are_the_same_however_they_are_written(of):
     assert data.store.arrays["test-labels"].tolist() == [0, 1]
 
 
+def test_classes_that_are_told_to_be_codes_are_their_texts(of):
+    text = "n,kind\n" + "".join(f"{n},{('01', '1')[n % 2]}\n" for n in range(12))
+    assert of(text, categorical=["kind"]).class_names == ("01", "1")
+    with pytest.raises(UserError, match="The target 'kind' is '1' in all 12 rows"):
+        of(text)
+    long = "n,kind\n" + "".join(f"{n},123456789012345{6 + n % 2}\n" for n in range(12))
+    assert of(long).class_names == ("1234567890123456", "1234567890123457")
+
+
 def test_it_is_said_what_the_columns_were_taken_for(ready, source, capsys):
     ready(source)
     shown = capsys.readouterr().out

@@ -171,8 +171,10 @@ class Table(EncodedRows, FromSource):
         return (len(self.schema.columns),)
 
     def prepare_settings(self) -> dict[str, Any]:  # noqa: D102
-        # Stores that were written before there was `pool` keep their key.
-        return {"source": str(self.source.resolve()), **asdict(self.options), **({"pool": True} if self.pool else {})}
+        settings = {"source": str(self.source.resolve()), **asdict(self.options)}
+        # Stores that were written before there was one of these keep their key.
+        settings |= {"pool": True} if self.pool else {}
+        return settings | ({"labels": "texts"} if self.options.target in self.options.categorical else {})
 
     def _find_schema(self) -> Schema:
         """Schema in the prepared store if the source has not changed; otherwise inferred from the training file."""
