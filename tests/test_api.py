@@ -11,6 +11,7 @@ import torch
 import yaml
 
 import visionbench
+from tests.fakes import write_images
 from visionbench.data import Digits
 from visionbench.data.augment import HorizontalFlip, RandomCrop, RandomRotation
 from visionbench.errors import UserError
@@ -104,6 +105,18 @@ def test_arrays_and_a_model_that_is_made_already_train(place):
     probabilities, names = visionbench.open_run(result.folder).predict(arrays["test-images"][:5])
     assert probabilities.shape == (5, 10)
     assert len(names) == 5
+
+
+def test_a_run_on_arrays_is_exported_with_files_and_says_why_it_is_not_tested(place, cli):
+    random = np.random.RandomState(0)
+    images = random.randint(0, 256, (40, 8, 7), np.uint8)
+    own = visionbench.Arrays(images, np.arange(40) % 2, class_names=["cat", "dog"])
+    folder = visionbench.fit("MLP", own, max_epochs=1, **{"model.widths": [4]}).folder
+    files = write_images(place / "images", {"cat": 2, "dog": 2}, size=(7, 8))
+    exported = cli(f"export {folder} --format safetensors --check {files}")
+    assert (exported.status, "checked    on 4 samples" in exported.out) == (0, True), exported
+    for line in (f"export {folder} --format safetensors", f"predict {folder} test", f"test {folder}"):
+        assert "Arrays, whose samples were in the memory of a Python program" in cli(line).refusal()
 
 
 class Fixed(MLP):

@@ -263,6 +263,11 @@ def test_a_package_that_is_not_there_is_named(exported, monkeypatch):
 # All models
 
 
+def skip_where_torch_is_too_old(name):
+    if name == "WhitenedCNN" and torch.__version__ < (2, 13):
+        pytest.skip("torch 2.11 cannot convert its layers to ONNX, which the program says; 2.13 can")
+
+
 def agree(cli_in, folder, options, samples, formats=("onnx", "torch_export")):
     run = Exported(cli_in, folder, options)
     for format in formats:
@@ -275,12 +280,14 @@ def agree(cli_in, folder, options, samples, formats=("onnx", "torch_export")):
 
 @pytest.mark.parametrize("name", ["PatchMLP", "FrozenResNet", "WhitenedCNN"])  # the others are above
 def test_small_models_agree(cli_in, tmp_path, name):
+    skip_where_torch_is_too_old(name)
     agree(cli_in, tmp_path, SMALL[name], 40, ["onnx"])  # which comes of a torch.export
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SMALL)
 def test_the_models_agree_on_1000_test_images(cli_in, tmp_path, name):
+    skip_where_torch_is_too_old(name)
     weights = " --model.weights none" if name == "FrozenResNet" else ""
     agree(cli_in, tmp_path, f"--model {name}{weights} --data.test_size 1000", 1000)
 

@@ -147,6 +147,17 @@ def test_predictions_read_back_as_they_were(tmp_path):
     assert read_predictions(tmp_path, "val", ("a", "b", "c")) is None
 
 
+@pytest.mark.fast
+def test_predictions_of_oddly_named_samples_read_back(tmp_path):
+    names, classes = ["a\rb", "c\nd", 'e"f', "g,h", "\r\n"], ("x\ry", 'z"')
+    labels = np.array([0, 1, 0, 1, 0])
+    save_predictions(tmp_path, Predictions("test", np.eye(2, dtype=np.float32)[labels], labels, labels, names), classes)
+    again = read_predictions(tmp_path, "test", classes)
+    assert again.names == names
+    assert (again.labels == labels).all()
+    assert b"\r\n" not in (tmp_path / "test.csv").read_bytes().replace(b'"\r\n"', b"")
+
+
 def test_the_saved_validation_is_that_of_the_best_epoch(cli, tmp_path):
     assert cli(f"{LINE} --data Digits --model.optimizer.lr 0.03 --trainer.max_epochs 5 --figures final").status == 0
     best = report(tmp_path / RUN)["best_epoch"]
@@ -391,6 +402,36 @@ def test_a_class_without_a_sample_has_no_share():
     figures = {figure.name: figure for figure in draw_classes(some, "abc")}
     assert figures["test-confusion-shares"].rows[2] == ["c", "", "", ""]
     assert [row[0] for row in figures["test-accuracy"].rows] == ["all", "a", "b"]
+
+
+@pytest.mark.fast
+def test_a_score_that_a_class_does_not_have_is_in_no_mean():
+    """Of c there is a prediction but no sample, and of d neither."""
+    labels, predicted = np.array([0, 0, 1, 1, 1]), np.array([0, 0, 1, 1, 2])
+    said = Predictions("test", np.full((5, 4), 0.25, np.float32), predicted, labels, list("vwxyz"))
+    scores = {figure.name: figure for figure in draw_classes(said, "abcd")}["test-scores"]
+    assert scores.rows[2:] == [["c", 0, "", 0, 0], ["d", "", "", "", 0]]
+    means = {
+        "precision": metrics.precision_score(labels, predicted, average="macro", zero_division=0),
+        "recall": metrics.recall_score(labels, predicted, labels=[0, 1], average="macro"),  # the balanced accuracy
+        "F1": metrics.f1_score(labels, predicted, average="macro"),
+    }
+    (legend,) = scores.canvas.legends
+    assert [text.get_text() for text in legend.get_texts()] == [f"{k} (mean {v:.3f})" for k, v in means.items()]
+    points = [line.get_xdata() for line in scores.canvas.axes[0].lines]
+    assert [np.isfinite(values).tolist() for values in points] == [[True] * n + [False] * (4 - n) for n in (3, 2, 3)]
+    assert summary(said, "abcd")["macro_f1"] == pytest.approx(means["F1"])
+
+
+def test_where_no_epoch_has_a_value_of_the_objective_none_is_marked(cli, tmp_path):
+    """One validation sample is of one class, so that there is no AUC."""
+    line = f"{LINE} --data tests.fakes.Pairs --data.val_size 1 --metrics [auc] --objective.metric val/auc"
+    assert cli(line).status == 0
+    assert report(tmp_path / RUN)["result"] == "last"
+    assert "best, " not in (tmp_path / RUN / "figures" / "learning-curves.svg").read_text()
+    assert cli(f"report {RUN} --output page.html").status == 0
+    reason = "The last epoch, since val/auc was not a number after any epoch; nothing was chosen."
+    assert reason in (tmp_path / "page.html").read_text()
 
 
 # The network

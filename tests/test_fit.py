@@ -229,7 +229,8 @@ def test_evaluating_a_run_gives_its_metrics_and_writes_nothing_but_the_count_of_
     after = listing(fitted.run.parents[2])
     ledger = fitted.run.parents[1] / "test-ledger.jsonl"
     counted = {str(fitted.run), str(fitted.run / "run.json"), str(ledger)} if command == "test" else set()
-    assert {path for path in before | after if before.get(path) != after.get(path)} == counted
+    changed = {path for path in before | after if before.get(path) != after.get(path)}
+    assert {path for path in changed if not path.endswith(".lock")} == counted  # old versions of filelock truncate it
 
 
 def test_evaluating_a_run_as_another_model_is_refused(fitted):

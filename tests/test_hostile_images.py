@@ -227,8 +227,11 @@ def test_premultiplied_and_plain_alpha_of_a_tiff_lie_on_white(tmp_path):
     on_white = np.round(gray * (alpha / 255) + 255 - alpha)
     multiplied = np.round(gray * (alpha / 255)).astype(int)
     for extra, stored in ((2, gray), (1, multiplied)):
-        content = tiff(np.stack([stored, alpha], -1), tags={338: (3, [extra])})
-        assert abs(decoded(tmp_path, content) - on_white).max() <= 1, extra
+        found = decoded(tmp_path, tiff(np.stack([stored, alpha], -1), tags={338: (3, [extra])}))
+        if isinstance(found, str):  # Pillow before 13 cannot read premultiplied gray
+            assert (extra, "a TIFF of 2 bands of 8 bits, which cannot be decoded" in found) == (1, True)
+        else:
+            assert abs(found - on_white).max() <= 1, extra
         content = tiff(np.stack([stored, stored, stored, alpha], -1), photometric=2, tags={338: (3, [extra])})
         assert abs(decoded(tmp_path, content) - on_white).max() <= 2, extra
 

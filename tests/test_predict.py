@@ -261,6 +261,16 @@ def test_a_line_feed_is_part_of_a_path_in_a_list_that_nul_separates(photos, tmp_
     assert [(row["path"], row["error"]) for row in table] == [(f"{tmp_path}/x/01.png", ""), (str(odd), "")]
 
 
+def test_a_carriage_return_in_a_name_does_not_split_the_row(photos, tmp_path):
+    _, cli = photos
+    images = write_images(tmp_path / "new", {"cat": 2})
+    (images / "cat" / "00.png").rename(images / "cat" / "0\r0.png")
+    assert cli(f"predict {RUN} {images} --output {tmp_path}/out.csv").status == 0
+    with (tmp_path / "out.csv").open(newline="", encoding="utf-8") as file:
+        table = list(csv.DictReader(file))
+    assert [(Path(row["path"]).name, row["true"]) for row in table] == [("0\r0.png", "cat"), ("01.png", "cat")]
+
+
 def test_a_folder_without_files_is_refused(photos, tmp_path):
     _, cli = photos
     (tmp_path / "empty" / "inner").mkdir(parents=True)
@@ -439,6 +449,13 @@ def test_a_file_that_a_killed_process_left_is_in_nobody_s_way(photos):
         (f"predict {RUN} source/test --accelerator warp", ["accelerator is warp", "auto"]),
         (f"predict {RUN} source/test --output {RUN}/run.json/out.csv", ["out.csv cannot be written", "--output"]),
         (f"predict {RUN} source/test --output source", ["source cannot be written", "directory"]),
+        (f"export {RUN} --format safetensors --output source", ["source cannot be written", "directory"]),
+        (f"predict {RUN} source/test --output ''", ["--output is empty", "name of a file"]),
+        (f"export {RUN} --format safetensors --output ''", ["--output is empty", "name of a file"]),
+        (f"predict {RUN} source/test --output {RUN}/run.json", [f"{RUN}/run.json belongs to the run", "--output"]),
+        (f"predict {RUN} test --output {RUN}/predictions/test.csv", ["test.csv belongs to the run", "--output"]),
+        (f"predict {RUN} train --output {RUN}/predictions/train.csv", ["train.csv belongs to the run", "--output"]),
+        (f"export {RUN} --format safetensors --output {RUN}/checkpoints/best.ckpt", ["best.ckpt belongs to the run"]),
         (f"predict {RUN} test --data.root elsewhere --data.source nowhere", ["nowhere", "does not exist"]),
     ],
 )
@@ -449,6 +466,22 @@ def test_a_mistake_is_one_sentence(photos, line, parts):
     for part in parts:
         assert part in sentence
     assert sorted(folder.rglob("*")) == before
+
+
+def test_a_pipe_is_not_replaced_by_a_file(photos, tmp_path):
+    _, cli = photos
+    os.mkfifo(tmp_path / "pipe")
+    for line in (f"predict {RUN} test", f"export {RUN} --format safetensors"):
+        assert "pipe is no file, but a pipe or a device" in cli(f"{line} --output {tmp_path}/pipe").refusal()
+    assert (tmp_path / "pipe").is_fifo()
+
+
+def test_an_export_goes_into_the_run_folder(photos):
+    folder, cli = photos
+    for name in ("exports/again.safetensors", "mine.safetensors"):
+        assert cli(f"export {RUN} --format safetensors --samples 2 --output {RUN}/{name}").status == 0
+        (folder / RUN / name).unlink()
+    shutil.rmtree(folder / RUN / "exports")
 
 
 def test_a_split_of_another_data_set_is_refused(photos):

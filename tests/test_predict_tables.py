@@ -529,6 +529,9 @@ def test_python_predicts_files_and_columns(ward):
         assert names == [CLASSES[label] for label in predictions.predicted]
     twice, _ = run.predict([path, path])
     assert len(twice) == 80
+    for value in ("1", 1.0, None, np.array(1)):
+        with pytest.raises(UserError, match=r"The column 'age' of the table is a single .*; give a list"):
+            run.predict(columns | {"age": value})
     nothing, names = run.predict({name: [] for name in NAMES})
     assert (nothing.shape, names) == ((0, 3), [])
 

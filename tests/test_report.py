@@ -330,6 +330,32 @@ def test_a_run_without_figures_and_predictions_says_how_to_get_them(cli, tmp_pat
     assert [alt.partition(".")[0] for alt in page.images()] == ["Learning curves"]
 
 
+def test_a_class_without_samples_has_no_recall_and_no_part_in_the_mean(cli, tmp_path):
+    run_folder(tmp_path / "one", labels=[0, 0, 1, 1, 1], predicted=[0, 0, 1, 1, 2])
+    assert cli("report one").status == 0
+    text = Page(tmp_path / "one" / "report.html").text
+    assert "eel 0 0 0.000 \N{EN DASH} 0.000 no sample" in text
+    # (1 + 2/3) / 2 is the balanced accuracy, and (1 + 0.8 + 0) / 3 the macro F1.
+    assert "all (means) 5 4 0.667 0.833 0.600" in text
+    assert "the mean over the classes that have the score, test." in text
+
+
+def test_a_run_that_did_not_test_is_not_said_to_be_untested_after_a_test(cli, tmp_path):
+    run = run_folder(tmp_path / "one", stage="val")
+    assert cli("report one").status == 0
+    assert "The run was not tested; visionbench test one tests it." in Page(run / "report.html").text
+    report = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(report | {"test_openings": 1, "opening": 4}))
+    assert cli("report one").status == 0
+    text = Page(run / "report.html").text
+    assert "The run was not tested" not in text
+    assert "opened 4 times in this log folder, 1 time by this run. visionbench test one shows the number" in text
+    init_args = {"root": "nowhere", "test_size": 0}
+    run = run_folder(tmp_path / "none", stage="val", data={"class_path": "nets.Gone", "init_args": init_args})
+    assert cli("report none").status == 0
+    assert "The run has no test split (data.test_size is 0)." in Page(run / "report.html").text
+
+
 def test_a_run_that_is_not_finished_is_reported_as_far_as_it_is(cli, tmp_path):
     run = run_folder(tmp_path / "open", kept=False, finished=False)
     with (run / "metrics.csv").open("a") as file:

@@ -199,13 +199,15 @@ class RunFigures:
 
         folder = self._folder(session)
         run = RunFolder(folder.parent)
-        settings = session.settings
+        settings, checkpoints = session.settings, session.checkpoints
+        # Where no epoch had a value of the objective, the last one is the result.
+        chosen = settings.chooses_epoch and checkpoints is not None and checkpoints.best_epoch is not None
         drawing = Drawing(
             folder, session.model, session.data, session.log_figure, settings.figure_layers, settings.figure_channels
         )
         drawing.draw(
             rows=session.rows,
-            best_epoch=ending.row["epoch"] if settings.chooses_epoch else None,
+            best_epoch=ending.row["epoch"] if chosen else None,
             before=run.untrained_metrics or None,
             losses=run.step_losses,
             batches=int(session.trainer.num_training_batches),

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 
 @contextlib.contextmanager
@@ -44,6 +44,24 @@ def write_whole(path: Path, content: bytes) -> None:
     """Writes a file that is never seen half-written, and flushes it to the disk."""
     with replacing(path) as temporary:
         temporary.write_bytes(content)
+
+
+class CsvLines:
+    r"""A text file for the rows of a `csv.writer` with its usual line ends, of which only the line feed is written.
+
+    With `lineterminator="\n"`, the csv module leaves a carriage return within a cell unquoted, and the row is read back
+    as two.
+
+    Args:
+        file: Text file that does not translate line ends.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self.file = file
+
+    def write(self, row: str) -> None:
+        """Writes a row, for which the csv module makes a single call."""
+        self.file.write(row.removesuffix("\r\n") + "\n")
 
 
 def set_aside(folder: Path, word: str) -> None:

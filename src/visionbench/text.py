@@ -18,6 +18,18 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+def as_percent(share: float, digits: int = 2) -> str:
+    """A share in percent: 97.80 %; with more digits where it would look like none or all, but is not.
+
+    Args:
+        share: Share, from 0 to 1.
+        digits: Number of digits after the point.
+    """
+    while digits < 9 and share not in (0, 1) and float(f"{100 * share:.{digits}f}") in (0, 100):
+        digits += 1
+    return f"{100 * share:.{digits}f} %"
+
+
 def counted(count: int, item: str, items: str | None = None) -> str:
     """A number of things: 1 image, 1,200 images; `items` is the plural where it does not end in a mere s."""
     return f"{count:,} {item if count == 1 else items if items is not None else f'{item}s'}"

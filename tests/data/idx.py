@@ -39,6 +39,26 @@ def test_pixels_and_labels_arrive_exactly(files, kind, tmp_path):
     assert_is_the_fake(kind(root=str(tmp_path / "root"), source=str(files)).open_store())
 
 
+def test_a_source_in_the_home_folder_is_found(files, kind, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert_is_the_fake(kind(root=str(tmp_path / "root"), source=f"~/{files.name}").open_store())
+
+
+def test_other_files_of_the_same_names_are_not_taken_for_what_is_prepared(files, kind, tmp_path):
+    root = str(tmp_path / "root")
+    kind(root=root, source=str(files)).prepare_data()
+    kind(root=root, source=str(files)).prepare_data()
+    kind(root=root, source=str(tmp_path / "nothing")).prepare_data()
+    other = tmp_path / "other"
+    shutil.copytree(files, other)
+    (other / "t10k-labels-idx1-ubyte.gz").unlink(missing_ok=True)
+    (other / "t10k-labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 20]) + bytes(20))
+    with pytest.raises(
+        UserError, match=r"other does not hold .*: t10k-labels-idx1-ubyte.* is damaged, expected 28 bytes"
+    ):
+        kind(root=root, source=str(other)).prepare_data()
+
+
 def test_the_source_is_only_read(files, kind, tmp_path):
     before = {path.name: path.read_bytes() for path in files.iterdir()}
     kind(root=str(tmp_path / "root"), source=str(files)).prepare_data()

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from tests.fakes import cifar10_contents, python2_pickle, write_cifar10
-from visionbench.data import CIFAR10, cifar10
+from visionbench.data import CIFAR10, cifar10, sources
 from visionbench.errors import UserError
 
 pytestmark = pytest.mark.fast
@@ -48,6 +48,17 @@ def test_an_archive_cut_short_is_refused(files, tmp_path, cut):
     with pytest.raises(UserError, match=rf"CIFAR-10 .*{files}: cifar-10-python\.tar\.gz is damaged"):
         CIFAR10(root=str(tmp_path / "root"), source=str(files)).prepare_data()
     assert not list((tmp_path / "root" / "CIFAR10").glob("*/"))
+
+
+@pytest.mark.parametrize("small", [0, 2**20])
+def test_another_archive_is_not_taken_for_what_is_prepared(files, tmp_path, monkeypatch, small):
+    monkeypatch.setattr(sources, "SMALL_FILE", small)  # the official archive is larger, so that its size tells
+    root = str(tmp_path / "root")
+    CIFAR10(root=root, source=str(files)).prepare_data()
+    CIFAR10(root=root, source=str(files)).prepare_data()
+    (files / cifar10.ARCHIVE).write_bytes(b"another archive")
+    with pytest.raises(UserError, match=r"does not hold CIFAR-10: cifar-10-python\.tar\.gz (has 15 bytes|is damaged)"):
+        CIFAR10(root=root, source=str(files)).prepare_data()
 
 
 def test_a_source_without_the_archive_is_refused_by_its_name(tmp_path):

@@ -1,8 +1,10 @@
 """What every data set promises; a new one is added to `DATASETS` and nothing else."""
 
+import importlib
 import inspect
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from torchvision.models import ResNet18_Weights
 from torchvision.transforms import functional
 
 import visionbench.data
-from tests.fakes import Tiny, write_cifar10, write_heart, write_idx, write_images, write_table
+from tests.fakes import Letters, Tiny, write_cifar10, write_heart, write_idx, write_images, write_table
 from visionbench.classes import sheet_entry
 from visionbench.data import (
     CIFAR10,
@@ -573,6 +575,40 @@ def test_arrays_that_would_mean_something_else_are_refused_and_not_kept(tmp_path
     assert not list(tmp_path.rglob("*.npy"))
 
 
+@pytest.mark.parametrize(
+    ("returned", "said"),
+    [
+        (
+            lambda arrays, meta: arrays,
+            "prepare_arrays returned dict, expected two dictionaries, the arrays by name",
+        ),
+        (lambda arrays, meta: (arrays, None), "prepare_arrays returned tuple, expected two dictionaries"),
+        (lambda arrays, meta: ({}, meta), "gave no array as train-images, expected a NumPy array"),
+        (
+            lambda arrays, meta: (arrays | {"train-labels": [0] * 33}, meta),
+            "gave list as train-labels, expected",
+        ),
+        (lambda arrays, meta: (arrays | {"val-labels": arrays["train-labels"]}, meta), "gave no array as val-images"),
+        (
+            lambda arrays, meta: (arrays | {"valid-images": arrays["train-images"]}, meta),
+            "gave an array valid-images",
+        ),
+    ],
+)
+def test_what_a_class_should_not_return_is_refused_and_not_kept(tmp_path, monkeypatch, returned, said):
+    prepared = Tiny.prepare_arrays
+    monkeypatch.setattr(Tiny, "prepare_arrays", lambda data, downloads: returned(*prepared(data, downloads)))
+    with pytest.raises(UserError, match=said):
+        Tiny(root=str(tmp_path)).setup()
+    assert not list(tmp_path.rglob("*.npy"))
+
+
+@pytest.mark.parametrize("augment", [[HorizontalFlip], HorizontalFlip(), ["HorizontalFlip"]])
+def test_what_is_no_list_of_augmentations_is_refused(tmp_path, augment):
+    with pytest.raises(UserError, match=r"data\.augment holds (HorizontalFlip|str), expected a list of augmentations"):
+        Tiny(root=str(tmp_path), augment=augment)
+
+
 def test_a_class_that_has_changed_never_opens_the_old_store(tmp_path, monkeypatch):
     Tiny(root=str(tmp_path)).prepare_data()
     monkeypatch.setattr(Tiny, "class_names", ("a", "b", "d"))
@@ -584,3 +620,68 @@ def test_classes_of_the_same_name_have_stores_of_their_own(tmp_path, monkeypatch
     first = Tiny(root=str(tmp_path)).open_store().folder
     monkeypatch.setattr(Tiny, "__module__", "another_module")
     assert Tiny(root=str(tmp_path)).open_store().folder != first
+
+
+OWN_BASE = """
+import numpy as np
+from visionbench.data import VisionDataModule
+
+class Base(VisionDataModule):
+    title, class_names, input_shape, gray = "Own", ("a", "b"), (1, 8, 8), {gray}
+    from_command_line = False
+
+    def prepare_arrays(self, downloads):
+        images = np.full((40, 8, 8, 1), self.gray, np.uint8)
+        return {{"train-images": images, "train-labels": np.arange(40) % 2}}, {{"source": "", "split": ""}}
+"""
+
+
+def gray_of(data):
+    return int(data.open_store().arrays["train-images"][0, 0, 0, 0])
+
+
+def test_a_base_in_another_file_that_has_changed_never_opens_the_old_store(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    (tmp_path / "own_data.py").write_text("from own_base import Base\n\nclass Own(Base):\n    more = 1\n")
+    grays = []
+    for gray in (10, 99):
+        (tmp_path / "own_base.py").write_text(OWN_BASE.format(gray=gray))
+        for name in ("own_base", "own_data"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+        grays.append(gray_of(importlib.import_module("own_data").Own(root=str(tmp_path))))
+    assert grays == [10, 99]
+
+
+@pytest.mark.parametrize("changed", ["gray", "method"])
+def test_a_class_in_a_notebook_that_has_changed_never_opens_the_old_store(tmp_path, changed):
+    grays, folders = [], []
+    for gray in (10, 10, 99):
+        source = OWN_BASE.format(gray=gray)
+        if changed == "method":
+            source = OWN_BASE.format(gray=0).replace("self.gray", str(gray))
+        notebook = {"__name__": "a_notebook"}  # a module without a file
+        exec(source, notebook)
+        data = notebook["Base"](root=str(tmp_path))
+        grays.append(gray_of(data))
+        folders.append(data.store_folder())
+    assert grays == [10, 10, 99]
+    assert folders[0] == folders[1]
+
+
+def test_a_class_with_two_parents_never_opens_the_store_of_another_one(tmp_path):
+    class Hook:
+        def train_dataloader(self):
+            return super().train_dataloader()
+
+    class Gray(Hook, Digits):
+        from_command_line = False
+
+    class Noise(Hook, Letters):
+        from_command_line = False
+
+    Gray(root=str(tmp_path)).prepare_data()
+    data = Noise(root=str(tmp_path))
+    data.setup()
+    assert data.store.meta["source"] == "noise"

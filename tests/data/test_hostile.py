@@ -160,10 +160,11 @@ def test_a_file_that_cannot_be_used_is_said_and_is_left_out_if_asked(source, tmp
     assert contents(source) == before
 
 
-def test_files_and_folders_that_may_not_be_read_are_said(cli_in):
+def test_files_and_folders_that_may_not_be_read_are_said(cli_in, monkeypatch):
     with tempfile.TemporaryDirectory() as name:  # tmp_path lies in a folder that is closed to others
         place = Path(name)
         place.chmod(0o755)
+        monkeypatch.chdir(place)  # the checkout may be closed to others too, so that nobody could go back to it
         cli = cli_in(place)
         (place / "root").mkdir()
         (place / "root").chmod(0o777)

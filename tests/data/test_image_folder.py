@@ -155,6 +155,33 @@ def test_what_lies_beside_the_classes_is_not_read_and_said(source, folder, capsy
 
 
 @pytest.mark.parametrize(
+    ("counts", "unread"),
+    [
+        ({"train/a": 2, "train/b": 2, "train": 1}, ["train/00.png"]),
+        ({"a/train": 2, "b/train": 2, "b/extra": 2, "a": 1}, ["a/00.png", "b/extra"]),
+        ({"a/train": 2, "b/train": 2, "c/trained": 2}, ["c"]),
+    ],
+)
+def test_what_lies_beside_the_classes_within_a_split_is_said_too(tmp_path, folder, capsys, counts, unread):
+    data = folder(write_images(tmp_path / "s", counts))
+    assert data.open_store().meta["not_read"] == unread
+    assert f"outside of the class folders, not read: {', '.join(unread)}\n" in capsys.readouterr().out
+
+
+def test_prepared_images_are_no_class_of_the_folder_that_is_worked_in(tmp_path, folder, monkeypatch):
+    source = write_images(tmp_path / "s", {"cat": 6, "dog": 6})
+    monkeypatch.chdir(source)
+    for root in ("data", ".", "cat/data"):
+        with pytest.raises(UserError, match=r"data.root .* lies among the class folders of .*; give another folder"):
+            folder(".", root=root)
+    assert sorted(path.name for path in source.iterdir()) == ["cat", "dog"]
+    folder(".", root=".data").prepare_data()  # is ignored, as all names with a dot
+    write_images(source, {f"train/{name}": 6 for name in ("cat", "dog")})
+    folder(".", root="data").prepare_data()  # beside the splits
+    folder(".", root="data").prepare_data()
+
+
+@pytest.mark.parametrize(
     ("counts", "message"),
     [
         ({}, "holds no folders; expected train/CLASS/"),
@@ -168,6 +195,12 @@ def test_what_lies_beside_the_classes_is_not_read_and_said(source, folder, capsy
         ({"train/a": 1, "train/b": 1, "test": 1}, "folder test of .* holds no class folders"),
         ({"test/a": 1, "test/b": 1, "val/a": 1}, "class folder .*test holds the folder a, expected only images"),
         ({"a/Train": 1, "b/Train": 1, "b/Test": 1, "c/Test": 1}, "c/Test is of a class that train does not have"),
+        (
+            {"train": 4, "test": 2},
+            "folders test, train of .* hold no class folders, so that their images have no labels",
+        ),
+        ({"train": 4, "val": 2, "more": 2}, "folders train, val of .* hold no class folders"),
+        ({"a/train": 2, "b": 2, "c/train": 2}, "/b holds images, but no folder of a split, expected one as in .*/a;"),
         ({"a/x": 1, "b": 1}, "class folder .*a holds the folder x, expected only images"),
         ({"a": 1, "b": 0}, "class folder .*b is empty"),
         ({"train/a": 1, "train/b": 1, "test/a": 1, "test/b": 0}, "class folder .*test/b is empty"),
@@ -418,6 +451,21 @@ def test_a_store_copied_to_another_machine_needs_no_source(source, tmp_path, fol
         ImageFolder(source="source", size=[8, 8], root="root")
     with pytest.raises(UserError, match=r"data\.source other does not exist, and root has no store"):
         ImageFolder(source="other", size=[8, 9], root="root")
+
+
+def test_a_source_of_the_same_text_elsewhere_is_said(tmp_path, folder, monkeypatch, capsys):
+    write_images(tmp_path / "first" / "images", {"cat": 6, "dog": 6})
+    (tmp_path / "second").mkdir()
+    monkeypatch.chdir(tmp_path / "first")
+    folder("images").prepare_data()
+    shutil.move(tmp_path / "first", tmp_path / "moved")
+    assert "note" not in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path / "second")
+    folder("images").prepare_data()
+    assert capsys.readouterr().out == (
+        f"note: data.source images does not exist; what was prepared from {tmp_path / 'first' / 'images'}, which was "
+        "given by the same text, is used\n"
+    )
 
 
 def test_of_two_stores_that_could_be_meant_none_is_chosen(tmp_path, folder, monkeypatch):

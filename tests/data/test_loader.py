@@ -10,6 +10,7 @@ from tests.fakes import Tiny
 from visionbench.data import loader as module
 from visionbench.data.augment import AlternatingFlip, Augmentation, HorizontalFlip, RandomCrop
 from visionbench.data.loader import EpochOrder, ResidentLoader, left_out
+from visionbench.errors import UserError
 
 pytestmark = pytest.mark.fast
 
@@ -47,6 +48,42 @@ def normalized(images):
 
 def global_random_state():
     return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+
+class Own(Augmentation):
+    """As a user writes one."""
+
+    def __init__(self, change=lambda images: images, rows=lambda n: n):
+        self.change, self.rows = change, rows
+
+    def draw(self, n, generator):
+        return torch.rand(self.rows(n), generator=generator)
+
+    def apply(self, images, parameters):
+        return self.change(images)
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (
+            Own(lambda images: images[:, :, ::2]),
+            r"made images of shape \(24, 3, 3, 7\), float32, of images of shape \(",
+        ),
+        (Own(lambda images: images[1:]), r"made images of shape \(23, 3, 5, 7\)"),
+        (Own(lambda images: images.double()), r"made images of shape .*, float64, of images of shape .*, float32"),
+        (Own(lambda images: images * 255), "made pixels from 0 to 255 of pixels from 0 to 1"),
+        (Own(rows=lambda n: n // 2), "drew parameters for 12 of the 24 positions of an epoch"),
+    ],
+)
+def test_an_augmentation_that_makes_something_else_is_refused(own, said):
+    with pytest.raises(UserError, match=f"^Own {said}"):
+        next(iter(make(seed=0, augmentations=[own])))
+
+
+def test_an_augmentation_of_ones_own_may_add_noise():
+    noise = Own(lambda images: images + 0.1 * torch.randn(images.shape, generator=torch.Generator().manual_seed(0)))
+    assert len(numbers(make(seed=0, augmentations=[noise]))) == 5
 
 
 @pytest.mark.parametrize("size", [1, 2, 97])

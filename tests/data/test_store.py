@@ -288,6 +288,15 @@ def test_a_full_disk_is_a_message_and_leaves_nothing_behind(folder, monkeypatch)
     assert folders_beside(folder) == []
 
 
+def test_a_missing_file_of_the_source_is_named_and_no_space_is_asked_for(folder, tmp_path):
+    for missing in (tmp_path / "nothing.csv", tmp_path / "nothing" / "more.csv"):
+        with pytest.raises(
+            UserError, match=rf"^{missing}, which the data set is prepared from, cannot be read \(No such"
+        ):
+            open_or_prepare(folder / "Set" / "key", missing.read_bytes)
+    assert list((folder / "Set").iterdir()) == [folder / "Set" / "key.lock"]
+
+
 def test_a_root_that_cannot_be_written_is_a_message(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=rf"could not be written to {tmp_path}/file/.*--data\.root"):

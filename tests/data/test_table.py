@@ -215,6 +215,15 @@ def test_one_file_is_cut_into_all_three(tmp_path, ready):
     assert data.sizes() == {"train": 72, "val": 8, "test": 20}
 
 
+def test_a_table_that_is_no_split_is_said(tmp_path, ready, capsys):
+    source = write_table(tmp_path / "more", {"train": 30, "test_set": 9, "._train": 1})
+    (source / "notes.md").touch()
+    data = ready(source)
+    assert data.sizes()["test"] == 6
+    assert "  not read: test_set.csv; the files of the splits are called train, " in capsys.readouterr().out
+    assert data.store.meta["not_read"] == ["test_set.csv"]
+
+
 def test_validation_of_its_own(tmp_path, ready):
     folder = write_table(tmp_path / "three", {"Train": 30, "valid": 9, "TEST": 6, "other": 5})
     data = ready(folder)
@@ -264,6 +273,15 @@ def test_classes_that_are_numbers_are_the_same_however_they_are_written(of):
     assert data.class_names == ("9", "10")
     assert data.store.arrays["train-labels"].tolist() == [1, 0, 1]
     assert data.store.arrays["test-labels"].tolist() == [0, 1]
+
+
+def test_classes_that_are_told_to_be_codes_are_their_texts(of):
+    text = "n,kind\n" + "".join(f"{n},{('01', '1')[n % 2]}\n" for n in range(12))
+    assert of(text, categorical=["kind"]).class_names == ("01", "1")
+    with pytest.raises(UserError, match="The target 'kind' is '1' in all 12 rows"):
+        of(text)
+    long = "n,kind\n" + "".join(f"{n},123456789012345{6 + n % 2}\n" for n in range(12))
+    assert of(long).class_names == ("1234567890123456", "1234567890123457")
 
 
 def test_it_is_said_what_the_columns_were_taken_for(ready, source, capsys):

@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import visionbench
-from visionbench.data import Arrays, Digits, Table
+from tests.fakes import write_table
+from visionbench.data import Arrays, Digits, Table, base
 from visionbench.data.augment import HorizontalFlip
 from visionbench.errors import UserError
 from visionbench.guards import Refused
@@ -75,6 +76,33 @@ def sentences(result):
     return [finding["sentence"] for finding in RunFolder(result.folder).metadata["findings"]]
 
 
+class OwnTestLoader(Hooked):
+    """A test loader that gives training images."""
+
+    def test_dataloader(self):
+        return self.predict_dataloader()
+
+
+class OwnTrainRows(Table):
+    from_command_line = False
+
+    def val_dataloader(self):
+        return self.train_dataloader()
+
+
+class Stream(IterableDataset):
+    def __init__(self, images, labels):
+        self.samples = [*zip(images, labels, strict=True)]
+
+    def __iter__(self):
+        return iter(self.samples)
+
+
+class Named(Flipping):
+    def __getitem__(self, place):
+        return {"image": self.images[place], "label": self.labels[place]}
+
+
 @pytest.mark.parametrize("kind", [TrainAsTest, OwnTrainLoader, OwnUnshuffledTrainLoader])
 def test_validation_on_training_images_is_refused_and_marked_where_allowed(kind, tmp_path):
     with pytest.raises(Refused, match=r"validation images of Hooked|are also trained on, so that the validation acc"):
@@ -91,6 +119,46 @@ def test_a_validation_loader_of_ones_own_with_validation_images_is_none_of_these
 def test_a_validation_split_that_is_the_training_split_takes_no_size(tmp_path):
     with pytest.raises(UserError, match=r"validates on its training images, but data.val_size is 100; remove it"):
         fit(make(TrainAsTest, tmp_path, val_size=100), tmp_path)
+
+
+def test_a_test_loader_of_ones_own_with_training_images_is_refused(tmp_path):
+    with pytest.raises(Refused, match=r"test images of Digits are also trained on, so that the test accuracy"):
+        fit(make(OwnTestLoader, tmp_path), tmp_path)
+
+
+def test_looking_at_a_loader_does_not_decide_where_the_images_are_held(tmp_path, monkeypatch):
+    monkeypatch.setattr(base, "free_memory", lambda device: 0 if device.type == "cpu" else 2**40)
+    data = make(OwnValLoader, tmp_path)
+    data.setup()
+    data.trained_on()
+    data.augments_validation()
+    assert data.residency(torch.device("meta")).resident
+
+
+def test_a_validation_loader_that_gives_training_rows_is_refused(tmp_path):
+    write_table(tmp_path / "table", {"train": 120})
+    with pytest.raises(Refused, match=r"validation rows of table are also trained on"):
+        fit(make(OwnTrainRows, tmp_path, source=str(tmp_path / "table"), target="kind"), tmp_path)
+
+
+def test_samples_that_are_flipped_half_of_the_time_are_always_noticed(tmp_path):
+    data = make(OwnAugmentedLoader, tmp_path)
+    data.setup()
+    for seed in range(40):
+        torch.manual_seed(seed)
+        assert data.augments_validation()
+
+
+@pytest.mark.parametrize("samples", [Stream, Named])
+def test_a_validation_loader_that_cannot_be_asked_twice_is_not_judged(tmp_path, samples):
+    class Own(Hooked):
+        def val_dataloader(self):
+            images, labels = zip(*super().val_dataloader(), strict=True)
+            return DataLoader(samples(torch.cat(images), torch.cat(labels)), batch_size=50)
+
+    data = make(Own, tmp_path)
+    data.setup()
+    assert not data.augments_validation()
 
 
 @pytest.mark.parametrize("kind", [AugmentedValidation, OwnAugmentedLoader])

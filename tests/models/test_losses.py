@@ -8,6 +8,7 @@ from torch.nn import functional as F
 from tests.fakes import Letters, Pairs
 from tests.test_fit import report
 from visionbench.errors import UserError
+from visionbench.evaluation.metrics import Evaluator
 from visionbench.models import MLP, Classifier
 
 NAMES = ["cross_entropy", "nll", "binary_cross_entropy", "mse"]
@@ -83,6 +84,16 @@ def test_probabilities_are_of_every_class_and_agree_with_the_prediction(name, cl
     assert predicted.dtype == torch.int64
     assert torch.equal(predicted, probabilities.argmax(dim=1))
     assert set(predicted.tolist()) == set(range(classes))  # not the one column that there is, again and again
+
+
+@pytest.mark.parametrize("logit", [-20.0, 16.0, 20.0, 30.0])
+def test_the_logarithm_of_a_tiny_probability_is_that_of_the_loss(logit):
+    """Near 1, single precision has no probability between 1 - 6e-8 and 1, but near 0 it has."""
+    model, outputs = model_of("binary_cross_entropy", 2), torch.tensor([[logit]])
+    wrong = torch.tensor([int(logit < 0)])
+    value = Evaluator(["log_loss"], "ab").compute(wrong, model.predict(outputs), model.probabilities(outputs))
+    assert value["log_loss"] == pytest.approx(float(model.loss(outputs, wrong)), rel=0.03)
+    assert torch.equal(model_of("mse", 2).probabilities(outputs), model.probabilities(outputs))
 
 
 @pytest.mark.parametrize("name", ["cross_entropy", "nll", "mse"])

@@ -14,6 +14,7 @@ from visionbench.runs.identity import (
     comparable,
     config_digest,
     identity,
+    package_digest,
     package_sources,
     process_count,
     remember_source,
@@ -195,3 +196,30 @@ def test_a_users_file_counts_as_it_was_imported(tmp_path, monkeypatch):
     file.write_text("class Net:\n    width = 1  # as before\n")
     importlib.reload(remembered_net)
     assert code_digest([remembered_net.Net]) == edited
+
+
+@pytest.mark.parametrize("line", ["import rates", "from rates import RATE", "from parts.rates import RATE"])
+def test_modules_that_a_users_module_imports_from_its_folder_count_too(line, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path)
+    module = tmp_path / "net_of_parts.py"
+    module.write_text(f"import numpy\n{line}\n\n\nclass Net:\n    pass\n")
+    (tmp_path / "parts").mkdir()
+    (tmp_path / "parts/__init__.py").write_text("")
+    (tmp_path / "parts/rates.py").write_text("from . import deeper\nRATE = 1\n")
+    (tmp_path / "parts/deeper.py").write_text("DEPTH = 1\n")
+    (tmp_path / "rates.py").write_text("from parts import deeper\nRATE = 1\n")
+    first = package_digest([module])
+    (tmp_path / "unrelated.py").write_text("RATE = 1\n")
+    assert package_digest([module]) == first
+    deeper = tmp_path / "parts/deeper.py"
+    deeper.write_text("DEPTH = 2\n")
+    assert package_digest([module]) != first
+
+    import net_of_parts
+
+    assert code_digest([net_of_parts.Net]) == package_digest([module])
+    imported = code_digest([net_of_parts.Net])
+    deeper.write_text("DEPTH = 3\n")
+    assert code_digest([net_of_parts.Net]) == imported  # it was imported as it was
+    for name in ("net_of_parts", "rates", "parts", "parts.rates", "parts.deeper"):
+        sys.modules.pop(name, None)

@@ -171,6 +171,9 @@ def test_the_page_begins_with_one_sentence_and_the_verdicts(tmp_path):
     assert "reproduced 2" in first
     assert "not reproduced 1" in first
     assert "80.0 printed, 80.40 measured" in first
+    assert (
+        "does not reach the gray is not reproduced, or inconclusive where other samples alone may explain it." in first
+    )
     assert "70.0 printed, 85.40 measured" in first
     assert re.search(r'class="range" style="left: [\d.]+%; width: [\d.]+%; color: var\(--reproduced\)"', page.source)
     assert "This study is not complete" not in page.text
@@ -210,6 +213,14 @@ def test_printed_values_stand_beside_those_of_both_protocols(tmp_path):
     assert page.row("width 8", "0.51")[2].startswith("0.1960 ± 0.0032")  # shown, not judged
     assert page.row("width 8", "0.51")[-1] == "\N{EN DASH}"
     assert page.row("width 16", "\N{EN DASH}")[2].startswith("0.1460")
+
+
+def test_no_time_is_below_0(tmp_path):
+    text = TEXT.replace("[width, test/acc, val/loss]", "[width, test/acc, seconds]")
+    study = study_of(tmp_path, text)
+    rows = rows_of(study, lambda run, row: replace(row, seconds=1000.0 if run.first.seed == 4 else 1.0))
+    page = page_of(tmp_path, study, rows)
+    assert re.fullmatch(r"0\.00 to [\d.]+", page.row("width 8", "0.51")[3])
 
 
 def test_an_accuracy_on_few_samples_has_its_interval(tmp_path):
@@ -451,6 +462,18 @@ def test_the_best_cell_and_those_that_it_cannot_be_told_from(tmp_path):
     same, other = page.row("width 16", "90.00 ± 3.30"), page.row("width 8", "71.00 ± 0.97")
     assert (same[2:4], other[2:4]) == (["5", "\N{MINUS SIGN}0.30"], ["5", "\N{MINUS SIGN}19.30"])
     assert float(same[4]) > 0.05 > float(other[4].removeprefix("< "))
+
+
+def test_a_cell_behind_one_that_is_told_from_the_best_is_not_the_next_one(tmp_path):
+    def noisy(run, row):
+        seed = run.first.seed
+        change = {"8": 0.0001 * (seed % 2), "16": 0.02, NASTY: -0.1 + 0.15 * (-1) ** seed}[run.first.cell["width"]]
+        return replace(row, metrics={"test/acc": 0.8 + change + 0.001 * seed})
+
+    study = study_of(tmp_path, TEXT.partition("published:")[0])
+    text = page_of(tmp_path, study, rows_of(study, noisy)).by_section["best"].split("corrected: by")[0]
+    assert f"Best: width 16 (82.20 ± 0.16 over 5 seeds); cannot be distinguished from {NASTY}. If " in text
+    assert f"If the difference from {NASTY} is as large as it looks, about " in text
 
 
 def test_the_best_cell_is_better_by_a_difference_with_an_interval(tmp_path):

@@ -333,6 +333,26 @@ def test_a_seed_with_a_fold_that_is_not_finished_has_no_value(measure, status):
     assert (entry.unfinished, entry.verdict.kind) == (0 if status is None else 1, "incomplete")
 
 
+@pytest.mark.parametrize("status", ["failed", None])
+def test_the_number_of_samples_is_that_of_a_seed_whose_folds_are_all_finished(measure, status):
+    def row_of(row):
+        if (row.seed, row.fold) != (0, 1):
+            return accuracy(row, 0.8, 30)
+        return replace(row, status=status) if status is not None else None
+
+    entry = only(measure(row_of, FOLDS), "val/acc")
+    assert (entry.values, entry.items) == (pytest.approx({1: 80}), 60)
+
+
+def test_the_f1_of_a_class_with_a_slash_in_its_name_is_a_share(measure):
+    name = "val/f1_T-shirt/top"
+    entries = measure(
+        lambda row: replace(row, metrics={name: 0.8}, counts={"val": 100}),
+        stages("{one: {}}", f"{{one: [[{name}], [80]]}}", f"[{name}]"),
+    )
+    assert (only(entries, name).values, only(entries, name).items) == (pytest.approx({0: 80, 1: 80}), 100)
+
+
 def test_where_each_seed_chooses_its_own_cell_the_values_of_all_seeds_are_one_entry(measure):
     text = stages(
         "{all: {grid: [width]}, final: {best_of: all, over: each seed, set: {data.batch_size: 32}, test: true}, "

@@ -210,6 +210,8 @@ def test_sentences_name_the_printed_value_and_the_interval():
 def test_losses_have_no_points_and_enough_digits():
     found = verdict("0.06", [0.0701, 0.0702, 0.0703, 0.0702, 0.0701], tolerance=0.01, unit="")
     assert found.sentence == "not reproduced: 0.06 was printed, one more run would lie between 0.06993 and 0.07043"
+    times = verdict("700", [1.0, 1.0, 1.0, 1.0, 400.0], tolerance=10, unit="s")
+    assert times.sentence == "not reproduced: 700 was printed, one more run would lie between 0 and 624"
     wide = verdict("0.07", [0.05, 0.09, 0.07, 0.06, 0.08], tolerance=0.01, unit="")
     assert wide.sentence.endswith("is wider than the tolerance of 0.01; no number of seeds makes it so narrow")
 

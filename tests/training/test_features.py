@@ -1,7 +1,9 @@
 """Features of a frozen backbone are computed once, and give what the images give."""
 
 import csv
-from types import SimpleNamespace
+import importlib
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torchvision.models import ResNet
 
 from visionbench import api
 from visionbench.data import Arrays
+from visionbench.errors import UserError
 from visionbench.models import FrozenResNet
 from visionbench.training import features
 
@@ -219,3 +222,133 @@ def test_further_evaluations_see_the_training_images_as_they_are(tmp_path, root)
     viewed = run(tmp_path / "viewed", root, **options, **augmented)
     anew = run(tmp_path / "anew", root, **options, **augmented, **{"model.cache_features": False})
     assert viewed.rows[0]["train_eval/loss"] == pytest.approx(anew.rows[0]["train_eval/loss"], rel=1e-4)
+
+
+# What a user writes
+
+OWN_LAYER = """
+from torch import nn
+
+class Scaled(nn.Module):
+    def forward(self, images):
+        return images.flatten(1)[:, ::49] * {factor}
+"""
+OWN_MODEL = """
+from torch import nn
+from visionbench.models import Classifier
+from own_layer import Scaled
+
+class Head(nn.Sequential):
+    def forward(self, inputs):
+        return self[1](self[0](inputs) if inputs.ndim == 4 else inputs)
+
+class Own(Classifier):
+    def __init__(self, num_classes: int, input_shape: tuple[int, int, int], **kwargs):
+        super().__init__(num_classes, input_shape, **kwargs)
+        self.network = Head(Scaled(), nn.Linear(16, self.num_outputs))
+
+    def feature_extractor(self):
+        return self.network[0]
+"""
+OWN_AUGMENTATION = """
+import torch
+from visionbench.data import Augmentation
+
+class Darker(Augmentation):
+    def draw(self, n, generator):
+        return torch.rand(n, generator=generator)
+
+    def apply(self, images, parameters):
+        return images * {factor}
+"""
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """Writes modules of the user's own, and imports them anew."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+
+    def write(**sources):
+        for name, source in sources.items():
+            (tmp_path / f"{name}.py").write_text(source)
+        for name in ("own_layer", "own_model", "own_augmentation"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+
+    return write
+
+
+def test_features_of_a_layer_that_was_edited_are_computed_again(tmp_path, root, modules):
+    options = {name: value for name, value in SMALL.items() if not name.startswith("model.")}
+    options |= {"data.root": str(root), "max_epochs": 1}
+    losses = []
+    for number, factor in enumerate((1, -5, -5)):
+        modules(own_layer=OWN_LAYER.format(factor=factor), own_model=OWN_MODEL)
+        lines = []
+        fitted = api.fit("own_model.Own", "Digits", run_dir=tmp_path / str(number), say=lines.append, **options)
+        losses.append((fitted.metrics["train/loss"], sum(line.startswith("features") for line in lines)))
+    (first, _), (edited, computed), (again, read) = losses
+    assert (computed, read) == (3, 0)
+    assert first != edited == again
+
+
+def test_views_of_an_augmentation_that_was_edited_are_computed_again(tmp_path, root, modules):
+    options = {"model.views": 1, "data.augment": [{"class_path": "own_augmentation.Darker"}], "max_epochs": 1}
+    said = []
+    for number, factor in enumerate((1, 0, 0)):
+        modules(own_augmentation=OWN_AUGMENTATION.format(factor=factor))
+        said.append(run(tmp_path / str(number), root, **options).said)
+    assert ["view 1 of 1" in line for line in said[1]] == [True]  # the images that are not augmented are the same
+    assert said[2] == []
+
+
+def test_features_of_a_class_that_was_typed_into_a_notebook_are_not_written(tmp_path, root, monkeypatch):
+    class Typed(FrozenResNet):
+        """As `__main__` of a notebook, its module has no file, so that nothing tells whether its code has changed."""
+
+    notebook = ModuleType("a_notebook")
+    notebook.Typed = Typed
+    Typed.__module__, Typed.__qualname__ = notebook.__name__, "Typed"
+    monkeypatch.setitem(sys.modules, notebook.__name__, notebook)
+    options = {name: value for name, value in SMALL.items() if name.startswith(("data.", "trainer."))}
+    model = {name.removeprefix("model."): value for name, value in SMALL.items() if name.startswith("model.")}
+    lines = []
+    api.fit(
+        Typed(10, (1, 28, 28), **model),
+        "Digits",
+        run_dir=tmp_path / "run",
+        say=lines.append,
+        **{**options, "data.root": str(root), "max_epochs": 1},
+    )
+    assert sum(line.startswith("features") for line in lines) == 3
+    assert not (root / "features").exists()
+
+
+def test_a_subclass_with_something_of_its_own_before_the_backbone_gets_the_images():
+    class OwnForward(FrozenResNet):
+        def forward(self, images):
+            return super().forward((images > 0).float())
+
+    class OwnStep(FrozenResNet):
+        def training_step(self, batch, batch_idx):
+            return super().training_step((batch[0].flip(-1), batch[1]), batch_idx)
+
+    class OwnLoss(FrozenResNet):
+        def loss(self, outputs, labels):
+            return 2 * super().loss(outputs, labels)
+
+    for kind, has_features in ((OwnForward, False), (OwnStep, False), (OwnLoss, True)):
+        model = kind(10, (1, 28, 28), weights="none", min_size=32)
+        model.prepare_start()
+        assert (model.feature_extractor() is not None) == has_features
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [({"cache_features": False}, "model.cache_features is false"), ({"freeze": []}, "the backbone is not frozen")],
+)
+def test_views_without_features_are_refused(options, why):
+    model = FrozenResNet(10, (1, 28, 28), weights="none", min_size=32, views=2, **options)
+    with pytest.raises(UserError, match=f"model.views is 2, but no features are computed once, since {why}"):
+        model.prepare_start()

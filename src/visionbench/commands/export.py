@@ -7,7 +7,7 @@ from typing import get_args
 
 import numpy as np
 
-from visionbench.arguments import add_data_options, make_data
+from visionbench.arguments import PlainParser, add_data_options, make_data
 from visionbench.config.parser import Parser
 from visionbench.config.patches import watched_parsing
 from visionbench.console import plain_console, quiet_libraries
@@ -22,6 +22,7 @@ from visionbench.inference.trained import TrainedRun, open_run
 from visionbench.runs.folder import RunFolder, folder_argument
 from visionbench.text import counted
 
+DEFAULT_CHECK = "test"
 USAGE = """\
 visionbench export RUN_DIR --format onnx|torch_export|safetensors [options]
 
@@ -52,7 +53,9 @@ def run(args: Sequence[str]) -> int:
     with quiet_libraries():
         run_folder.result_checkpoint()
         run_config = run_folder.config
-        data_options = add_data_options(parser, run_config)
+        # A run on arrays of Python has no data set that a command can make, but may be checked on files.
+        needs_data = _check_of(options) in SPLITS or any(option.startswith("--data") for option in options)
+        data_options = add_data_options(parser, run_config) if needs_data else []
         with watched_parsing(console.print):
             config = parser.parse_args([*data_options, *options])
         if config.format is None:
@@ -109,12 +112,19 @@ def _parser() -> Parser:
     parser.add_argument(
         "--check",
         type=str,
-        default="test",
+        default=DEFAULT_CHECK,
         help="Images or rows for the check of the file: a split of the run's data set, a folder, a file, or - for a "
         "list of files on standard input.",
     )
     parser.add_argument("--samples", type=int, default=1000, help="Largest number of samples for the check.")
     return parser
+
+
+def _check_of(options: Sequence[str]) -> str:
+    """The value of --check, before it is known whether the options of a data set are among the others."""
+    parser = PlainParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--check", default=DEFAULT_CHECK)
+    return str(parser.parse_known_args(options)[0].check)
 
 
 def _images(run: TrainedRun, check: str, data: VisionDataModule | None) -> Iterator[Sample]:

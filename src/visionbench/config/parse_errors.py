@@ -63,6 +63,11 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
             return unknown_option(f"--{match[1]}", options, _elsewhere(options))
         named = re.findall(r"class_path(?:=| )'([\w.]+\.\w+)'", "\n".join(chain))
         owner = class_of({"class_path": named[-1]}) if named else object
+        if key == "data" and not getattr(owner, "from_command_line", True):  # such an option is in config.yaml
+            return (
+                f"The data set is {owner.__name__}, whose samples were in the memory of a Python program, so that no "
+                "command can make them again; call visionbench.fit there, or predict and export with a folder or files."
+            )
         if match[1] in _arguments(owner):  # which the class sets itself, so that it cannot be given
             return f"{owner.__name__} has no option --{key}.{match[1]}, although other classes have it; remove it."
         others = [kind.__name__ for kind in classes(keys[-1]) if match[1] in _arguments(kind)]

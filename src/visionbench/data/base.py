@@ -4,10 +4,12 @@ import functools
 import hashlib
 import math
 import os
+import sys
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from pathlib import Path
+from types import CodeType
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -16,7 +18,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, IterableDataset
 
 from visionbench.classes import file_of, is_ours
 from visionbench.data.augment import Augmentation, Mixing
@@ -59,6 +61,9 @@ HOOKS |= {"__firstlineno__", "__annotate__", "__annotate_func__", "__annotations
 SEEN_OF_OWN_LOADER = 256
 # Share of them that are training samples above which the validation split is the training split.
 TRAINING_SHARE = 0.5
+# Number of validation samples that such a loader is asked for several times, and of these times: one that is flipped
+# half of the time is the same in all draws once in eight times.
+DRAWN_SAMPLES, DRAWS = 16, 4
 # Share of the free memory that the images of all splits may take by default; the rest is for the model.
 FREE_SHARE = 0.5
 GIB = 2**30
@@ -217,7 +222,7 @@ class VisionDataModule(LightningDataModule, ABC):
         self.fold_is = fold_is
         self.train_size = train_size
         self.split_seed = split_seed
-        self.augment = augment if augment is not None else []
+        self.augment = _augmentations(augment)
         self.shuffle = shuffle
         self.offline = offline
         self.seed = seed
@@ -304,11 +309,17 @@ class VisionDataModule(LightningDataModule, ABC):
         Raises:
             UserError: The source is missing and cannot be fetched, or is damaged.
         """
-        arrays, meta = self.prepare_arrays(downloads)
+        prepared: Any = self.prepare_arrays(downloads)
+        if not isinstance(prepared, tuple | list) or [isinstance(part, Mapping) for part in prepared] != [True, True]:
+            raise UserError(
+                f"{type(self).__name__}.prepare_arrays returned {type(prepared).__name__}, expected two dictionaries, "
+                "the arrays by name and the entries for meta.json (source, licence and split); return both."
+            )
+        arrays, meta = prepared
         _check_arrays(arrays, self.num_classes)
         for name, array in arrays.items():
             writer.save(name, array)
-        return meta
+        return dict(meta)
 
     def is_stale(self, meta: Mapping[str, Any]) -> bool:
         """Whether the source has changed since the store was prepared; by default a source never changes.
@@ -329,9 +340,12 @@ class VisionDataModule(LightningDataModule, ABC):
 
     @classmethod
     def store_class(cls) -> type["VisionDataModule"]:
-        """Class whose prepared store this class uses: a subclass that changes only hooks uses that of its parent."""
+        """Class whose prepared store this class uses: a subclass that changes only hooks uses that of its parent.
+
+        A subclass with several parents has a store of its own, since each of them may say what its samples are.
+        """
         kind = cls
-        while VisionDataModule in kind.__mro__[2:] and set(vars(kind)) <= HOOKS:
+        while VisionDataModule in kind.__mro__[2:] and set(vars(kind)) <= HOOKS and len(kind.__bases__) == 1:
             kind = kind.__mro__[1]
         return kind
 
@@ -339,9 +353,9 @@ class VisionDataModule(LightningDataModule, ABC):
         """Settings that identify the prepared store of this data set."""
         kind = self.store_class()
         settings = {"dataset": f"{kind.__module__}.{kind.__qualname__}", **self.prepare_settings()}
-        if not is_ours(kind) and (source := file_of(kind)) is not None:
-            # A user's class may still change, so that its source code belongs to the identity of its store.
-            settings["code"] = hashlib.sha256(source.read_bytes()).hexdigest()
+        # A user's class may still change, so that its source code belongs to the identity of its store.
+        if not is_ours(kind) and (sources := _sources(kind)):
+            settings["code"] = hashlib.sha256(b"".join(sources)).hexdigest()
         return settings
 
     def store_folder(self) -> Path:
@@ -502,25 +516,37 @@ class VisionDataModule(LightningDataModule, ABC):
     def trained_on(self) -> dict[str, int]:
         """Number of validation and of test samples that are training samples themselves; valid after `setup`.
 
-        Of a subclass with a validation loader of its own, the first samples of the loader tell.
+        Of a subclass with a loader of its own for one of them, the first samples of the loader tell.
         """
         counts = {stage: int(self._is_trained_on(self.splits[stage]).sum()) for stage in ("val", "test")}
-        if type(self).val_dataloader is not VisionDataModule.val_dataloader:
-            counts["val"] = self._training_images_in(self.val_dataloader())
+        for stage in counts:
+            loader = f"{stage}_dataloader"
+            if getattr(type(self), loader) is not getattr(VisionDataModule, loader):
+                counts[stage] = self._training_images_in(self._looked_at(loader))
         return {stage: count for stage, count in counts.items() if count}
 
     def augments_validation(self) -> bool:
         """Whether validation samples are augmented: by `augmented_validation`, or by a loader of a subclass's own."""
         if type(self).val_dataloader is VisionDataModule.val_dataloader:
             return self.augmented_validation and any(not isinstance(entry, Mixing) for entry in self.augment)
-        loader = self.val_dataloader()
+        loader = self._looked_at("val_dataloader")
         if isinstance(loader, ResidentLoader):
             return bool(loader.augmentations)
         # The data set behind a loader of torch gives other values for the same sample if it draws random numbers.
         samples = getattr(loader, "dataset", None)
+        if not isinstance(samples, Dataset) or isinstance(samples, IterableDataset):
+            return False
+        places = range(min(DRAWN_SAMPLES, len(samples) if isinstance(samples, Sized) else 1))
         with same_random_numbers():
-            drawn = [samples[0][0] for _ in range(4)] if samples is not None and isinstance(samples, Dataset) else []
-        return any(isinstance(value, Tensor) and not torch.equal(value, drawn[0]) for value in drawn)
+            return any(_varies(samples, place) for place in places)
+
+    def _looked_at(self, name: str) -> Any:
+        """A loader of a subclass's own, made before a run; it does not decide where the run holds its images."""
+        residency = self._residency
+        try:
+            return getattr(self, name)()
+        finally:
+            self._residency = residency
 
     def _is_trained_on(self, split: Split) -> np.ndarray:
         train = self.splits["train"]
@@ -798,6 +824,52 @@ class VisionDataModule(LightningDataModule, ABC):
         return self.store, self.mean, self.std
 
 
+def _augmentations(augment: Any) -> list[Augmentation]:
+    """The augmentations of a data set; none for `None`."""
+    entries = [] if augment is None else augment
+    if not isinstance(entries, list | tuple) or (
+        wrong := [entry for entry in entries if not isinstance(entry, Augmentation)]
+    ):
+        found = wrong[0] if isinstance(entries, list | tuple) else entries
+        raise UserError(
+            f"data.augment holds {getattr(found, '__name__', type(found).__name__)}, expected a list of augmentations, "
+            "such as [HorizontalFlip()]; make one of the class, and put it into a list."
+        )
+    return list(entries)
+
+
+def _sources(kind: type) -> list[bytes]:
+    """The code of a user's class and of its bases that are the user's own: their files, or what those without hold."""
+    sources: dict[Any, bytes] = {}
+    for base in kind.__mro__:
+        if is_ours(base) or base.__module__.partition(".")[0] in sys.stdlib_module_names:
+            continue
+        if (path := file_of(base)) is None:
+            own = [(name, _code(value)) for name, value in sorted(vars(base).items()) if not name.startswith("__")]
+            sources[base] = repr(own).encode()
+        elif base is kind or "site-packages" not in path.parts:  # an installed package is known by its version
+            sources[path] = path.read_bytes()
+    return [*sources.values()]
+
+
+def _code(value: Any) -> Any:
+    """A value or a function of a class that was typed into a notebook, in plain types; `None` for anything else."""
+    code = getattr(getattr(value, "fget", None) or getattr(value, "__func__", value), "__code__", value)
+    if not isinstance(code, CodeType):
+        return value if isinstance(value, bool | int | float | str) else None
+    constants = [_code(each) if isinstance(each, CodeType) else each for each in code.co_consts]
+    # The order of a set differs from process to process.
+    plain = [sorted(map(repr, each)) if isinstance(each, frozenset) else each for each in constants]
+    return [code.co_code, code.co_names, plain]
+
+
+def _varies(samples: Dataset[Any], place: int) -> bool:
+    """Whether a data set of torch gives other values for the same sample when it is asked again."""
+    drawn = [samples[place] for _ in range(DRAWS)]
+    values = [sample[0] for sample in drawn if isinstance(sample, tuple | list) and sample]
+    return any(isinstance(value, Tensor) and not torch.equal(value, values[0]) for value in values)
+
+
 def _sealed(test_dataloader: Callable[[Any], Any]) -> Callable[[Any], Any]:
     @functools.wraps(test_dataloader)
     def checked(data: VisionDataModule) -> Any:
@@ -813,9 +885,18 @@ def _size_text(size: float) -> str:
 
 def _check_arrays(arrays: Mapping[str, np.ndarray], classes: int) -> None:
     """Refuses arrays that would make training fail or would give wrong labels."""
-    for split in SPLITS:
-        if split != "train" and f"{split}-images" not in arrays:
-            continue
+    splits = ["train", *(split for split in SPLITS[1:] if any(name.startswith(f"{split}-") for name in arrays))]
+    needed = [f"{split}-{kind}" for split in splits for kind in ("images", "labels")]
+    if unknown := sorted(set(arrays) - {*needed, *(f"{split}-names" for split in splits)}):
+        raise UserError(
+            f"prepare_arrays gave an array {unknown[0]}, expected train-images and train-labels and, where they are "
+            "official, those of val and test; rename it, or leave it out."
+        )
+    for name in needed:
+        if not isinstance(arrays.get(name), np.ndarray):
+            given = type(arrays[name]).__name__ if name in arrays else "no array"
+            raise UserError(f"prepare_arrays gave {given} as {name}, expected a NumPy array; return one by this name.")
+    for split in splits:
         images, labels = arrays[f"{split}-images"], arrays[f"{split}-labels"]
         if images.dtype != np.uint8 or images.ndim != 4:
             raise UserError(f"{split}-images is {images.dtype} {images.shape}, expected uint8 (N, H, W, C).")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from visionbench.data.base import VisionDataModule
-from visionbench.data.sources import Origin, RawFile, fetch
+from visionbench.data.sources import Origin, RawFile, check_source, fetch
 
 ARCHIVE = "cifar-10-python.tar.gz"
 ORIGIN = Origin(
@@ -57,7 +57,11 @@ class CIFAR10(VisionDataModule):
 
     def __init__(self, source: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.source = Path(source) if source is not None else None
+        self.source = Path(source).expanduser() if source is not None else None
+
+    def is_stale(self, meta: Mapping[str, Any]) -> bool:  # noqa: D102
+        check_source(ORIGIN, dataset=self.title, source=self.source)
+        return False
 
     def prepare_arrays(self, downloads: Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:  # noqa: D102
         files, origin = fetch(ORIGIN, dataset=self.title, source=self.source, downloads=downloads, offline=self.offline)

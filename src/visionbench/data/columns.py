@@ -20,6 +20,7 @@ from visionbench.errors import UserError
 from visionbench.text import counted, option, quoted, shown
 
 MAX_ABSOLUTE = float(np.finfo(np.float32).max)  # features are float32
+MAX_EXACT = 1e15  # of numbers with 15 digits, each is a float of its own
 CHUNK_ROWS = 4096  # rows that are read before they are written
 # Limits of the number of categories: of a column that is not listed as categorical, and of any column.
 MAX_INFERRED_CATEGORIES, MAX_CATEGORIES = 100, 10_000
@@ -169,7 +170,7 @@ def read_rows(
     missing_cells = _MissingCells(styles, options, met)
     target = file.names.index(options.target)
     labels = {name: label for label, name in enumerate(schema.class_names)}
-    are_numbers = _all_numbers(file, schema.class_names)
+    are_numbers = _are_numbers(file, schema.class_names, options)
     positions = [file.names.index(column.name) for column in schema.columns]
     codes = [{value: float(code) for code, value in enumerate(column.categories)} for column in schema.columns]
     unseen: Counter[tuple[str, str]] = Counter()
@@ -471,7 +472,7 @@ def _as_missing(options: TableOptions, name: str, cell: str) -> str:
 
 def _class_names(file: CsvFile, labels: Mapping[str, int], options: TableOptions) -> tuple[str, ...]:
     target = options.target
-    are_numbers = _all_numbers(file, labels)
+    are_numbers = _are_numbers(file, labels, options)
     names = _sorted(file, {_canonical_number(file, cell) for cell in labels} if are_numbers else labels)
     rows = sum(labels.values())
     if len(names) < 2:
@@ -531,10 +532,15 @@ def _all_numbers(file: CsvFile, values: Sequence[str] | Mapping[str, int]) -> bo
     return all(file.number(value) is not None for value in values)
 
 
+def _are_numbers(file: CsvFile, labels: Sequence[str] | Mapping[str, int], options: TableOptions) -> bool:
+    """Whether classes are numbers, of which all spellings are one class; those that are told to be codes are not."""
+    return options.target not in options.categorical and _all_numbers(file, labels)
+
+
 def _canonical_number(file: CsvFile, cell: str) -> str:
-    """The same text for every spelling of a number: 1, 1.0 and 1e0 are one class."""
+    """The same text for every spelling of a number, 1, 1.0 and 1e0; larger ones than floats tell apart are texts."""
     value = file.number(cell)
-    return cell if value is None else f"{value:.15g}"
+    return cell if value is None or abs(value) >= MAX_EXACT else f"{value:.15g}"
 
 
 def _sorted(file: CsvFile, values: Any) -> tuple[str, ...]:

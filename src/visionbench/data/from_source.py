@@ -9,7 +9,7 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 from visionbench.classes import sheet_entry
 from visionbench.data.base import VisionDataModule
-from visionbench.data.store import default_root, find_store, remembered_source
+from visionbench.data.store import default_root, find_store, read_meta, remembered_source
 from visionbench.errors import UserError
 from visionbench.text import shown
 
@@ -110,9 +110,20 @@ class FromSource(VisionDataModule):
 
     def prepare_data(self) -> None:
         """Prepares the store if it is missing or if its source has changed; prints which of several sources is used."""
-        if self.note and not self._source_checked:
-            rank_zero_only(print)(self.note)
+        if not self._source_checked and (note := self.note or self._note_of_replacement()):
+            rank_zero_only(print)(note)
         super().prepare_data()
+
+    def _note_of_replacement(self) -> str:
+        """Says that the store of another source is used, which was given by the same text; empty where it is not."""
+        folder = self.store_folder()
+        if self.prepared is not None or folder == super().store_folder():
+            return ""
+        source = str(read_meta(folder).get("settings", {}).get("source"))
+        return (
+            f"note: data.source {shown(self.as_written)} {self.source_problem()}; what was prepared from "
+            f"{shown(source)}, which was given by the same text, is used"
+        )
 
     def _prepare_command(self) -> str:
         # Without the root where it is the default, so that the command is that of `data list` and the README.

@@ -10,7 +10,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from multiprocessing import get_context
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any, ClassVar, Literal, NamedTuple
 import numpy as np
 import PIL
 from lightning.fabric.utilities.rank_zero import rank_zero_only
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -26,7 +27,7 @@ from visionbench.data.folder_names import check_distinct, class_name, ignored_as
 from visionbench.data.from_source import FromSource
 from visionbench.data.memory import processor_cores
 from visionbench.data.store import SPLITS, Store, StoreWriter, read_meta
-from visionbench.decoding import DECODING, Decoded, Recipe, decode_files, start_process
+from visionbench.decoding import DECODING, FORMATS, Decoded, Recipe, decode_files, start_process
 from visionbench.errors import UserError
 from visionbench.file_kinds import UNPACK, kind_of_file
 from visionbench.text import counted
@@ -195,6 +196,7 @@ class ImageFolder(FromSource):
         fingerprint = self.set_source(source)
         is_read = self.prepared is None and self.source_problem() is None
         self._folders = find_classes(self.source) if is_read else None
+        self._check_root()
         if fingerprint is not None and self._folders is not None:
             self.check_unchanged(fingerprint, self._list(self._folders).fingerprint)
         self._class_names = tuple(self._folders["train"]) if self._folders is not None else self._stored_class_names()
@@ -220,6 +222,18 @@ class ImageFolder(FromSource):
     def source_problem(self) -> str | None:
         """Reason why the source is not a readable folder; `None` if it is one."""
         return _folder_problem(self.source)
+
+    def _check_root(self) -> None:
+        """Refuses a folder of prepared data sets that lies where class folders are, and would be taken for a class."""
+        parents = {folder.parent for classes in (self._folders or {}).values() for folder in classes.values()}
+        for parent in parents:
+            root, inside = _resolved(self.root), _resolved(parent)
+            if root == inside or (root.is_relative_to(inside) and not ignored_as(root.relative_to(inside).parts[0])):
+                raise UserError(
+                    f"data.root {_shown(str(self.root))} lies among the class folders of {_shown(str(parent))}, so "
+                    "that prepared images would be taken for a class; give another folder with --data.root, or a "
+                    "data.source that holds nothing but the class folders."
+                )
 
     def _stored_class_names(self) -> tuple[str, ...]:
         folder = self.store_folder()
@@ -424,12 +438,25 @@ def find_classes(source: Path) -> dict[str, dict[str, Path]]:
     if None in by_name.values() and inner and None not in {SPLIT_NAMES.get(name.casefold()) for name in inner}:
         by_split: dict[str, dict[str, Path]] = {}
         for name, folder in top.items():
-            for split, path in _by_split(_folders(folder, source), folder).items():
+            splits = _by_split(_folders(folder, source), folder)
+            if not splits and _holds_images(folder):
+                raise UserError(
+                    f"{_shown_folder(source, folder)} holds images, but no folder of a split, expected one as in "
+                    f"{_shown_folder(source, next(iter(top.values())))}; put the images into folders of splits, or "
+                    "move it out of the source if it is no class."
+                )
+            for split, path in splits.items():
                 by_split.setdefault(split, {})[name] = path
     elif any(split == "train" and _folders(top[name], source) for name, split in by_name.items()):
         # A class may be called train: it holds images, not folders.
         by_split = {split: _folders(path, source) for split, path in _by_split(top, source).items()}
     else:
+        named = [name for name, split in by_name.items() if split is not None]
+        if len({by_name[name] for name in named}) > 1 and not any(_folders(top[name], source) for name in named):
+            raise UserError(
+                f"The folders {', '.join(named)} of {_shown(str(source))} hold no class folders, so that their images "
+                "have no labels; make one folder per class in each of them, as train/CLASS/."
+            )
         by_split = {"train": top}
     train = by_split.get("train", {})
     if len(train) < 2:
@@ -525,7 +552,8 @@ def list_files(source: Path, folders: Folders) -> Listing:
                 if is_folder(entry):
                     raise UserError(
                         f"The class folder {_shown(str(folder))} holds the folder {_shown(entry.name)}, expected only "
-                        "images, as train/CLASS/*, CLASS/* or CLASS/train/*."
+                        "images, as train/CLASS/*, CLASS/* or CLASS/train/*; move a folder that is no class out of "
+                        "the source."
                     )
                 path = f"{prefix}/{entry.name}"
                 problem, state = _inspect(entry, source)
@@ -543,10 +571,29 @@ def _ignored_in_words(ignored: Mapping[str, int]) -> str:
 
 
 def _unread_entries(source: Path, folders: Folders) -> list[str]:
-    """Printable names of files and folders in the source that are not read, since they are no splits or classes."""
-    read = {path.relative_to(source).parts[0] for classes in folders.values() for path in classes.values()}
-    with os.scandir(source) as entries:
-        return sorted(_shown(entry.name) for entry in entries if entry.name not in read and not is_ignored(entry))
+    """Printable names of files and folders in the source that are not read, since they are no splits or classes.
+
+    Args:
+        source: Folder that holds the images.
+        folders: Class folders; what lies beside one of them is not read either.
+    """
+    read = {path for classes in folders.values() for folder in classes.values() for path in (folder, folder.parent)}
+    unread = []
+    for parent in {source, *(folder.parent for classes in folders.values() for folder in classes.values())}:
+        with os.scandir(parent) as entries:
+            beside = [Path(entry.path) for entry in entries if not is_ignored(entry)]
+        unread += [_shown(path.relative_to(source).as_posix()) for path in beside if path not in read]
+    return sorted(unread)
+
+
+def _holds_images(folder: Path) -> bool:
+    """Whether one of the first files of a folder is an image."""
+    with os.scandir(folder) as scan:
+        paths = sorted(entry.path for entry in scan if not is_ignored(entry) and entry.is_file())
+    for path in paths[:MAX_LISTED]:
+        with suppress(Exception), Image.open(path, formats=FORMATS):  # Pillow raises many types
+            return True
+    return False
 
 
 def _inspect(entry: os.DirEntry[str], source: Path) -> tuple[str | None, tuple[int, int]]:

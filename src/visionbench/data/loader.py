@@ -18,12 +18,15 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.data import Sampler
 
+from visionbench.classes import is_ours
 from visionbench.data.augment import Augmentation, Mixing
 from visionbench.data.mapped import MappedImages
 from visionbench.errors import UserError
 
 # Large enough to spread the cost of the calls over many batches, small enough to stay in a processor's cache.
 BLOCK_BYTES = 4 * 2**20
+# Pixels beyond these, after an augmentation, are not on the scale from 0 to 1; added noise may go beyond 0 and 1.
+LOWEST, HIGHEST = -1.0, 2.0
 
 
 def generator(seed: int, epoch: int, stream: int) -> torch.Generator:
@@ -137,6 +140,8 @@ class ResidentLoader:
             raise UserError(
                 f"num_classes is {num_classes}, expected 1 or more, since an augmentation mixes images; pass it."
             )
+        # A user's own, whose first images are looked at.
+        self.unchecked = [entry for entry in self.augmentations if not is_ours(type(entry))]
         self.gives_samples_as_they_are = True  # to loaders that share its images by `again`
         self.rank, self.ranks = shard
         self.scale, self.shift = scale_and_shift(mean, std, images.device)
@@ -202,7 +207,13 @@ class ResidentLoader:
             order = self.sampler.positions()
             for stream, augmentation in enumerate(self.augmentations, start=1):
                 draws = functools.partial(generator, self.sampler.seed, stream=stream)
-                parameters.append(augmentation.of_epoch(order, self.sampler.epoch, draws).to(self.images.device))
+                drawn = augmentation.of_epoch(order, self.sampler.epoch, draws)
+                if len(drawn) != len(order):
+                    raise UserError(
+                        f"{type(augmentation).__name__} drew parameters for {len(drawn)} of the {len(order)} positions "
+                        "of an epoch, expected a row for each; let draw return n rows."
+                    )
+                parameters.append(drawn.to(self.images.device))
         size = min(self.batch_size, max(1, len(self.positions)))  # a larger one may not be an integer of the machine
         block = size * max(1, BLOCK_BYTES // (4 * math.prod(self.images.shape[1:]) * size))
         starts = range(first, len(self.positions), block)
@@ -248,7 +259,10 @@ class ResidentLoader:
             if images.dtype == torch.uint8 and not augmentation.moves_pixels:
                 images = images.float().div_(255)
             if not isinstance(augmentation, Mixing):
-                images = augmentation.apply(images, drawn.index_select(0, rows))
+                before, images = images, augmentation.apply(images, drawn.index_select(0, rows))
+                if augmentation in self.unchecked:
+                    self.unchecked = [entry for entry in self.unchecked if entry is not augmentation]
+                    _check_augmented(augmentation, before, images)
                 continue
             output = remaining.pop()
             own, partner = (torch.searchsorted(current, p).to(rows) for p in (output, (output - 1) % len(order)))
@@ -338,6 +352,27 @@ class FeatureLoader(ResidentLoader):
 
     def _normalized(self, images: Tensor) -> Tensor:
         return images  # the network saw the normalized images
+
+
+def _check_augmented(augmentation: Augmentation, before: Tensor, after: Tensor) -> None:
+    """Refuses images of another shape or type, or on another scale, which would be normalized wrongly."""
+    if (after.shape, after.dtype) != (before.shape, before.dtype):
+        raise UserError(
+            f"{type(augmentation).__name__} made images of shape {tuple(after.shape)}, {_type_name(after)}, of images "
+            f"of shape {tuple(before.shape)}, {_type_name(before)}, expected the same shape and type; correct its "
+            "apply."
+        )
+    if after.is_floating_point() and after.numel():
+        lowest, highest = (float(value) for value in after.aminmax())
+        if lowest < LOWEST or highest > HIGHEST:
+            raise UserError(
+                f"{type(augmentation).__name__} made pixels from {lowest:.3g} to {highest:.3g} of pixels from 0 to 1, "
+                "expected about 0 to 1, since they are normalized afterwards; correct its apply."
+            )
+
+
+def _type_name(images: Tensor) -> str:
+    return str(images.dtype).removeprefix("torch.")
 
 
 def _mixes(augmentation: Augmentation) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from visionbench.data.base import VisionDataModule
 from visionbench.data.idx import idx_arrays
-from visionbench.data.sources import Origin, RawFile, fetch
+from visionbench.data.sources import Origin, RawFile, check_source, fetch
 
 ORIGIN = Origin(
     files=(
@@ -50,7 +50,11 @@ class MNIST(VisionDataModule):
 
     def __init__(self, source: str | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.source = Path(source) if source is not None else None
+        self.source = Path(source).expanduser() if source is not None else None
+
+    def is_stale(self, meta: Mapping[str, Any]) -> bool:  # noqa: D102
+        check_source(ORIGIN, dataset=self.title, source=self.source)
+        return False
 
     def prepare_arrays(self, downloads: Path) -> tuple[Mapping[str, np.ndarray], dict[str, Any]]:  # noqa: D102
         files, origin = fetch(ORIGIN, dataset=self.title, source=self.source, downloads=downloads, offline=self.offline)

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from visionbench.data.arrays import InMemory, as_labels
 from visionbench.data.augment import Augmentation
@@ -51,6 +52,12 @@ class EncodedRows(VisionDataModule):
             shard=shard,
             batch_norm=self.trains_batch_norm and stage == "train",
         )
+
+    def _training_images_in(self, loader: Any) -> int:
+        """Number of rows of a loader that is that of the training split; 0 otherwise, since rows may well be equal."""
+        rows = torch.from_numpy(self.encoded["train"])
+        given = loader.images if isinstance(loader, ResidentLoader) else None
+        return len(rows) if isinstance(given, Tensor) and torch.equal(given.cpu(), rows) else 0
 
     def _some_samples(self, places: np.ndarray) -> ResidentLoader:
         store, _, _ = self._ready()

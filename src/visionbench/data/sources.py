@@ -25,6 +25,7 @@ from visionbench.errors import UserError
 from visionbench.files import replacing
 
 ATTEMPTS = 5  # connections for one file, once the first bytes have arrived
+SMALL_FILE = 2**20  # bytes of a file that is read to see whether it is the one of the data set
 PAUSE = 1.0  # seconds before the next connection
 CONNECTION_TIMEOUT = 10.0  # seconds; short, since some networks drop packets without an answer
 COMMAND_TIMEOUT = 300.0  # seconds; long, for slow connections: without a connection, apt itself fails earlier
@@ -153,6 +154,39 @@ def fetch(
         f"{dataset} is not on this machine and could not be fetched (tried {'; '.join(tried)}); {', '.join(advice)}, "
         f"or give the folder that holds {names} with --data.source."
     )
+
+
+def check_source(origin: Origin, *, dataset: str, source: Path | None) -> None:
+    """Refuses a folder with other files than those of a data set that is prepared already, and would be used instead.
+
+    Small files, such as those of labels, are read; of larger ones that are not compressed, the size is looked at. A
+    folder or a file that is not there is no error, since a prepared data set needs none.
+
+    Args:
+        origin: Files of the data set.
+        dataset: Name of the data set, for messages.
+        source: Folder that the user gave; `None` if there is none.
+
+    Raises:
+        UserError: A file in `source` is another one.
+    """
+    if source is None:
+        return
+    for file in origin.files:
+        name = file.name if (source / file.name).is_file() else file.plain_name
+        path, compressed = source / name, file.is_compressed(name)
+        try:
+            if file.size <= SMALL_FILE:
+                _read(path, file, compressed=compressed)
+            elif not compressed and (size := path.stat().st_size) != file.size:
+                raise _Failed(f"{name} has {size:,} bytes, expected {file.size:,}")
+        except OSError:  # it is not there, or cannot be read
+            continue
+        except _Failed as failure:
+            raise UserError(
+                f"{source} does not hold {dataset}: {failure}; the {dataset} that is prepared already would be used "
+                "instead, so remove --data.source to use it, or give other images as a data set of your own."
+            ) from failure
 
 
 def _read_folder(folder: Path, files: Sequence[RawFile]) -> dict[str, bytes]:

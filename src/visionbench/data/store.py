@@ -21,9 +21,13 @@ import numpy as np
 from filelock import FileLock
 
 from visionbench.errors import UserError
+from visionbench.text import shown
 
 SCHEMA = 1
 SPLITS = ("train", "val", "test")  # a store always has train; val and test only if they are official
+
+# Errors of a file that is read: it is not there, is no file, or may not be read.
+UNREADABLE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.EACCES, errno.EPERM)
 
 # End of the name of an array of samples.
 SAMPLES = "-images"
@@ -329,6 +333,11 @@ def open_or_write(
                     shutil.rmtree(abandoned)
                 _write(folder, write)
     except OSError as error:
+        if error.errno in UNREADABLE and _is_elsewhere(error.filename, folder):
+            raise UserError(
+                f"{shown(os.fsdecode(error.filename))}, which the data set is prepared from, cannot be read "
+                f"({error.strerror}); correct its path, or make it readable."
+            ) from error
         is_read_only = error.errno in (errno.EACCES, errno.EPERM, errno.EROFS)
         raise UserError(
             f"The prepared data set could not be written to {folder} ({error.strerror or error}); "
@@ -336,6 +345,15 @@ def open_or_write(
             "--data.root."
         ) from error
     return open_store(folder)
+
+
+def _is_elsewhere(file: Any, folder: Path) -> bool:
+    """Whether the file of an error is none that is written where the store in `folder` is prepared."""
+    if not isinstance(file, str | bytes | os.PathLike):
+        return False
+    path, folder = Path(os.fsdecode(file)).absolute(), folder.absolute()
+    written = (folder.parent, folder.parent.parent / "downloads")
+    return not folder.is_relative_to(path) and not any(path.is_relative_to(place) for place in written)
 
 
 def open_store(folder: Path) -> Store:

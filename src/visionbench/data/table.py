@@ -23,8 +23,9 @@ from visionbench.data.columns import (
     read_rows,
 )
 from visionbench.data.csv_file import CsvFile
+from visionbench.data.folder_names import ignored_as
 from visionbench.data.from_source import FromSource
-from visionbench.data.image_folder import SPLIT_NAMES
+from visionbench.data.image_folder import MAX_LISTED, SPLIT_NAMES
 from visionbench.data.numbers import MISSING
 from visionbench.data.rows import EncodedRows
 from visionbench.data.store import SPLITS, Store, StoreWriter, digests_file, read_meta
@@ -170,8 +171,10 @@ class Table(EncodedRows, FromSource):
         return (len(self.schema.columns),)
 
     def prepare_settings(self) -> dict[str, Any]:  # noqa: D102
-        # Stores that were written before there was `pool` keep their key.
-        return {"source": str(self.source.resolve()), **asdict(self.options), **({"pool": True} if self.pool else {})}
+        settings = {"source": str(self.source.resolve()), **asdict(self.options)}
+        # Stores that were written before there was one of these keep their key.
+        settings |= {"pool": True} if self.pool else {}
+        return settings | ({"labels": "texts"} if self.options.target in self.options.categorical else {})
 
     def _find_schema(self) -> Schema:
         """Schema in the prepared store if the source has not changed; otherwise inferred from the training file."""
@@ -226,6 +229,9 @@ class Table(EncodedRows, FromSource):
         source = shown(str(self.source))
         if self.store_folder().exists():
             print(f"{source} has changed since it was prepared")
+        if unread := _unread_files(self.source, self.files):
+            listed = ", ".join(unread[:MAX_LISTED]) + " ..." * (len(unread) > MAX_LISTED)
+            print(f"  not read: {listed}; the files of the splits are called train, val and test")
         train = shown(self.files["train"].name)
         columns = self.schema.columns
         missing: dict[str, Counter[str]] = {}
@@ -265,6 +271,7 @@ class Table(EncodedRows, FromSource):
             "licence": "that of the table",
             "split": f"files{', combined' * self.pool}: {', '.join(path.name for path in self.files.values())}",
             "fingerprint": self.fingerprint,
+            "not_read": unread,
             "columns": [asdict(column) for column in columns],
             "missing": missing,
             "equal_to_train": repeated,
@@ -374,6 +381,14 @@ def find_files(source: Path) -> dict[str, Path]:
             "files, or give one CSV file as data.source."
         )
     return {split: files[split] for split in SPLITS if split in files}
+
+
+def _unread_files(source: Path, files: Mapping[str, Path]) -> list[str]:
+    """Printable names of further tables in the folder that holds the files of the splits."""
+    if source.is_file():
+        return []
+    paths = (path for path in source.iterdir() if _stem(path.name)[1] is not None and path.is_file())
+    return sorted(shown(path.name) for path in paths if path not in files.values() and ignored_as(path.name) is None)
 
 
 def _stem(name: str) -> tuple[str, str | None]:

@@ -2,6 +2,8 @@
 
 import math
 
+from visionbench.text import as_percent
+
 MIN_SAMPLES = 10  # with fewer samples, a percentage says more than they do, and an interval covers half of all values
 
 
@@ -32,4 +34,4 @@ def accuracy_text(correct: int, count: int, samples: str) -> str:
     if count < MIN_SAMPLES:
         return f"{correct} of {count} correct (too few for an interval)"
     low, high = wilson_interval(correct, count)
-    return f"{100 * correct / count:.2f} %  (95 % interval {100 * low:.2f} to {100 * high:.2f}, {samples})"
+    return f"{as_percent(correct / count)}  (95 % interval {100 * low:.2f} to {100 * high:.2f}, {samples})"

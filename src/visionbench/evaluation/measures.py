@@ -44,6 +44,26 @@ def class_scores(counts: np.ndarray) -> dict[str, np.ndarray]:
     }
 
 
+def classes_with(counts: np.ndarray) -> dict[str, np.ndarray]:
+    """Whether each class has a precision, a recall and an F1, shape (classes,), bool.
+
+    A class without samples has no recall; one that is not predicted either has no score at all.
+    """
+    support, predicted = counts.sum(axis=1), counts.sum(axis=0)
+    in_use = support + predicted > 0
+    return {"precision": in_use, "recall": support > 0, "f1": in_use}
+
+
+def mean_scores(counts: np.ndarray) -> dict[str, float]:
+    """Mean precision, recall and F1 of the classes that have them.
+
+    The mean recall is the metric balanced_accuracy and the mean F1 is macro_f1: as there and in scikit-learn, a class
+    that nothing was measured of counts for nothing, not as 0.
+    """
+    scores = class_scores(counts)
+    return {name: float(scores[name][present].mean()) for name, present in classes_with(counts).items()}
+
+
 def confused_pairs(counts: np.ndarray) -> list[tuple[int, int, int]]:
     """(true class, predicted class, count) of each confusion that occurs, in descending order of the count."""
     wrong = counts - np.diag(np.diag(counts))
@@ -138,7 +158,6 @@ def summary(predictions: Predictions, class_names: Sequence[str], threshold: flo
         threshold: Decision threshold for the second of two classes, chosen on another split.
     """
     counts = confusion(predictions.labels, predictions.predicted, len(class_names))
-    scores = class_scores(counts)
     correct = int(np.trace(counts))
     low, high = wilson_interval(correct, len(predictions))
     numbers: dict[str, Any] = {
@@ -146,7 +165,7 @@ def summary(predictions: Predictions, class_names: Sequence[str], threshold: flo
         "correct": correct,
         "accuracy": correct / len(predictions),
         "interval": [low, high],
-        "macro_f1": float(scores["f1"].mean()),
+        "macro_f1": mean_scores(counts)["f1"],
         "expected_calibration_error": reliability(predictions)[1],
         "most_confused": [
             {"true": class_names[true], "predicted": class_names[predicted], "count": count}

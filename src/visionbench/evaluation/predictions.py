@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from visionbench.files import write_whole
+from visionbench.files import CsvLines, write_whole
 
 # Splits as they are written on figures and pages.
 SPLIT_TITLES = {"train": "training", "val": "validation", "test": "test"}
@@ -48,7 +48,7 @@ def save_predictions(folder: Path, predictions: Predictions, class_names: tuple[
     """Writes `STAGE.csv` and `STAGE-probabilities.npy`."""
     folder.mkdir(exist_ok=True)
     table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
+    writer = csv.writer(CsvLines(table))
     writer.writerow(["sample", "true", "predicted", "confidence"])
     for name, label, predicted, confidence in zip(
         predictions.names, predictions.labels, predictions.predicted, predictions.confidence, strict=True

@@ -13,14 +13,17 @@ from visionbench.evaluation.intervals import wilson_interval
 from visionbench.evaluation.measures import (
     at_threshold,
     class_scores,
+    classes_with,
     confused_pairs,
     confusion,
+    mean_scores,
     reliability,
     shares_of_rows,
     threshold_curves,
 )
 from visionbench.evaluation.predictions import SPLIT_TITLES, Predictions
-from visionbench.figures.figure import WRONG, Figure, cut, in_percent, new_canvas
+from visionbench.figures.figure import WRONG, Figure, cut, new_canvas
+from visionbench.text import as_percent
 
 # Largest number of classes for which the cells of a matrix hold numbers; with more classes they have only colors.
 MAX_NUMBERED_CLASSES = 25
@@ -118,7 +121,7 @@ def _pairs(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Figure
         axes.invert_yaxis()
         for place, (true, _, count) in enumerate(shown):
             axes.annotate(
-                f"{count:,} of {support[true]:,} ({in_percent(count / support[true])})",
+                f"{count:,} of {support[true]:,} ({as_percent(count / support[true], 1)})",
                 (count, place),
                 (3, 0),
                 textcoords="offset points",
@@ -142,8 +145,9 @@ def _worst(values: np.ndarray) -> tuple[list[int], str]:
 
 
 def _scores(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Figure:
-    """Draws precision, recall, F1 and support of each class."""
-    scores = class_scores(counts)
+    """Draws precision, recall, F1 and support of each class; a score that a class does not have is left out."""
+    scores, means, has = class_scores(counts), mean_scores(counts), classes_with(counts)
+    scores |= {name: np.where(present, scores[name], np.nan) for name, present in has.items()}
     shown, which = _worst(scores["f1"])
     canvas = _rows_canvas(len(shown))
     axes = canvas.subplots()
@@ -151,8 +155,8 @@ def _scores(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Figur
     low = 1.0
     for name, mark in (("precision", "|"), ("recall", "x"), ("f1", "o")):
         values = scores[name][shown]
-        low = min(low, float(values.min()))
-        label = f"{'F1' if name == 'f1' else name} (mean {scores[name].mean():.3f})"
+        low = min(low, float(np.nanmin(values, initial=low)))
+        label = f"{'F1' if name == 'f1' else name} (mean {means[name]:.3f})"
         axes.plot(values, places, mark, label=label, markersize=9 if mark == "|" else 5, linestyle="")
     names = [f"{cut(class_names[n], LABEL_LENGTH)}  ({int(scores['support'][n]):,})" for n in shown]
     axes.set_yticks(places, names, fontsize=8)
@@ -161,7 +165,7 @@ def _scores(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Figur
     axes.grid(alpha=0.3)
     axes.set_title(f"Scores of each class (samples), {SPLIT_TITLES[stage]}{which}")
     canvas.legend(loc="outside lower center", ncols=3, fontsize=8)
-    rows = [[class_names[n], *(scores[name][n].item() for name in scores)] for n in range(len(class_names))]
+    rows = [[class_names[n], *(_number(scores[name][n]) for name in scores)] for n in range(len(class_names))]
     return Figure(f"{stage}-scores", canvas, ["class", *scores], rows)
 
 
@@ -190,7 +194,7 @@ def _accuracy(stage: str, counts: np.ndarray, class_names: Sequence[str]) -> Fig
     axes.grid(alpha=0.3)
     _, _, _, share, low, high = rows[0]
     axes.set_title(
-        f"Accuracy with its 95 % interval (Wilson), {SPLIT_TITLES[stage]}: {100 * share:.2f} % "
+        f"Accuracy with its 95 % interval (Wilson), {SPLIT_TITLES[stage]}: {as_percent(share)} "
         f"({100 * low:.2f} to {100 * high:.2f}){which}"
     )
     return Figure(f"{stage}-accuracy", canvas, ["class", "correct", "samples", "accuracy", "low", "high"], rows)

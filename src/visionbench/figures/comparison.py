@@ -15,7 +15,7 @@ from visionbench.evaluation.predictions import SPLIT_TITLES, Predictions
 from visionbench.figures.classes import LABEL_LENGTH, MAX_NUMBERED_CLASSES
 from visionbench.figures.figure import WRONG, Figure, Grid, cut, new_canvas
 from visionbench.figures.images import CAPTION_LENGTH, Images, predicted_class, short_name
-from visionbench.text import MINUS
+from visionbench.text import MINUS, as_percent
 
 MAX_SHOWN = 24
 COLUMNS = 6
@@ -80,9 +80,7 @@ def draw_intervals(title: str, accuracies: Mapping[str, tuple[float, float, floa
     for place, ((share, low, high), color) in enumerate(zip(accuracies.values(), colors, strict=True)):
         axes.plot([low, high], [place, place], color=color, linewidth=2.4, solid_capstyle="round")
         axes.plot(share, place, "o", color=color, markersize=7)
-        axes.annotate(
-            f"{100 * share:.2f} %", (share, place), (0, 7), textcoords="offset points", ha="center", fontsize=7
-        )
+        axes.annotate(as_percent(share), (share, place), (0, 7), textcoords="offset points", ha="center", fontsize=7)
     axes.set_yticks(range(len(accuracies)), [cut(name, 30) for name in accuracies], fontsize=8)
     axes.set_ylim(len(accuracies) - 0.5, -0.65)
     axes.xaxis.set_major_formatter(PercentFormatter(1))

@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure as Canvas
 from PIL import Image
 
-from visionbench.files import write_whole
+from visionbench.files import CsvLines, write_whole
 
 DPI = 100
 CORRECT, WRONG = "#2f6f3e", "#b3261e"
@@ -64,7 +64,7 @@ class Figure:
         """Writes the picture and a CSV file of the data; returns the pixels, (H, W, 3), uint8."""
         pixels, picture = self.picture()
         table = io.StringIO()
-        writer = csv.writer(table, lineterminator="\n")
+        writer = csv.writer(CsvLines(table))
         writer.writerow(self.columns)
         writer.writerows(self.rows)
         write_whole(folder / self.file, picture)
@@ -187,8 +187,3 @@ def _fonts() -> list[str]:
         if font.style == "normal" and font.weight in (400, "normal") and "Last Resort" not in font.name
     ]
     return [default, *(path for _, path in sorted(others) if path != default)]
-
-
-def in_percent(share: float) -> str:
-    """Text of a share: 12.3 %."""
-    return f"{100 * share:.1f} %"

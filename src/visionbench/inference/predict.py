@@ -15,9 +15,10 @@ from filelock import FileLock, Timeout
 
 from visionbench.data.store import SPLITS
 from visionbench.errors import RunFailed, UserError, is_disk_error
-from visionbench.files import replacing
+from visionbench.files import CsvLines, replacing
 from visionbench.inference.inputs import Sample
 from visionbench.inference.trained import Predictor
+from visionbench.runs.folder import RunFolder
 
 RANKED = ("predicted", "confidence")
 
@@ -72,7 +73,7 @@ def write_predictions(
         The counts of all batches.
     """
     counts, start = PredictionCounts(), time.monotonic()
-    rows = csv.writer(file, lineterminator="\n")
+    rows = csv.writer(CsvLines(file))
     rows.writerow(header(class_names, top_k, repeated))
     for batch in stream:
         rows.writerows(predict_batch(batch, predictor, class_names, top_k, counts, len(repeated)))
@@ -146,22 +147,48 @@ def predict_batch(
 
 
 def check_output(output: str | None, inputs: Sequence[str]) -> None:
-    """Refuses an output that would replace an input, or a file within a folder of inputs unless it holds predictions.
+    """Refuses an output that would replace what is needed, or what is no file.
+
+    That is an input, a file within a folder of inputs unless it holds predictions, a file that a run has written, or a
+    pipe or device, of which only the name would be replaced.
 
     Args:
-        output: File to write; `None` for standard output.
+        output: File to write; `None` for the default.
         inputs: Splits, folders, files, or - for a list of files.
 
     Raises:
-        UserError: The output is an input.
+        UserError: The output would replace one of these, or it is a folder or empty.
     """
-    if output is None or not Path(output).is_file():
+    if output is None:
         return
-    file = Path(output).resolve()
+    if not output:
+        raise UserError("--output is empty, expected the name of a file; give one, or leave --output out.")
+    path = Path(output)
+    if path.is_dir():
+        raise UserError(f"{output} cannot be written (it is a directory); give another --output.")
+    file = path.resolve()
+    if (run := _run_of(file)) is not None:
+        raise UserError(f"{output} belongs to the run {run}, which --output would damage; give another --output.")
+    if not path.is_file():
+        if path.exists():
+            raise UserError(f"{output} is no file, but a pipe or a device; give the name of a file with --output.")
+        return
     for source in (Path(name) for name in inputs if name not in SPLITS):
         is_within = source.is_dir() and file.is_relative_to(source.resolve()) and not _is_predictions(file)
         if is_within or (source.is_file() and source.samefile(file)):
             raise UserError(f"{output} is an input, which --output would replace; give another --output.")
+
+
+def _run_of(file: Path) -> Path | None:
+    """The run folder that a file is needed in, which `exports` and further files are not; `None` for other files."""
+    for folder in (file.parent, file.parent.parent):
+        run = RunFolder(folder)
+        if not run.config_path.is_file() or not (run.metadata_path.is_file() or run.has_results):
+            continue
+        kept = [run.config_path, run.metadata_path, run.input_path, run.metrics_path, run.losses_path]
+        if file in (*kept, run.untrained_path) or file.parent in (run.checkpoints, run.predictions_folder, run.figures):
+            return folder
+    return None
 
 
 def _is_predictions(file: Path) -> bool:

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -440,6 +440,13 @@ def table_of(columns: Any, recipe: TableRecipe) -> InputTable:
     if len(set(names)) < len(names):
         name = next(name for name in names if names.count(name) > 1)
         raise UserError(f"The table has {names.count(name)} columns named {quoted(name)}; give each a different name.")
+    for name in columns:
+        cells = columns[name]
+        if isinstance(cells, str) or not isinstance(cells, Iterable) or getattr(cells, "ndim", 1) == 0:
+            raise UserError(
+                f"The column {quoted(str(name))} of the table is a single {type(cells).__name__}, expected the values "
+                "of all rows; give a list, also for one row."
+            )
     values = [[_cell(value, kinds.get(str(name))) for value in columns[name]] for name in columns]
     if len({len(cells) for cells in values}) > 1:
         lengths = ", ".join(f"{shown(name)} {len(cells)}" for name, cells in zip(names, values, strict=True))

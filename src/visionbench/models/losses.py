@@ -92,8 +92,7 @@ class BinaryCrossEntropy(Loss):
         return F.binary_cross_entropy_with_logits(outputs.squeeze(1), labels.to(outputs.dtype))
 
     def probabilities(self, outputs: Tensor) -> Tensor:  # noqa: D102
-        second = outputs.sigmoid()
-        return torch.cat([1 - second, second], dim=1)
+        return _of_one_output(outputs)
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Predicts the second class where its probability is more than one half."""
@@ -119,12 +118,20 @@ class MeanSquaredError(Loss):
     def probabilities(self, outputs: Tensor) -> Tensor:  # noqa: D102
         if self.num_outputs > 1:
             return outputs.softmax(dim=1)
-        second = outputs.sigmoid()
-        return torch.cat([1 - second, second], dim=1)
+        return _of_one_output(outputs)
 
     def predict(self, outputs: Tensor) -> Tensor:
         """Predicts the most probable class; of two classes, the second where its probability is more than one half."""
         return outputs.argmax(dim=1) if self.num_outputs > 1 else (outputs.squeeze(1) > 0).long()
+
+
+def _of_one_output(outputs: Tensor) -> Tensor:
+    """The probabilities of two classes, of which one output is the logit of the second: (B, 1) -> (B, 2)."""
+    second = outputs.sigmoid()
+    # From a logit of 16.7 on, the second one is rounded to 1. The first one is then tiny, but not 1 - 1, of which the
+    # logarithm would no longer be that of the loss.
+    first = torch.where(second == 1, (-outputs).sigmoid(), 1 - second)
+    return torch.cat([first, second], dim=1)
 
 
 LOSSES: dict[str, type[Loss]] = {

@@ -18,6 +18,12 @@ from visionbench.models.weights import load_weights, read_weights
 
 TIMM = "timm/"
 
+# Methods that take the images of a batch. Where a subclass has one of its own, the features may be of other images.
+ON_IMAGES = (
+    *("forward", "training_step", "validation_step", "test_step", "predict_step"),
+    *("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
+)
+
 
 class AsPhotographs(nn.Module):
     """Converts images into the form that networks for photographs take: (B, 1 or 3, H, W) -> (B, 3, H', W').
@@ -158,14 +164,43 @@ class FrozenResNet(Classifier):
         self.network = TransferNetwork(input_shape, self.num_outputs, architecture, min_size, hidden, dropout)
 
     def feature_extractor(self) -> nn.Module | None:
-        """The conversion to photographs and the backbone, where the whole backbone is frozen and in evaluation mode."""
-        if not isinstance(self.network, TransferNetwork):  # a user's own
+        """The conversion to photographs and the backbone, where the whole backbone is frozen and in evaluation mode.
+
+        A subclass that does something of its own with the images gets them in each epoch.
+        """
+        if not isinstance(self.network, TransferNetwork) or type(self.network).forward is not TransferNetwork.forward:
+            return None  # a user's own
+        if any(getattr(type(self), name) is not getattr(Classifier, name) for name in ON_IMAGES):
             return None
         backbone = self.network.get_submodule("backbone")
         frozen = backbone in self.frozen and not any(p.requires_grad for p in backbone.parameters())
         if not (self.cache_features and frozen):
             return None
         return nn.Sequential(self.network.get_submodule("as_photographs"), backbone)
+
+    def prepare_start(self, load: bool = True) -> None:
+        """Loads the weights that training starts from, and freezes parts of the network; a second call does nothing.
+
+        Args:
+            load: Whether to load the weights; a resumed run needs none, because its checkpoint holds all weights.
+
+        Raises:
+            UserError: A part to freeze does not exist, or the weights cannot be read or do not fit this model; or views
+                are asked for, although no features are computed once.
+        """
+        super().prepare_start(load)
+        if self.views and load and self.feature_extractor() is None:
+            why = (
+                "model.cache_features is false"
+                if not self.cache_features
+                else f"{type(self).__name__} does something of its own with the images"
+                if any(module is self.network.get_submodule("backbone") for module in self.frozen)
+                else "the backbone is not frozen by model.freeze"
+            )
+            raise UserError(
+                f"model.views is {self.views}, but no features are computed once, since {why}; set model.views to 0, "
+                "which augments the images anew in each epoch."
+            )
 
     def load_start(self) -> None:
         """Loads the weights of the backbone, or with `start_from` the weights of the whole network.

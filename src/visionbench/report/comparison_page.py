@@ -22,7 +22,7 @@ from visionbench.report.run_page import (
 )
 from visionbench.runs.compare import circumstances, incomparable
 from visionbench.runs.identity import comparable, flat
-from visionbench.text import MINUS, counted, duration
+from visionbench.text import MINUS, as_percent, counted, duration
 
 if TYPE_CHECKING:
     from visionbench.figures.images import Images
@@ -266,7 +266,7 @@ def _test(paired: Paired, letters: tuple[str, str], stage: str, item: str, tests
 
 
 def _share(count: int, paired: Paired) -> str:
-    return f"{100 * count / paired.samples:.2f} %"
+    return as_percent(count / paired.samples)
 
 
 def _points(share: float) -> str:

@@ -1,5 +1,6 @@
 """The page of one run."""
 
+import math
 import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -9,16 +10,17 @@ import yaml
 
 from visionbench.classes import defaults_of
 from visionbench.evaluation.intervals import MIN_SAMPLES, wilson_interval
-from visionbench.evaluation.measures import class_scores, confused_pairs, confusion
+from visionbench.evaluation.measures import class_scores, classes_with, confused_pairs, confusion, mean_scores
 from visionbench.evaluation.predictions import SPLIT_TITLES
 from visionbench.report import page
 from visionbench.report.page import Html, tag
 from visionbench.report.run_contents import ReportedRun, picture_of
 from visionbench.runs.folder import RunFolder
-from visionbench.runs.identity import DATA_ASIDE
-from visionbench.text import counted, duration
+from visionbench.runs.identity import DATA_ASIDE, result_of
+from visionbench.text import as_percent, counted, duration
 
 NOT_A_NUMBER = "not a number"
+ABSENT = "\N{EN DASH}"
 # Largest number of rows in a table with one row per class; of more classes, those with the lowest score are shown.
 MAX_CLASSES = 40
 
@@ -102,8 +104,8 @@ def short_class(spec: Mapping[str, Any]) -> str:
 
 
 def percent(share: float | None) -> str:
-    """Text of a share with two digits; `None` stands for not a number."""
-    return NOT_A_NUMBER if share is None else f"{100 * share:.2f} %"
+    """Text of a share with two digits, or more near 0 and 100; `None` stands for not a number."""
+    return NOT_A_NUMBER if share is None else as_percent(share)
 
 
 def share_of(run: ReportedRun, stage: str) -> str:
@@ -142,6 +144,10 @@ def epoch_kept(run: ReportedRun) -> tuple[str, str]:
     if metric is None:
         validated = any(name.startswith("val/") for name in run.metrics)
         reason = "as the run was told to; nothing was chosen" if validated else "since there was no validation"
+        aim = str((run.report.get("objective") or {}).get("metric") or "")
+        values = [row.get(aim, math.nan) for row in run.rows]
+        if aim and values and not any(map(math.isfinite, values)) and result_of(run.config) == "best":
+            reason = f"since {aim} was not a number after any epoch; nothing was chosen"
         return number, f"The last epoch, {reason}."
     objective = run.config.get("objective") or {}
     mode = objective.get("mode") or {"val/loss": "min", "val/acc": "max"}.get(metric)
@@ -238,7 +244,15 @@ def _allowed(run: ReportedRun) -> Iterator[str]:
 def _why_no_test(run: ReportedRun) -> str:
     if "test_as_validation" in (run.config.get("allow") or []):
         return f"The official test {run.item}s were the validation split (allow), so there is no test split."
-    return f"The run was not tested; visionbench test {shlex.quote(str(run.folder))} tests it."
+    command = f"visionbench test {shlex.quote(str(run.folder))}"
+    if run.openings is not None:
+        return (
+            f"The run itself tested nothing, and a later test leaves no number in its folder: {run.openings}. "
+            f"{command} shows the number, and opens them once more."
+        )
+    if run.init_args("data").get("test_size") == 0:
+        return "The run has no test split (data.test_size is 0)."
+    return f"The run was not tested; {command} tests it."
 
 
 def _facts(run: ReportedRun) -> Html:
@@ -378,22 +392,24 @@ def _scores(run: ReportedRun, stage: str) -> Iterator[Html]:
     """Table with one row per class."""
     predictions, names = run.predictions[stage], run.class_names
     counts = confusion(predictions.labels, predictions.predicted, len(names))
-    scores = class_scores(counts)
+    scores, has = class_scores(counts), classes_with(counts)
     confused_with: dict[int, tuple[int, int]] = {}
     for true, other, count in confused_pairs(counts):  # in descending order of frequency
         confused_with.setdefault(true, (other, count))
-    shown = sorted(np.argsort(scores["f1"], kind="stable")[:MAX_CLASSES].tolist())
+    lowest = np.argsort(np.where(has["f1"], scores["f1"], np.nan), kind="stable")  # those without an F1 are the last
+    shown = sorted(lowest[:MAX_CLASSES].tolist())
     rows = []
     for n in shown:
         support = int(scores["support"][n])
-        measures = (f"{scores[name][n]:.3f}" for name in ("precision", "recall", "f1"))
+        measures = (f"{scores[name][n]:.3f}" if present[n] else ABSENT for name, present in has.items())
         most = f"{names[confused_with[n][0]]} ({confused_with[n][1]:,})" if n in confused_with else "no error"
         rows.append((names[n], f"{support:,}", f"{int(counts[n, n]):,}", *measures, most if support else "no sample"))
-    means = (f"{scores[name].mean():.3f}" for name in ("precision", "recall", "f1"))
+    means = (f"{mean:.3f}" for mean in mean_scores(counts).values())
     total = ("all (means)", f"{len(predictions):,}", f"{int(np.trace(counts)):,}", *means, "")
     which = f" The {MAX_CLASSES} with the lowest F1 of {len(names)}." if len(names) > len(shown) else ""
     yield tag("h3", "Scores by class")
-    yield tag("p", f"Each class, and the mean over the classes, {SPLIT_TITLES[stage]}.{which}", class_="same")
+    of = "the classes" if scores["support"].all() else "the classes that have the score"
+    yield tag("p", f"Each class, and the mean over {of}, {SPLIT_TITLES[stage]}.{which}", class_="same")
     head = ("class", f"{run.item}s", "correct", "precision", "recall", "F1", "most frequent error: predicted as")
     yield page.table(head, [*rows, total], range(1, 6))
 

@@ -8,7 +8,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,9 +236,12 @@ def package_digest(modules: Iterable[Path]) -> str:
     """The `code_digest` of runs whose classes are the package's, or defined in some modules that need not be imported.
 
     Args:
-        modules: Files of top-level modules of the user's own.
+        modules: Files of top-level modules of the user's own; the modules beside them that they import count too.
     """
-    return code_digest((), {**_PACKAGE_SOURCES, **{path.stem: path.read_bytes() for path in modules}})
+    sources = dict(_PACKAGE_SOURCES)
+    for path in modules:
+        sources |= _with_imports(path.stem, path, lambda name, file: file.read_bytes())
+    return code_digest((), sources)
 
 
 def git_state() -> dict[str, Any] | None:
@@ -285,19 +288,69 @@ def _without_absolute_paths(value: Any) -> Any:
 
 
 def _user_sources(kind: type) -> dict[str, bytes]:
-    """The sources of the user's own modules that define a class and its bases, by the modules' names."""
-    sources = {}
+    """The sources of the user's own modules that define a class and its bases, and of those that they import."""
+    sources: dict[str, bytes] = {}
     for base in kind.__mro__:
         path = file_of(base)
         if path is None or is_ours(base) or base.__module__.partition(".")[0] in sys.stdlib_module_names:
             continue
         if "site-packages" in path.parts:  # an installed package is known by its version
             continue
-        spec = getattr(sys.modules[base.__module__], "__spec__", None)
-        if path not in _USER_SOURCES or _USER_SOURCES[path][0] is not spec:
-            _USER_SOURCES[path] = (spec, path.read_bytes())
-        sources[base.__module__] = _USER_SOURCES[path][1]
+        sources |= _with_imports(base.__module__, path, _remembered)
     return sources
+
+
+def _remembered(name: str, path: Path) -> bytes:
+    """The source of a user's module as it was imported, as far as that is known."""
+    spec = getattr(sys.modules.get(name), "__spec__", None)
+    if path not in _USER_SOURCES or _USER_SOURCES[path][0] is not spec:
+        _USER_SOURCES[path] = (spec, path.read_bytes())
+    return _USER_SOURCES[path][1]
+
+
+def _with_imports(module: str, path: Path, read: Callable[[str, Path], bytes]) -> dict[str, bytes]:
+    """The sources of a module and of those that it imports from its own folder or package, by the modules' names.
+
+    Args:
+        module: Name of the module.
+        path: Its file.
+        read: Gives the source of a module of some name in some file.
+    """
+    root = path.parents[module.count(".") + (path.name == "__init__.py")]  # where the names of modules begin
+    sources: dict[str, bytes] = {}
+    pending = [(module, path)]
+    while pending:
+        name, file = pending.pop()
+        if name in sources:
+            continue
+        sources[name] = read(name, file)
+        package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+        for imported in _imported(sources[name], package):
+            parts = imported.split(".")
+            for count in range(1, len(parts) + 1):  # a package is imported before the modules in it
+                place = root.joinpath(*parts[:count])
+                files = (place.with_name(f"{place.name}.py"), place / "__init__.py")
+                pending += [(".".join(parts[:count]), found) for found in files if found.is_file()]
+    return sources
+
+
+@functools.cache
+def _imported(source: bytes, package: str) -> tuple[str, ...]:
+    """Full names of what a source imports; some are those of classes and functions."""
+    try:
+        nodes = list(ast.walk(ast.parse(source)))
+    except (SyntaxError, ValueError):
+        return ()
+    names: list[str] = []
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            names += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".") if package else []
+            above = above[: len(above) - node.level + 1] if node.level else []
+            start = ".".join([*above, *([node.module] if node.module else [])])
+            names += [start, *(f"{start}.{alias.name}" for alias in node.names)]
+    return tuple(name.strip(".") for name in dict.fromkeys(names) if name.strip("."))
 
 
 @functools.cache

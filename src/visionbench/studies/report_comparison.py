@@ -482,8 +482,11 @@ def _seeds_wanted(ranking: _Ranking) -> str:
         return f"{same} No number of seeds that can be trained would distinguish it from {second}."
     if wanted == 0:
         return f"{same} The seeds would distinguish it from {second} alone, but not in all comparisons of this table."
+    below = sorted(ranking.mean(name) for name in ranking.values if name not in (best, *equal))
+    is_next = ranking.mean(second) == below[0 if ranking.mode == "min" else -1]
+    next_one = ", the next one," if is_next else ""  # one with a better mean may be told from the best one
     return (
-        f"{same} If the difference from {second}, the next one, is as large as it looks, about "
+        f"{same} If the difference from {second}{next_one} is as large as it looks, about "
         f"{counted(wanted, 'more seed')} would show it; their number is to be chosen once, before their results are "
         "known."
     )

@@ -285,8 +285,8 @@ def interval_text(entry: Measured) -> str:
         return ABSENT
     if is_share(entry.measure):  # no accuracy lies outside 0 to 100, although the normal distribution does
         interval = max(0.0, interval[0]), min(100.0, interval[1])
-    elif entry.measure.endswith("loss"):
-        interval = max(0.0, interval[0]), interval[1]  # nor is any loss of a classifier below 0
+    elif entry.measure == SECONDS or entry.measure.endswith(("loss", "/calibration_error")):
+        interval = max(0.0, interval[0]), interval[1]  # nor is any time, or any loss of a classifier, below 0
     return " to ".join(number(entry.measure, end, entry.published) for end in interval)
 
 

@@ -146,7 +146,7 @@ def verdict_picture(contents: Contents) -> Iterator[Html]:
         "p",
         "A row for each judged value. Dashed line: the printed value; gray: the values that are rounded to it. Mark: "
         "mean of the runs. Bar: 95 % interval for one more run; a value whose bar does not reach the gray is not "
-        "reproduced.",
+        "reproduced, or inconclusive where other samples alone may explain it.",
         class_="same",
     )
     for unit, entries in _by_unit(judged).items():

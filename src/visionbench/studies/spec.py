@@ -242,7 +242,7 @@ def load_study(path: str | Path) -> Study:
 
 def is_share(measure: str) -> bool:
     """Whether a measure is a share, which is printed in percent: accuracies and the like."""
-    name = measure.rpartition("/")[2]
+    name = measure.partition("/")[2] or measure  # a class may have a slash in its name, as in f1_T-shirt/top
     return name in ("acc", "balanced_accuracy", "macro_f1", "auc") or name.startswith("f1_")
 
 

@@ -91,15 +91,27 @@ class CellRuns:
         """All rows."""
         return [row for rows in self.seeds.values() for row in rows]
 
+    @property
+    def finished(self) -> dict[int, list[Row]]:
+        """Rows of the seeds whose folds are all finished."""
+        return {
+            seed: rows
+            for seed, rows in self.seeds.items()
+            if len(rows) >= self.planned[seed] and all(row.is_finished for row in rows)
+        }
+
     def values(self, measure: str, epoch: int | None = None) -> dict[int, float]:
         """Gives the value of each seed whose folds are all finished: points for shares."""
         values = {}
-        for seed, rows in self.seeds.items():
-            if len(rows) < self.planned[seed] or not all(row.is_finished for row in rows):
-                continue
+        for seed, rows in self.finished.items():
             if (value := pooled(rows, measure, epoch)) is not None:
                 values[seed] = value * POINTS if is_share(measure) else value
         return values
+
+    def samples(self, split: str) -> int | None:
+        """Gives the number of samples of a split, over all folds of a seed; `None` where it is not known."""
+        rows = next(iter(self.finished.values()), [])
+        return sum(row.counts.get(split, 0) for row in rows) or None
 
 
 def cells_of(plan: Plan, rows: Mapping[str, Row], protocol: str, stage: Stage) -> list[CellRuns]:
@@ -201,8 +213,7 @@ def _measured(study: Study, stage: Stage, cell: CellRuns, measure: str, epoch: i
         return None
     compared = published is not None and cell.protocol == study.published_protocol
     split = measure.rpartition(" ")[2].partition("/")[0]
-    first = next(iter(cell.seeds.values()), [])
-    items = sum(row.counts.get(split, 0) for row in first) or None
+    items = cell.samples(split)
     return Measured(
         protocol=cell.protocol,
         stage=stage.name,

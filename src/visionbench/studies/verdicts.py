@@ -193,6 +193,8 @@ def _comparison(printed: str, interval: tuple[float, float], runs: int, unit: st
     decimals = min(9, max(_decimals(printed), 1 - math.floor(math.log10(high - low))))  # two digits of the width
     if unit == "points":  # no accuracy lies outside 0 to 100, although the normal distribution does
         low, high = max(0.0, low), min(100.0, high)
+    elif unit == "s":  # nor is any time below 0
+        low = max(0.0, low)
     ends = (f"{end:.{decimals}f}".replace("-", MINUS) for end in (low, high))
     return f"{printed} was printed, one more run would lie between {' and '.join(ends)}"
 

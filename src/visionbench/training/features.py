@@ -1,6 +1,7 @@
 """Features of a frozen network, computed once and kept on the disk."""
 
 import hashlib
+import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -28,10 +29,11 @@ FOLDER = "features"
 class FrozenFeatures:
     """Turns loaders of images into loaders of the features that a frozen part of a model gives for them.
 
-    They are kept where prepared data are; those of arrays that were passed in Python stay in memory. A file holds the
-    features of one split, shape (N, F), float32. Its name is the digest of all that they depend on: the weights, the
-    data with their normalization, the batch size, the code, the precision, the device, the processor, the threads, the
-    version of torch and, for a view, the augmentations and the seed.
+    They are kept where prepared data are; those of arrays that were passed in Python, and of classes that were typed
+    into a notebook, stay in memory. A file holds the features of one split, shape (N, F), float32. Its name is the
+    digest of all that they depend on: the weights, the data with their normalization, the batch size, the code, that of
+    the user's own layers and augmentations included, the precision, the device, the processor, the threads, the version
+    of torch and, for a view, the augmentations and the seed.
 
     Args:
         model: Model of the run.
@@ -85,8 +87,11 @@ class FrozenFeatures:
     ) -> Tensor:
         """The features of all samples of a loader, from the disk where they are there."""
         device = loader.labels.device
-        path = self.data.root / FOLDER / f"{self._key(extractor, stage, loader, augmentations)}.npy"
-        kept = _read(path, len(loader.images)) if self.data.from_command_line else None
+        layers_and_augmentations = [*map(type, extractor.modules()), *map(type, augmentations)]
+        kinds = list(dict.fromkeys([type(self.model), type(self.data), *layers_and_augmentations]))
+        path = self.data.root / FOLDER / f"{self._key(extractor, stage, loader, augmentations, kinds)}.npy"
+        keeps = self.data.from_command_line and all(map(_is_in_files, kinds))
+        kept = _read(path, len(loader.images)) if keeps else None
         if kept is not None:
             return torch.from_numpy(kept).to(device)
         began = time.monotonic()
@@ -95,24 +100,38 @@ class FrozenFeatures:
         view = f" (view {loader.sampler.epoch + 1} of {self.views})" if loader.sampler is not None else ""
         line = f"features   of {counted(len(features), f'{stage} {self.data.item}')}{view} computed in "
         line += duration(time.monotonic() - began)
-        if self.data.from_command_line and not _write(path, features):
+        if keeps and not _write(path, features):
             line += f"; they could not be kept in {path.parent}"
         self.say(line)
         return features
 
     def _key(
-        self, extractor: nn.Module, stage: str, loader: ResidentLoader, augmentations: Sequence[Augmentation]
+        self,
+        extractor: nn.Module,
+        stage: str,
+        loader: ResidentLoader,
+        augmentations: Sequence[Augmentation],
+        kinds: Sequence[type],
     ) -> str:
         self._weights = self._weights or weights_digest(extractor.state_dict())
         order = loader.sampler
         parts: list[Any] = [
             *(type(self.model).__qualname__, str(extractor), self._weights, self.data.data_digest(), stage),
-            *(loader.batch_size, code_digest([type(self.model), type(self.data)]), str(self.trainer.precision)),
+            *(loader.batch_size, code_digest(kinds), str(self.trainer.precision)),
             *(device_name(self.trainer), processor(), torch.get_num_threads(), torch.__version__),
             *([(type(entry).__qualname__, sorted(vars(entry).items())) for entry in augmentations],),
             *((order.seed, order.epoch) if order is not None else ()),
         ]
         return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
+
+
+def _is_in_files(kind: type) -> bool:
+    """Whether the code of a class and its bases is in files, whose changes are noticed; that of a notebook is not."""
+    modules = [base.__module__ for base in kind.__mro__]
+    return all(
+        name in sys.stdlib_module_names or getattr(sys.modules.get(name), "__file__", None) is not None
+        for name in modules
+    )
 
 
 def _read(path: Path, count: int) -> np.ndarray | None:

@@ -17,7 +17,7 @@ from visionbench.models.base import Classifier
 from visionbench.models.schedulers import wants_total_steps
 from visionbench.runs.folder import RunFolder
 from visionbench.runs.resume import Resumption
-from visionbench.text import counted, duration
+from visionbench.text import as_percent, counted, duration
 from visionbench.training.device import device_name
 from visionbench.training.result import RunResult
 from visionbench.training.settings import Settings
@@ -107,8 +107,8 @@ def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
 def _share(accuracy: float, count: int | None, item: str) -> str:
     """Accuracy with the number of its samples; of few samples, the number of correct ones."""
     if count is None:
-        return f"{100 * accuracy:.2f} %"
-    share = f"{100 * accuracy:.2f} %" if count >= MIN_SAMPLES else f"{round(accuracy * count)}"
+        return as_percent(accuracy)
+    share = as_percent(accuracy) if count >= MIN_SAMPLES else f"{round(accuracy * count)}"
     return f"{share} of {counted(count, item)}"
 
 
