@@ -208,18 +208,41 @@ def test_modules_that_a_users_module_imports_from_its_folder_count_too(line, tmp
     (tmp_path / "parts/rates.py").write_text("from . import deeper\nRATE = 1\n")
     (tmp_path / "parts/deeper.py").write_text("DEPTH = 1\n")
     (tmp_path / "rates.py").write_text("from parts import deeper\nRATE = 1\n")
-    first = package_digest([module])
+    first = package_digest(["net_of_parts"], tmp_path)
     (tmp_path / "unrelated.py").write_text("RATE = 1\n")
-    assert package_digest([module]) == first
+    assert package_digest(["net_of_parts"], tmp_path) == first
     deeper = tmp_path / "parts/deeper.py"
     deeper.write_text("DEPTH = 2\n")
-    assert package_digest([module]) != first
+    assert package_digest(["net_of_parts"], tmp_path) != first
 
     import net_of_parts
 
-    assert code_digest([net_of_parts.Net]) == package_digest([module])
+    assert code_digest([net_of_parts.Net]) == package_digest(["net_of_parts"], tmp_path)
     imported = code_digest([net_of_parts.Net])
     deeper.write_text("DEPTH = 3\n")
     assert code_digest([net_of_parts.Net]) == imported  # it was imported as it was
     for name in ("net_of_parts", "rates", "parts", "parts.rates", "parts.deeper"):
+        sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize("class_path", ["my_nets.deep.Net", "my_nets.Net", "study_net.Net"])
+def test_the_code_of_a_class_is_found_by_its_path_without_importing_it(class_path, tmp_path, monkeypatch):
+    package, study = tmp_path / "src" / "my_nets", tmp_path / "studies"
+    package.mkdir(parents=True)
+    study.mkdir()
+    (package / "__init__.py").write_text("from my_nets.deep import Net\n")
+    (package / "deep.py").write_text("from my_nets import sizes\n\n\nclass Net:\n    width = sizes.WIDTH\n")
+    (package / "sizes.py").write_text("WIDTH = 1\n")
+    (study / "study_net.py").write_text("import my_nets\n\n\nclass Net(my_nets.Net):\n    pass\n")
+    monkeypatch.syspath_prepend(package.parent)
+    module, _, name = class_path.rpartition(".")
+    found = package_digest([module, "torch.optim", "json", "no_such_module"], study)
+    assert found != package_digest([], study)
+
+    monkeypatch.syspath_prepend(study)
+    kind = getattr(importlib.import_module(module), name)
+    assert code_digest([kind]) == found
+    (package / "sizes.py").write_text("WIDTH = 2\n")
+    assert package_digest([module], study) != found
+    for name in ("my_nets", "my_nets.deep", "my_nets.sizes", "study_net"):
         sys.modules.pop(name, None)

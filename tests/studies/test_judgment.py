@@ -1,5 +1,6 @@
 """What verdicts depend on is recorded at the first run, and a verdict that got worse is found."""
 
+import importlib
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from visionbench.commands.study import study as study_command
 from visionbench.errors import RunFailed, UserError
 from visionbench.guards.base import Refused
 from visionbench.runs.folder import RunFolder
+from visionbench.runs.identity import code_digest
 from visionbench.studies import jobs
 from visionbench.studies import runner as runner_module
 from visionbench.studies.expand import plan
@@ -219,6 +221,19 @@ def test_a_failed_candidate_does_not_hide_the_runs_of_the_chosen_cell():
     again = Runner(study, Options())
     assert {row.stage for row in again.rows()} == {"candidates", "final"}
     assert [run.id for run in again.missing()] == [failed.id]  # it is tried again
+
+
+def test_a_model_in_the_working_folder_is_no_other_code_by_the_next_command(monkeypatch):
+    Path("own_nets_here.py").write_text("class Net:\n    pass\n")
+    monkeypatch.syspath_prepend(Path.cwd())
+    kind = importlib.import_module("own_nets_here").Net
+    study = load(TEXT.replace("model: MLP", "model: own_nets_here.Net"))
+    rows = [finished(run, 0.7, code=code_digest([kind])) for run in plan(study, {}).runs.values()]
+    write_rows(SAVED / study.id / "runs.csv", rows)
+    assert not Runner(study, Options()).notes
+    Path("own_nets_here.py").write_text("class Net:\n    size = 2\n")
+    with pytest.raises(UserError, match="10 finished runs of some-study were made by other code"):
+        Runner(study, Options())
 
 
 def test_no_other_cell_is_trained_while_a_failed_candidate_is_tried_again(monkeypatch):

@@ -4,6 +4,7 @@ import ast
 import functools
 import hashlib
 import importlib.metadata
+import importlib.util
 import json
 import platform
 import subprocess
@@ -232,15 +233,17 @@ def code_digest(kinds: Iterable[type], package: Mapping[str, bytes] | None = Non
     return digest.hexdigest()
 
 
-def package_digest(modules: Iterable[Path]) -> str:
-    """The `code_digest` of runs whose classes are the package's, or defined in some modules that need not be imported.
+def package_digest(modules: Iterable[str], folder: Path) -> str:
+    """The `code_digest` of runs whose classes are defined in some modules, none of which is imported for it.
 
     Args:
-        modules: Files of top-level modules of the user's own; the modules beside them that they import count too.
+        modules: Names of modules; those that are not the user's own do not count.
+        folder: Folder where modules are looked for before those that Python finds.
     """
     sources = dict(_PACKAGE_SOURCES)
-    for path in modules:
-        sources |= _with_imports(path.stem, path, lambda name, file: file.read_bytes())
+    for name in modules:
+        for found, path, _ in _users_files(name, folder)[-1:]:
+            sources |= _with_imports(found, path, lambda name, file: file.read_bytes())
     return code_digest((), sources)
 
 
@@ -309,29 +312,53 @@ def _remembered(name: str, path: Path) -> bytes:
 
 
 def _with_imports(module: str, path: Path, read: Callable[[str, Path], bytes]) -> dict[str, bytes]:
-    """The sources of a module and of those that it imports from its own folder or package, by the modules' names.
+    """The sources of a user's module and of the user's other modules that it imports, by the modules' names.
 
     Args:
         module: Name of the module.
         path: Its file.
         read: Gives the source of a module of some name in some file.
     """
-    root = path.parents[module.count(".") + (path.name == "__init__.py")]  # where the names of modules begin
     sources: dict[str, bytes] = {}
-    pending = [(module, path)]
+    pending = [(module, path, path.parents[module.count(".") + (path.name == "__init__.py")])]
     while pending:
-        name, file = pending.pop()
+        name, file, root = pending.pop()
         if name in sources:
             continue
         sources[name] = read(name, file)
         package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-        for imported in _imported(sources[name], package):
-            parts = imported.split(".")
-            for count in range(1, len(parts) + 1):  # a package is imported before the modules in it
-                place = root.joinpath(*parts[:count])
-                files = (place.with_name(f"{place.name}.py"), place / "__init__.py")
-                pending += [(".".join(parts[:count]), found) for found in files if found.is_file()]
+        for imported in (*_imported(sources[name], package), *([package] if package else [])):
+            pending += _users_files(imported, root)
     return sources
+
+
+def _users_files(name: str, root: Path) -> list[tuple[str, Path, Path]]:
+    """The user's modules that are imported for a name, the packages first: names, files, and where the names begin.
+
+    Args:
+        name: Full name of a module, or of something in it.
+        root: Folder that is looked into before those of Python.
+    """
+    top, *_ = parts = name.split(".")
+    if top in sys.stdlib_module_names or top == __name__.partition(".")[0]:
+        return []
+    if not any(file.is_file() for file in (root / f"{top}.py", root / top / "__init__.py")):
+        try:
+            spec = importlib.util.find_spec(top)
+        except (ValueError, ImportError):  # a module without a spec, such as one that a program has made
+            spec = None
+        if spec is None:
+            return []
+        origin = next(iter(spec.submodule_search_locations or ()), spec.origin)
+        if origin is None or "site-packages" in Path(origin).parts:  # an installed package is known by its version
+            return []
+        root = Path(origin).parent
+    found = []
+    for count in range(1, len(parts) + 1):
+        place = root.joinpath(*parts[:count])
+        files = (place.with_name(f"{place.name}.py"), place / "__init__.py")
+        found += [(".".join(parts[:count]), file, root) for file in files if file.is_file()]
+    return found
 
 
 @functools.cache

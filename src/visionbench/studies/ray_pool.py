@@ -22,7 +22,7 @@ from visionbench.errors import RunFailed, UserError
 from visionbench.evaluation.ledger import Ledger, Opening
 from visionbench.files import put_in_place
 from visionbench.runs.folder import RunFolder
-from visionbench.runs.identity import package_digest
+from visionbench.runs.identity import code_digest
 from visionbench.studies.jobs import ELSEWHERE, Job
 from visionbench.studies.pool import Pool, local_pool
 
@@ -49,7 +49,7 @@ class _Worker:
     """
 
     def __init__(self, working_folder: str, code: str) -> None:
-        if package_digest([]) != code:
+        if code_digest([]) != code:
             raise RuntimeError("the code of visionbench on this machine is not that where the study was started")
         self.folder = Path(tempfile.mkdtemp(prefix="visionbench-"))
         if Path(working_folder).is_dir():
@@ -136,7 +136,7 @@ class RayPool(Pool):
 
     def _start_actors(self) -> None:
         for _ in range(self.to_start):
-            actor = self.kind.remote(str(Path.cwd()), package_digest([]))
+            actor = self.kind.remote(str(Path.cwd()), code_digest([]))
             self.starting[actor.ready.remote()] = actor
         self.to_start = 0
         self.next_start = time.monotonic() + LOOK

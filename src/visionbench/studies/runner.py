@@ -3,7 +3,7 @@
 import json
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from dataclasses import replace as with_changes
@@ -637,15 +637,15 @@ class Runner:
 
     def _check_code(self) -> None:
         """Refuses rows that were made by other code, unless they are accepted."""
-        current: dict[tuple[str, bool], str] = {}
+        current: dict[tuple[Path, tuple[str, ...]], str] = {}
         other = []
         for run in self.every_run():
             row = self.row(run)
             if row is None or not row.code:
                 continue
-            key = (run.study.id, f"{run.study.module.stem}." in json.dumps(run.config, default=str))
+            key = (run.study.path.parent, tuple(sorted(set(_modules(run.config)))))
             if key not in current:
-                current[key] = package_digest([run.study.module] if key[1] else [])
+                current[key] = package_digest(key[1], key[0])
             if row.code != current[key]:
                 other.append(run)
         if other and not self.options.accept_code:
@@ -721,6 +721,19 @@ def _write_with_others(path: Path, rows: Sequence[Row]) -> None:
     """Writes rows; other rows stay: another runner's, and those of cells that the study file does not have now."""
     written = {row.id for row in rows}
     write_rows(path, [*rows, *(row for row in read_rows(path) if row.id not in written)])
+
+
+def _modules(config: Any) -> Iterator[str]:
+    """Names of the modules of the classes that a configuration names, and of what else looks like a class path."""
+    if isinstance(config, Mapping):
+        config = list(config.values())
+    if isinstance(config, list | tuple):
+        for entry in config:
+            yield from _modules(entry)
+    elif isinstance(config, str) and all(part.isidentifier() for part in config.split(".")):
+        module, _, _ = config.rpartition(".")
+        if module:
+            yield module
 
 
 def _check_words(words: Sequence[str]) -> None:
