@@ -2,13 +2,19 @@
 
 import pytest
 
-from visionbench.evaluation.intervals import MIN_SAMPLES, accuracy_text
+from visionbench.evaluation.intervals import MIN_SAMPLES, accuracy_text, wilson_interval
 from visionbench.text import as_percent
 
 
 @pytest.mark.parametrize("count", [1, MIN_SAMPLES - 1])
 def test_very_few_samples_have_counts_and_no_interval(count):
     assert accuracy_text(1, count, "images") == f"1 of {count} correct (too few for an interval)"
+
+
+@pytest.mark.parametrize("count", range(10, 200))
+def test_an_interval_lies_between_0_and_1(count):
+    assert wilson_interval(0, count)[0] >= 0
+    assert wilson_interval(count, count)[1] <= 1
 
 
 def test_an_accuracy_has_its_wilson_interval():

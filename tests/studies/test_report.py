@@ -503,8 +503,9 @@ def test_folds_say_what_holds_for_other_samples(tmp_path, spread, turns):
         return replace(row, metrics={"test/acc": 0.8 + better + of_fold})
 
     page = page_of(tmp_path, study, rows_of(study, noisy))
-    assert "For other samples, by the t-test over 4 folds: p = " in page.text
-    assert ("so that the order may be another one there" in page.text) == turns
+    assert "the t-test over 4 folds gives p = " in page.text
+    assert ("For other samples of the same kind it is not shown" in page.text) == turns
+    assert ("For other samples of the same kind this is shown too" in page.text) == (not turns)
     assert "p, other samples" in page.text
 
 

@@ -23,7 +23,7 @@ usage: visionbench study COMMAND
   run STUDY [options]            train all runs that are missing; the same command resumes an interrupted study
   report STUDY [options]         write the page with verdicts, tables and figures
   verify STUDY                   compare the verdicts with those that were saved; trains nothing
-  repeat STUDY RUN               train one finished run again, and compare it with what is recorded
+  repeat STUDY RUN               train one recorded run again, and compare it with its row
   slurm STUDY [options]          write an array job for SLURM, whose tasks share the runs; --submit submits it
 
 STUDY is a study file, or the name of one in configs/studies. `visionbench study run --help` lists the options."""
@@ -238,8 +238,8 @@ def _repeat(args: Sequence[str]) -> int:
     words, args = _free_options(args)
     parser = _parser(
         "repeat",
-        "Trains one finished run again, in a folder of its own, and compares it with what is recorded. Options of fit "
-        "that change no number may be given too, such as --data.source FOLDER.",
+        "Trains one run again that study run --save has recorded, in a folder of its own, and compares it with its "
+        "row. Options of fit that change no number may be given too, such as --data.source FOLDER.",
         studies=REPEATED,
     )
     parser.add_argument("run", metavar="RUN", help="Id of the run in docs/results/STUDY/runs.csv, or its first digits.")

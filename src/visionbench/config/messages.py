@@ -37,14 +37,15 @@ def unknown_class(key: str, name: str, known: Collection[str]) -> str:
     return f"{key}.class_path: there is no class {name}{known_classes(name, known)}"
 
 
-def known_classes(name: str, known: Collection[str]) -> str:
+def known_classes(name: str, known: Collection[str], base: str = "") -> str:
     """The end of a sentence about a class that does not exist: the known ones, and the one that is most like it.
 
     Args:
         name: Name as it was given.
         known: Names of the classes that may be given; none where they cannot be listed.
+        base: Class that they are subclasses of, where the class that was given is none.
     """
-    import_path = "the import path of a class, such as my_package.MyClass."
+    import_path = f"the import path of a {f'subclass of {base}' if base else 'class'}, such as my_package.MyClass."
     if not known:
         return f"; give {import_path}"
     close = difflib.get_close_matches(name, sorted(known), n=1)

@@ -123,9 +123,11 @@ def _unknown_class(keys: list[str], reason: str) -> str | None:
             return f"{place}: there is no class {match[2]} in {match[1]}; did you mean {path}?"
         return f"{place}: there is no class {match[2]} in {match[1]}{_known(keys[-1], match[2])}"
     if match := re.match(r"Import path '?(\S+?)'? does not correspond to a subclass of (\w+)", reason):
-        return f"{place}: {match[1]} is not a subclass of {_public(match[2])}{_known(keys[-1], '')}"
+        base = _public(match[2])
+        return f"{place}: {match[1]} is not a subclass of {base}{_known(keys[-1], '', base)}"
     if match := re.match(r"Expected '(\S+)' to be a subclass of <class '(?:\w+\.)*(\w+)'>", reason):
-        return f"{place}: {match[1]} is not a subclass of {_public(match[2])}{_known(keys[-1], '')}"
+        base = _public(match[2])
+        return f"{place}: {match[1]} is not a subclass of {base}{_known(keys[-1], '', base)}"
     if "is abstract" in reason and keys[-1] in BASES:
         return f"{place}: {BASES[keys[-1]].__name__} is only the base of the classes{_known(keys[-1], '')}"
     return None
@@ -162,9 +164,9 @@ def _public(base: str) -> str:
     return f"{places[base]}.{base}" if base in places else base
 
 
-def _known(key: str, name: str) -> str:
+def _known(key: str, name: str, base: str = "") -> str:
     """The end of a sentence about a class that does not exist: the known ones, and the one that is most like it."""
-    return known_classes(name, {kind.__name__ for kind in classes(key)})
+    return known_classes(name, {kind.__name__ for kind in classes(key)}, base)
 
 
 def classes(key: str) -> set[type]:

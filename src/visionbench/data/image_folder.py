@@ -387,9 +387,10 @@ class ImageFolder(FromSource):
         if len(file_filter.skipped) > MAX_LISTED:
             print(f"  skipped: {len(file_filter.skipped) - MAX_LISTED:,} more")
         if file_filter.copies:
+            count = len(file_filter.copies)
             print(
-                f"  duplicates kept: {len(file_filter.copies):,}, such as {file_filter.copies[0]['file']}; "
-                "--data.duplicates skip skips them"
+                f"  duplicates kept: {count:,}, such as {file_filter.copies[0]['file']}; --data.duplicates skip "
+                f"--data.max_skipped {len(file_filter.skipped) + count} skips them"
             )
         if len(file_filter.skipped) > self._limit(total):
             first = file_filter.skipped[0]

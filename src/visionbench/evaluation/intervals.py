@@ -20,7 +20,8 @@ def wilson_interval(correct: int, count: int, z: float = 1.959964) -> tuple[floa
     share = correct / count
     center = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return center - half, center + half
+    # Where none or all are correct, an end is exactly 0 or 1, which rounding may miss by a digit.
+    return max(0.0, center - half), min(1.0, center + half)
 
 
 def accuracy_text(correct: int, count: int, samples: str) -> str:

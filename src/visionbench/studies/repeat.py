@@ -46,6 +46,11 @@ class Repeater(Runner):
         if len(found) != 1:
             example = f", such as {next(iter(recorded))}" if recorded else ""
             ids = f"an id of {self.saved / SAVED_FILE}{example}"
+            if not recorded:
+                raise UserError(
+                    f"{self.saved / SAVED_FILE} has no finished run of {study.id}; save the study's runs with "
+                    f"visionbench study run {study.id} --save, or give the folder of a run to visionbench repeat."
+                )
             if not found:
                 raise UserError(f"No recorded run of {study.id} has an id that begins with {run_id}; give {ids}.")
             raise UserError(

@@ -426,8 +426,12 @@ def _better(ranking: _Ranking) -> str:
     by_folds = _fold_p_values(ranking)
     if by_folds.keys() == p_values.keys():
         highest = max(by_folds.values())
-        text += f" For other samples, by the t-test over {len(ranking.folds[best])} folds: p = {highest:.2g}"
-        text += ", so that the order may be another one there." if highest >= LEVEL else "."
+        test = f"the t-test over {len(ranking.folds[best])} folds gives p = {highest:.2g}"
+        text += (
+            f" For other samples of the same kind this is shown too: {test}."
+            if highest < LEVEL
+            else f" For other samples of the same kind it is not shown: {test}; more folds make this test sharper."
+        )
     return text
 
 
