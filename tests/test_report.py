@@ -227,7 +227,10 @@ def test_runs_on_the_same_images_are_tested_pairwise_and_shown_where_they_part(c
     assert counts.only_first
     assert counts.only_second
     assert f"A correct {counts.both} {counts.only_first} A wrong {counts.only_second} {counts.neither}" in page.text
-    assert f"Only A is correct on {counts.only_first} images, only B on {counts.only_second}" in page.text
+    meaning = f"Only A is correct on {counts.only_first} images, only B on {counts.only_second}"
+    assert meaning in page.text
+    runs = "A           lightning_logs/seed0/version_0\nB           lightning_logs/seed1/version_0\n"
+    assert f"{runs}A and B     Test images: {meaning}" in result.out
     assert "not the methods" in page.text
     assert "seed_everything 0 1" in page.text
     pictures = [alt.partition(".")[0] for alt in page.images()]
@@ -279,7 +282,7 @@ def test_rows_of_a_table_are_named_without_a_word_about_images(cli, tmp_path):
 def test_runs_on_other_samples_are_not_tested_pairwise(cli, tmp_path, other, sentence):
     run_folder(tmp_path / "one")
     run_folder(tmp_path / "two", **other)
-    assert cli("report one two").status == 0
+    assert "A and B     There is no paired test" in cli("report one two").out
     page = Page(tmp_path / "report.html")
     assert sentence in page.text
     assert "McNemar" not in page.text

@@ -8,7 +8,7 @@ from visionbench.arguments import PlainParser, split_inputs
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
 from visionbench.files import write_whole
-from visionbench.report.comparison_page import COLORS, comparison_page
+from visionbench.report.comparison_page import COLORS, LETTERS, comparison_page, outcomes
 from visionbench.report.page import GENERATOR
 from visionbench.report.run_contents import read_run
 from visionbench.report.run_page import run_page
@@ -64,7 +64,13 @@ def run(args: Sequence[str]) -> int:
         write_whole(output, content)
     except OSError as error:
         raise UserError(f"{output} cannot be written ({error.strerror or error}); give another --output.") from error
-    plain_console().print(f"report      {output} ({_file_size(len(content))})")
+    console = plain_console()
+    console.print(f"report      {output} ({_file_size(len(content))})")
+    if len(reported) > 1:
+        for letter, folder in zip(LETTERS, folders, strict=False):
+            console.print(f"{letter:12}{folder}")
+        for letters, outcome in outcomes(reported):
+            console.print(f"{letters:12}{outcome}")
     return 0
 
 

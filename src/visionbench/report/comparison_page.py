@@ -67,6 +67,19 @@ def comparison_page(reported: Sequence[ReportedRun], root: str | None) -> bytes:
     return page.page(title, "Run report", page.join(below), sections)
 
 
+def outcomes(reported: Sequence[ReportedRun]) -> Iterator[tuple[str, str]]:
+    """The letters of the first run and of each other run, and what the paired test says of them."""
+    for letter, other in zip(LETTERS[1:], reported[1:], strict=False):
+        letters = (LETTERS[0], letter)
+        stage, matched = _matched(reported[0], other)
+        if stage is None or matched is None:
+            text = "There is no paired test, since the runs have no predictions of the same samples."
+        else:
+            paired = pair(reported[0].predictions[stage], matched)
+            text = f"{SPLIT_TITLES[stage].capitalize()} {other.item}s: {_meaning(paired, letters, other.item)}"
+        yield " and ".join(letters), text
+
+
 def _labels(reported: Sequence[ReportedRun]) -> list[str]:
     return [f"{letter}  {run.marked_name}" for letter, run in zip(LETTERS, reported, strict=False)]
 
@@ -185,7 +198,7 @@ def _comparison_with(
     root: str | None,
 ) -> Iterator[Html]:
     """Comparison of two runs: paired test, difference of confusion matrices, and samples on which they disagree."""
-    stage = next((s for s in ("test", "val") if s in first.predictions and s in other.predictions), None)
+    stage, matched = _matched(first, other)
     if stage is None:
         yield tag("p", "The runs have no predictions on the same split, so that there is no paired test.")
         return
@@ -203,8 +216,6 @@ def _comparison_with(
             "p", "The runs have different classes, so that there is no paired test and no common confusion matrix."
         )
         return
-    same_data = first.input_description.get("data") == other.input_description.get("data")
-    matched = reordered(one, two) if same_data else None
     if matched is None:
         yield tag(
             "p",
@@ -228,6 +239,15 @@ def _comparison_with(
     yield page.figures([page.figure(picture_of(figure), heading, description, alone=True)])
     if matched is not None:
         yield from _samples((first, other), (one, matched), letters, root)
+
+
+def _matched(first: ReportedRun, other: ReportedRun) -> tuple[str | None, Predictions | None]:
+    """The split on which two runs are compared, and the second one's predictions of the first one's samples there."""
+    stage = next((s for s in ("test", "val") if s in first.predictions and s in other.predictions), None)
+    same_data = first.input_description.get("data") == other.input_description.get("data")
+    if stage is None or not same_data or first.class_names != other.class_names:
+        return stage, None
+    return stage, reordered(first.predictions[stage], other.predictions[stage])
 
 
 def _test(paired: Paired, letters: tuple[str, str], stage: str, item: str, tests: int) -> Iterator[Html]:
