@@ -68,6 +68,7 @@ from visionbench.training.callbacks import (
     EvaluatedEpochs,
     FiniteLosses,
     FirstBatch,
+    IdleTapsIn32Bits,
     KeptPredictions,
     MetricsFile,
     RunCheckpoints,
@@ -451,7 +452,8 @@ class Session:
         self.rows = metrics_file.rows
         losses = StepLosses(run.losses_path, resumption.batches if resumption is not None else None)
         finite = FiniteLosses(self.data)
-        callbacks: list[Callback] = [*self._guard_callbacks(), EpochSeed(settings.seed), metrics_file, losses, finite]
+        callbacks: list[Callback] = [*self._guard_callbacks(), EpochSeed(settings.seed), IdleTapsIn32Bits()]
+        callbacks += [metrics_file, losses, finite]
         if settings.keeps_checkpoints:
             self.checkpoints = self._checkpoints(run.checkpoints, description, [losses.write, finite.check])
             callbacks.append(self.checkpoints)

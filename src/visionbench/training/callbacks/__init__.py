@@ -8,6 +8,7 @@ from visionbench.training.callbacks.epochs import EndOfEpoch
 from visionbench.training.callbacks.evaluations import EvaluatedEpochs
 from visionbench.training.callbacks.finite import Diverged, FiniteLosses
 from visionbench.training.callbacks.first_batch import FirstBatch
+from visionbench.training.callbacks.idle_taps import IdleTapsIn32Bits
 from visionbench.training.callbacks.losses import StepLosses
 from visionbench.training.callbacks.metrics import MetricsFile
 from visionbench.training.callbacks.outputs import SplitOutputs
@@ -25,6 +26,7 @@ __all__ = [
     "EvaluatedEpochs",
     "FiniteLosses",
     "FirstBatch",
+    "IdleTapsIn32Bits",
     "KeptPredictions",
     "MetricsFile",
     "RunCheckpoints",
