@@ -50,10 +50,15 @@ class IdleTapsIn32Bits(Callback):
 
 def _geometry(layer: nn.Conv2d) -> tuple[tuple[int, int, int, int, int], ...]:
     """Size, stride, padding before and after, and dilation of the filters, by axis."""
-    sides = layer._reversed_padding_repeated_twice  # of the last axis first
-    before, after = (sides[2], sides[0]), (sides[3], sides[1])
-    axes = zip(layer.kernel_size, layer.stride, before, after, layer.dilation, strict=True)
-    return tuple((int(size), int(stride), int(left), int(right), int(step)) for size, stride, left, right, step in axes)
+    axes = []
+    for axis, (size, stride, dilation) in enumerate(zip(layer.kernel_size, layer.stride, layer.dilation, strict=True)):
+        if layer.padding == "same":
+            before, both = dilation * (size - 1) // 2, dilation * (size - 1)
+        else:
+            before = 0 if isinstance(layer.padding, str) else int(layer.padding[axis])
+            both = 2 * before
+        axes.append((size, stride, before, both - before, dilation))
+    return tuple(axes)
 
 
 @functools.cache
