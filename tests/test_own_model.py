@@ -121,6 +121,16 @@ def test_a_model_that_hands_nothing_on_says_so_when_an_option_is_given(cli, tmp_
         sys.modules.pop("nets", None)
 
 
+def test_an_argument_without_type_or_default_has_to_be_given(cli, tmp_path):
+    (tmp_path / "nets.py").write_text(BLOCK.replace(", **kwargs)", ", width, **kwargs)", 1).replace("(32", "(16"))
+    try:
+        refusal = cli("check --model nets.Net --data Digits").refusal()
+        assert refusal == "model.width: not given, and Net has no default for it; give a value."
+        assert cli("check --model nets.Net --model.width 3 --data Digits").status == 0
+    finally:
+        sys.modules.pop("nets", None)
+
+
 def test_a_class_in_a_module_of_a_package_is_found(cli, tmp_path):
     (tmp_path / "nets").mkdir()
     (tmp_path / "nets/__init__.py").write_text("")

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from rich.table import Table
 
 from visionbench.config.early import check_names
+from visionbench.config.run_files import with_file_named
 from visionbench.config.short_help import asks_for_help, short_help, without_all
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
@@ -30,9 +31,7 @@ def run(args: Sequence[str]) -> int:
     if asks_for_help(args):
         print(short_help("check", "Asks the guards of a run's start, trains one step, and writes no run."))
         return 0
-    words = without_all(args)
-    if words and not words[0].startswith("-"):
-        words.insert(0, "--config")
+    words = with_file_named(without_all(args))
     check_names(words)
     return run_cleanly(lambda: _check(words))
 

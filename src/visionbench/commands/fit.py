@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from visionbench.config.early import check_names
+from visionbench.config.run_files import with_file_named
 from visionbench.config.short_help import asks_for_help, short_help, without_all
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.interrupts import ended_by_sigterm
@@ -15,7 +16,7 @@ def run(args: Sequence[str]) -> int:
     """Trains as the options say.
 
     Args:
-        args: Options of `visionbench fit`.
+        args: Options of `visionbench fit`; a configuration file may stand first, without `--config`.
 
     Returns:
         The exit status: 0 for a finished run, 1 for a diverged one, 130 or 143 for an interrupted one.
@@ -26,7 +27,7 @@ def run(args: Sequence[str]) -> int:
     if asks_for_help(args):
         print(short_help("fit", "Trains a model, then tests the best epoch once; leaves a run folder."))
         return 0
-    args = _with_run_config(without_all(args))
+    args = _with_run_config(with_file_named(without_all(args)))
     check_names(args)
     return run_cleanly(lambda: _fit(args))
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Collection, Iterable
+from pathlib import Path
 
 # Options that other versions had, with what replaced them.
 REPLACED = {"--data.allow": "--allow '[test_as_validation]'"}
@@ -60,7 +61,12 @@ def missing_file(key: str, path: str) -> str:
         key: Option that names the file.
         path: Path as it was given.
     """
-    return f"{key}: the file {path} does not exist; give the path of a file that exists."
+    asked = Path(path)
+    folders = [folder for folder in (asked.parent / "configs", asked.parent) if folder.is_dir()]
+    files = {file.name: file for folder in folders for file in folder.iterdir() if file.suffix == asked.suffix}
+    close = difflib.get_close_matches(asked.name, sorted(files), n=1, cutoff=0.7)
+    ending = f"did you mean {files[close[0]]}?" if close else "give the path of a file that exists."
+    return f"{key}: the file {path} does not exist; {ending}"
 
 
 def unknown_option(option: str, known: Iterable[str], elsewhere: Iterable[str] = ()) -> str:

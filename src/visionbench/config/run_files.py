@@ -32,6 +32,15 @@ Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 ENCODINGS = {codecs.BOM_UTF16_LE: "UTF-16", codecs.BOM_UTF16_BE: "UTF-16"}
 
 
+def with_file_named(words: Sequence[str]) -> list[str]:
+    """Puts `--config` before a file of settings that stands first.
+
+    Args:
+        words: Options of a command.
+    """
+    return ["--config", *words] if words and not words[0].startswith("-") else list(words)
+
+
 def check_files(words: Sequence[str]) -> None:
     """Refuses files of settings, and settings that are written out, which cannot be read as they are meant.
 

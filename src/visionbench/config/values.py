@@ -10,13 +10,13 @@ from jsonargparse import Namespace
 
 from visionbench.classes import class_of
 from visionbench.config.run_files import GROUPS
-from visionbench.config.signatures import annotations
+from visionbench.config.signatures import annotations, defaults
 from visionbench.errors import UserError
 from visionbench.guards.config import LINKED
 
 
 def check_values(config: Namespace) -> None:
-    """Refuses a group that is a single value, and null where a class takes no null.
+    """Refuses a group that is a single value, null where a class takes no null, and what is needed but not given.
 
     Args:
         config: Parsed options.
@@ -38,9 +38,13 @@ def _check_nulls(key: str, spec: Namespace) -> None:
     arguments = spec.get("init_args")
     if not isinstance(arguments, Namespace):
         return
-    known = annotations(class_of(spec))
+    kind = class_of(spec)
+    known, have_defaults = annotations(kind), defaults(kind)
     for name in (name for name, value in vars(arguments).items() if value is None and name not in LINKED):
         annotation = known.get(name, Any)
+        # The parser asks for each argument without a default, but takes null for one that has no type either.
+        if annotation is inspect.Parameter.empty and name not in have_defaults:
+            raise UserError(f"{key}.{name}: not given, and {kind.__name__} has no default for it; give a value.")
         if not _takes_null(annotation):
             raise UserError(f"{key}.{name}: found null, expected {_type_in_words(annotation)}; remove it, or set it.")
 
