@@ -23,7 +23,7 @@ usage: visionbench study COMMAND
   run STUDY [options]            train all runs that are missing; the same command resumes an interrupted study
   report STUDY [options]         write the page with verdicts, tables and figures
   verify STUDY                   compare the verdicts with those that were saved; trains nothing
-  repeat STUDY RUN               train one recorded run again, and compare it with its row
+  repeat STUDY [RUN]             train one recorded run again, and compare it with its row; without RUN, list them
   slurm STUDY [options]          write an array job for SLURM, whose tasks share the runs; --submit submits it
 
 STUDY is a study file, or the name of one in configs/studies. `visionbench study run --help` lists the options."""
@@ -230,8 +230,8 @@ def _verify(args: Sequence[str]) -> int:
 
 def _repeat(args: Sequence[str]) -> int:
     from visionbench.interrupts import ended_by_sigterm
-    from visionbench.studies.repeat import Repeater
-    from visionbench.studies.runner import Options
+    from visionbench.studies.repeat import Repeater, recorded_lines
+    from visionbench.studies.runner import Options, Runner
     from visionbench.studies.screen import Lines
     from visionbench.studies.spec import load_study
 
@@ -242,15 +242,21 @@ def _repeat(args: Sequence[str]) -> int:
         "row. Options of fit that change no number may be given too, such as --data.source FOLDER.",
         studies=REPEATED,
     )
-    parser.add_argument("run", metavar="RUN", help="Id of the run in docs/results/STUDY/runs.csv, or its first digits.")
+    parser.add_argument(
+        "run",
+        metavar="RUN",
+        nargs="?",
+        help="Id of the run in docs/results/STUDY/runs.csv, or its first digits; without it, the runs are listed with "
+        "the time that each took.",
+    )
     options = parser.parse_args(args)
     console = plain_console()
-    runner = Repeater(
-        load_study(options.study),
-        options.run,
-        Options(studies=Path(options.studies), words=words, accept_code=True),
-        Lines(console),
-    )
+    study, settings = load_study(options.study), Options(studies=Path(options.studies), words=words, accept_code=True)
+    if options.run is None:
+        for line in recorded_lines(Runner(study, settings)):
+            console.print(line)
+        return 0
+    runner = Repeater(study, options.run, settings, Lines(console))
     try:
         with ended_by_sigterm():
             repeated = runner.run()

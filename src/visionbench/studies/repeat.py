@@ -1,10 +1,14 @@
 """Training one finished run of a study again, to compare it with what is recorded."""
 
+from collections.abc import Iterator
+
 from visionbench.errors import UserError
 from visionbench.studies.expand import PlannedRun
 from visionbench.studies.results import Row, read_rows
 from visionbench.studies.runner import SAVED_FILE, Options, Runner, Watcher
+from visionbench.studies.screen import place_in_words, result_in_words
 from visionbench.studies.spec import Study, is_share
+from visionbench.text import counted
 
 # What is compared besides the metrics, in words.
 PARTS = {
@@ -16,6 +20,43 @@ PARTS = {
 }
 # Digits of a digest that a person compares.
 DIGITS = 8
+
+
+def recorded_rows(runner: Runner) -> dict[str, Row]:
+    """The recorded rows of a study's finished runs, by id.
+
+    Args:
+        runner: Runner of the study.
+
+    Raises:
+        UserError: There are none.
+    """
+    saved, name = runner.saved / SAVED_FILE, runner.study.id
+    rows = {row.id: row for row in read_rows(saved) if row.id in runner.plan.runs and row.is_finished}
+    if not rows:
+        raise UserError(
+            f"{saved} has no finished run of {name}; save the study's runs with visionbench study run {name} --save, "
+            "or give the folder of a run to visionbench repeat."
+        )
+    return rows
+
+
+def recorded_lines(runner: Runner) -> Iterator[str]:
+    """Lists the runs that can be repeated, each with the time that it took, the shortest first.
+
+    Args:
+        runner: Runner of the study.
+
+    Raises:
+        UserError: There are none.
+    """
+    rows = recorded_rows(runner)
+    shortest_first = sorted(rows, key=lambda name: rows[name].seconds)
+    for name in shortest_first:
+        run = runner.plan.runs[name]
+        yield f"{name}  {place_in_words(run)}: {result_in_words(run, rows[name])}"
+    example = shortest_first[0]
+    yield f"{counted(len(rows), 'run')} recorded; visionbench study repeat {runner.study.id} {example} trains one again"
 
 
 class Repeater(Runner):
@@ -40,17 +81,10 @@ class Repeater(Runner):
         self.asked = ""
         self.outcome: Row | None = None
         super().__init__(study, options, watcher)
-        saved = read_rows(self.saved / SAVED_FILE)
-        recorded = {row.id: row for row in saved if row.id in self.plan.runs and row.is_finished}
+        recorded = recorded_rows(self)
         found = [name for name in recorded if name.startswith(run_id)]
         if len(found) != 1:
-            example = f", such as {next(iter(recorded))}" if recorded else ""
-            ids = f"an id of {self.saved / SAVED_FILE}{example}"
-            if not recorded:
-                raise UserError(
-                    f"{self.saved / SAVED_FILE} has no finished run of {study.id}; save the study's runs with "
-                    f"visionbench study run {study.id} --save, or give the folder of a run to visionbench repeat."
-                )
+            ids = f"an id of {self.saved / SAVED_FILE}, such as {next(iter(recorded))}"
             if not found:
                 raise UserError(f"No recorded run of {study.id} has an id that begins with {run_id}; give {ids}.")
             raise UserError(
