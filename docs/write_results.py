@@ -47,7 +47,8 @@ Each study runs a published table again, with what its report did (*reported*) a
 - *reproduced*: the printed value, within its rounding, lies in the interval, and half the width of the interval is at
   most the tolerance of the study;
 - *not reproduced*: it lies outside, further than another random cut of the samples may move it;
-- *inconclusive*: it lies inside, but the interval is wider than that; or outside, by what another cut may explain;
+- *inconclusive*: it lies inside, but the interval is wider than that; or outside, by what another cut may explain; or
+  there are too few runs to know the spread;
 - *incomplete*: seeds are missing.
 
 The spread over seeds is pooled over the cells of a table, so that cells with different ± may have intervals of the same
@@ -61,18 +62,18 @@ with its row. This page and the pictures are written by `python docs/write_resul
 """
 NOTEBOOK = """\
 *In a notebook*: what the same trainings would take there, by one cell of each study that was trained both ways
-([notebook.csv](notebook.csv), `python benchmarks/notebook_cells.py`, n = 1): the ratio, and the processor time times
-that. A notebook normalizes each image anew in each epoch, in a plain loop with one thread. Below 1 it is faster than a
-run of ours, as for the small table of heart-mlp: a run also writes checkpoints, metrics and predictions after each
-epoch."""
+([notebook.csv](notebook.csv), `python benchmarks/notebook_cells.py`, n = 1): the ratio of the two times, and the
+processor time multiplied by this ratio. A notebook normalizes each image anew in each epoch, in a plain loop with one
+thread. Where the ratio is below 1, the notebook is faster than a run of ours, as for the small table of heart-mlp: a
+run also writes checkpoints, metrics and predictions after each epoch."""
 DEFECTS_TEXT = """\
 # What thirteen defects did
 
 The ten studies are of student reports, in which thirteen defects were found. None of them stopped its program; two had
 printed a warning. Each row has the printed number, ours with the defect and ours without it: mean ± standard deviation
 over seeds, and the 95 % interval for one more run where the spread over seeds is known. *Without* is the corrected
-protocol, in which all defects of that report are mended: only in sections 1, 3, 10, 11 and 12 is the difference that of
-one defect. Numbers of the CIFAR-10 study are of a JPEG copy of the images.
+protocol, in which all defects of that report are corrected; the difference is that of one defect only in sections 1, 3,
+10, 11 and 12. Numbers of the CIFAR-10 study are of a JPEG copy of the images.
 Written by `python docs/write_results.py`."""
 KINDS = ("reproduced", "not reproduced", "inconclusive", "not comparable", "incomplete")
 
@@ -162,7 +163,8 @@ DEFECTS = (
     Defect(
         "fashion-cnn-grid",
         "All 288 fits of a search failed, and the first candidate was printed as the best",
-        sentence="The report has no number of the search: every score was NaN. What a search gives is shown there.",
+        sentence="The report has no number of the search: every score was NaN. What a search gives is on the page of "
+        "the study.",
     ),
     Defect(
         "fashion-cnn-grid",

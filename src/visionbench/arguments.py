@@ -68,7 +68,7 @@ def add_data_options(parser: "Parser", run_config: Mapping[str, Any]) -> list[st
     """Adds the options of a data set to a parser, as `visionbench fit` has them.
 
     Args:
-        parser: "Parser" of a command.
+        parser: Parser of a command.
         run_config: Content of a run's config.yaml.
 
     Returns:
@@ -84,7 +84,7 @@ def make_data(parser: "Parser", config: object, run_config: Mapping[str, Any]) -
     """Makes the data set that the options describe, without preparing it.
 
     Args:
-        parser: "Parser" with the options of `add_data_options`.
+        parser: Parser with the options of `add_data_options`.
         config: Options, parsed by it.
         run_config: Content of the run's config.yaml.
 

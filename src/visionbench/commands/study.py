@@ -288,10 +288,12 @@ def _slurm(args: Sequence[str]) -> int:
         "Writes an array job for SLURM, whose tasks share the runs of the study. Options of fit that change no number "
         "may be given too, such as --data.source FOLDER. The folder of the studies must be seen by all nodes.",
     )
-    parser.add_argument("--tasks", type=int, default=4, metavar="N", help="Number of tasks of the array.")
-    parser.add_argument("--cpus", type=int, default=2, metavar="N", help="Processor cores of each task, one a run.")
-    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs of each task, one a run.")
-    parser.add_argument("--time", default="02:00:00", help="Time limit of each task; it is queued again when it ends.")
+    parser.add_argument("--tasks", type=int, default=4, metavar="N", help="Number of tasks of the array (4).")
+    parser.add_argument("--cpus", type=int, default=2, metavar="N", help="Processor cores of each task, one a run (2).")
+    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs of each task, one a run (0).")
+    parser.add_argument(
+        "--time", default="02:00:00", help="Time limit of each task, which is then queued again (02:00:00)."
+    )
     parser.add_argument(
         "--sbatch", action="append", default=[], metavar="ARGUMENT", help="Further argument of sbatch; may be repeated."
     )

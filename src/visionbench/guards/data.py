@@ -20,7 +20,7 @@ class DataContext:
 
 
 class OfficialTestAsValidation(Guard):
-    """Validates on the official test set, as some published studies did; there is no test accuracy then."""
+    """Validates on the official test set, as some published reports did; there is no test accuracy then."""
 
     name = "test_as_validation"
     stage = "data"
@@ -35,7 +35,7 @@ class OfficialTestAsValidation(Guard):
 
 
 class TrainAsTest(Guard):
-    """Validates or tests on samples that are trained on, as some published studies did."""
+    """Validates or tests on samples that are trained on, as some published reports did."""
 
     name = "train_as_test"
     stage = "data"
@@ -53,7 +53,7 @@ class TrainAsTest(Guard):
 
 
 class AugmentedValidation(Guard):
-    """Augments validation samples, as some published studies did, so that other images are measured."""
+    """Augments validation samples, as some published reports did, so that other images are measured."""
 
     name = "augmented_validation"
     stage = "data"
