@@ -1,5 +1,6 @@
 """Runs from Python: the same runs as those of the command line, in a process that stays as it was."""
 
+import copy
 import os
 import signal
 import sys
@@ -169,3 +170,39 @@ def test_the_version_is_the_packages():
     assert visionbench.__version__.count(".") >= 1
     with pytest.raises(AttributeError):
         _ = visionbench.fitt
+
+
+def test_a_model_that_was_trained_is_not_trained_on_in_silence(place):
+    model = MLP(10, (1, 28, 28), widths=[8])
+    first = visionbench.fit(model, "Digits", max_epochs=1, **{"trainer.precision": "32-true"})
+    with pytest.raises(UserError, match=r"The model has been trained already, for 21 steps, so that this run would"):
+        visionbench.fit(model, "Digits", max_epochs=1)
+    on = visionbench.fit(copy.deepcopy(model), "Digits", max_epochs=1, **{"trainer.precision": "32-true"})
+    assert on.metrics["train/loss"] < first.metrics["train/loss"]
+
+
+def test_a_class_that_was_defined_anew_is_not_trained_in_the_place_of_the_one_that_is_passed(place, monkeypatch):
+    class Fixed(MLP):
+        from_command_line = False
+
+    Fixed.__qualname__ = "Fixed"
+    with pytest.raises(UserError, match=r"test_api\.Fixed is another class by now than the one that is passed"):
+        visionbench.fit(Fixed, "Digits", max_epochs=1)
+    Fixed.__qualname__ = "nowhere.<locals>.Fixed"
+    with pytest.raises(UserError, match=r"Fixed is not found by this name; define the class at the top of a module"):
+        visionbench.fit(Fixed, "Digits", max_epochs=1)
+
+
+def test_values_of_numpy_and_torch_are_options_and_others_are_refused_in_a_sentence(place):
+    options = {**OPTIONS, "model.widths": np.array([8]), "model.dropout": torch.tensor(0.25)}
+    result = visionbench.fit("MLP", "Digits", max_epochs=1, **options)
+    arguments = RunFolder(result.folder).config["model"]["init_args"]
+    assert (arguments["widths"], arguments["dropout"]) == ([8], 0.25)
+    with pytest.raises(UserError, match=r"An option is RandomState\(.*expected numbers, texts, lists or mappings"):
+        visionbench.fit("MLP", "Digits", **{"model.dropout": np.random.RandomState(0)})
+    with pytest.raises(
+        UserError, match=r"data is of type ndarray, expected a name.*visionbench\.Arrays\(images, labels"
+    ):
+        visionbench.fit("MLP", np.zeros((3, 8, 8), np.uint8))
+    with pytest.raises(UserError, match=r"model is of type int, expected a name, a class or an object of a subclass"):
+        visionbench.fit(3, "Digits")

@@ -17,7 +17,11 @@ ANSWERS = {
     "reports side by side": ("report run other", 0, "report.html"),
     "comparison": ("compare run other", 0, ""),
     "missing config": ("fit --config missing.yaml", 2, "config: the file missing.yaml does not exist; "),
-    "missing config without --config": ("fit unknown2.yaml", 2, "unknown2.yaml does not exist; did you mean unknown.yaml?"),
+    "missing config alone": (
+        "fit unknown2.yaml",
+        2,
+        "unknown2.yaml does not exist; did you mean unknown.yaml?",
+    ),
     "unknown command": ("fitt", 2, "There is no command fitt; did you mean fit?"),
     "unknown model": ("fit --data Digits --model=MPL", 2, "model.class_path: there is no class MPL; known: CNN, "),
     "unknown data set": ("fit --model MLP --data Digit", 2, "known: BoneBreak, CIFAR10, Digits, FashionMNIST, "),

@@ -289,6 +289,26 @@ def test_runs_on_other_samples_are_not_tested_pairwise(cli, tmp_path, other, sen
     assert {"Loss", "Accuracy"} <= {alt.partition(".")[0] for alt in page.images()}
 
 
+@pytest.mark.parametrize(
+    ("digest", "described", "is_paired"),
+    [
+        ("b", {"mean": [0.5], "title": "a copy"}, False),
+        ("b", {"file": {"size": [9, 9]}}, True),  # the same images in another size have another digest
+        ("a", {"mean": [0.5]}, True),
+    ],
+)
+def test_samples_with_the_same_names_and_other_content_are_not_tested_pairwise(
+    cli, tmp_path, digest, described, is_paired
+):
+    for name, own, more in (("one", "a", {}), ("two", digest, described)):
+        folder = run_folder(tmp_path / name)
+        for file, entries in (("run.json", {"split_digests": {"test": own}}), ("input.json", more)):
+            (folder / file).write_text(json.dumps(json.loads((folder / file).read_text()) | entries))
+    out = cli("report one two").out
+    assert ("A and B     There is no paired test" in out) is not is_paired
+    assert ("McNemar" in Page(tmp_path / "report.html").text) is is_paired
+
+
 def test_validation_stands_in_where_there_is_no_test(cli, tmp_path):
     for name in ("one", "two"):
         run_folder(tmp_path / name, stage="val")

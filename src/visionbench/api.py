@@ -1,6 +1,7 @@
 """Training and opening runs from Python: called by the commands, by notebooks and by programs of users."""
 
 import contextlib
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import yaml
 from lightning.pytorch.callbacks import Callback
+from torch import Tensor
 
 from visionbench.config.cli import settings_from
 from visionbench.console import quiet_libraries
@@ -22,6 +24,7 @@ from visionbench.models.base import Classifier
 from visionbench.own_model import mistake_in_forward
 from visionbench.processes import run_cleanly
 from visionbench.runs.folder import RunFolder
+from visionbench.text import counted
 from visionbench.training.result import RunResult
 from visionbench.training.session import Ending, Say, Session
 from visionbench.training.settings import Settings
@@ -47,7 +50,7 @@ def fit(
     it was found.
 
     Args:
-        model: Name of a model, its class, or a model that is made already.
+        model: Name of a model, its class, or a model that is made already, which no run has trained yet.
         data: Name of a data set, its class, or a data module that is made already, such as `Arrays`.
         config: YAML file with the settings of a run; the other arguments override it.
         seed: Seed of the run; 0 where neither this nor the run file gives one.
@@ -69,11 +72,22 @@ def fit(
     if twice := sorted(set(options) & {name for name, value in named.items() if value is not None}):
         raise UserError(f"{twice[0]} is given twice, as an argument and as an option; give it once.")
     words = [] if config is None else ["--config", str(config)]
-    for part, value in (("model", model), ("data", data)):
+    for part, value, made in (("model", model, Classifier), ("data", data, VisionDataModule)):
         if isinstance(value, type):
-            words += [f"--{part}", f"{value.__module__}.{value.__qualname__}"]
+            words += [f"--{part}", _path_of(value)]
         elif isinstance(value, str):
             words += [f"--{part}", value]
+        elif value is not None and not isinstance(value, made):
+            arrays = "; visionbench.Arrays(images, labels) makes data of arrays" if part == "data" else ""
+            raise UserError(
+                f"{part} is of type {type(value).__name__}, expected a name, a class or an object of a subclass of "
+                f"{made.__name__}{arrays}."
+            )
+    if isinstance(model, Classifier) and model.global_step:
+        raise UserError(
+            f"The model has been trained already, for {counted(model.global_step, 'step')}, so that this run would not "
+            "start anew; make a new model or pass its class, or pass copy.deepcopy(model) to train on from its weights."
+        )
     for name, value in (named | options).items():
         # An option that is None is given as null; an argument that is None is left out.
         if value is not None or name in options:
@@ -229,7 +243,11 @@ def _as_word(value: Any) -> str:
     """A value as it is written on the command line."""
     if isinstance(value, str):
         return value
-    return str(yaml.safe_dump(_plain(value), default_flow_style=True, width=10**9)).removesuffix("\n...\n").strip()
+    try:
+        text = yaml.safe_dump(_plain(value), default_flow_style=True, width=10**9)
+    except yaml.representer.RepresenterError as error:
+        raise UserError(f"An option is {value!r}, expected numbers, texts, lists or mappings of them.") from error
+    return str(text).removesuffix("\n...\n").strip()
 
 
 def _plain(value: Any) -> Any:
@@ -238,7 +256,29 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     if isinstance(value, type):
-        return f"{value.__module__}.{value.__qualname__}"
-    if isinstance(value, np.generic):
-        return value.item()
+        return _path_of(value)
+    if isinstance(value, np.generic | np.ndarray | Tensor):
+        return value.tolist()
     return str(value) if isinstance(value, Path) else value
+
+
+def _path_of(kind: type) -> str:
+    """The path by which a class is named in a configuration.
+
+    Raises:
+        UserError: By this path, another class is found, or none.
+    """
+    found: Any = sys.modules.get(kind.__module__)
+    for name in kind.__qualname__.split("."):
+        found = getattr(found, name, None)
+    path = f"{kind.__module__}.{kind.__qualname__}"
+    if found is None:
+        raise UserError(
+            f"{path} is not found by this name; define the class at the top of a module or of a notebook cell."
+        )
+    if found is not kind:
+        raise UserError(
+            f"{path} is another class by now than the one that is passed, as after it was defined anew; pass the new "
+            "one, or give the two different names."
+        )
+    return path

@@ -121,6 +121,13 @@ def test_repeat_of_a_resumed_run_is_the_same(cli):
     assert "same " in fit(cli, f"repeat {FIRST}").out
 
 
+@pytest.mark.parametrize("path", ["mine", "../{}/mine"])
+def test_a_run_that_is_named_from_its_own_folder_is_repeated_beside_it(cli, tmp_path, path):
+    fit(cli, f"{SMALL} --trainer.max_epochs 1 --run_dir mine")
+    assert "same " in fit(cli, f"repeat {path.format(tmp_path.name)}").out
+    assert (tmp_path / "version_0" / "run.json").is_file()
+
+
 def test_only_finished_runs_are_repeated(cli, tmp_path):
     fit(cli, f"{SMALL} --trainer.max_epochs 1")
     (tmp_path / FIRST / "run.json").unlink()

@@ -229,15 +229,91 @@ def test_what_one_protocol_allows_a_protocol_with_the_same_runs_does_not_get(tmp
 
 def test_two_labels_that_are_one_run_are_refused(tmp_path):
     path = tmp_path / "some-study.yaml"
-    text = TEXT.replace(
-        "stages:\n  all: {grid: [optimizer, width]", "stages:\n  all: {set: {model.widths: [4]}, grid: [width]"
-    )
-    path.write_text(text)
+    path.write_text(TEXT.replace("16: {model.widths: [16]}", "16: {model.widths: [8]}").replace("[optimizer, ", "["))
     sentence = (
         r"stages\.all: the cells width 8 and width 16 are the same run in protocol reported; see whether the stage"
     )
     with pytest.raises(UserError, match=sentence):
         plan(load_study(path), {})
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "sentence"),
+    [
+        (  # the class that a label names has none of the arguments that the protocol sets
+            "corrected: {}",
+            "corrected: {set: {model.optimizer.momentum: 0.5}}",
+            "label Adam of optimizer replaces model.optimizer, so that model.optimizer.momentum of protocol corrected "
+            "is lost; set arguments of model.optimizer instead, or give model.optimizer.momentum in set of a stage "
+            "that has this protocol alone.",
+        ),
+        (
+            "{8: {}, 16: {model.widths: [16]}}\nprotocols:",
+            "{8: {model.widths: [8]}, 16: {model.widths: [16]}}\nprotocols:\n  wide: {set: {model.widths: [99]}}",
+            "protocols.wide.set has model.widths, which every cell sets by a label of its own, so that it has no "
+            "effect; leave it out.",
+        ),
+        (
+            "set: {trainer.max_epochs: 20}",
+            "set: {trainer.max_epochs: 10}",
+            "stages.more continues all, whose runs have 10 epochs, and has trainer.max_epochs 10, so that it would "
+            "train nothing; give it set: {trainer.max_epochs: ...} with more epochs, counted from the first one.",
+        ),
+        (
+            "set: {data.val_size: 0}",
+            "set: {model.widths: [99]}",
+            "stages.final.set has model.widths, which would undo model.widths of label 16 of width, so that the cell "
+            "would not be what it is called; leave one of them out.",
+        ),
+        (
+            "{grid: [optimizer, width], ",
+            "{search: {trials: 3, over: {model.dropout: {low: 0, high: 0.5}}}, set: {model.dropout: 0.3}, ",
+            "stages.all.set has model.dropout, which would undo model.dropout of label ",
+        ),
+        (
+            "{grid: [optimizer, width], ",
+            "{search: {trials: 3, over: {model.dropout: {low: 0, high: 0.5}}}, set: {model: CNN, model.dropout: 0.3}, ",
+            "stages.all.set has model.dropout, which would undo model.dropout of label ",
+        ),
+        (
+            "by: val/acc",
+            "by: val/macro_f1",
+            "stages.final.by is val/macro_f1, which the runs of all do not measure; write metrics: [macro_f1] in base.",
+        ),
+        (
+            "set: {data.val_size: 0}",
+            "set: {checkpoint.result: last}",
+            "the runs of final have checkpoint.result: last, but the stage has the result best; write result: last "
+            "epoch in the stage, and leave checkpoint.result out.",
+        ),
+    ],
+)
+def test_an_option_that_would_be_overridden_in_silence_is_refused(tmp_path, old, new, sentence):
+    path = tmp_path / "some-study.yaml"
+    assert old in TEXT
+    path.write_text(TEXT.replace(old, new, 1).replace("base:\n", "base:\n  trainer: {max_epochs: 10}\n"))
+    with pytest.raises(UserError) as refusal:
+        plan(load_study(path), {})
+    assert sentence in str(refusal.value)
+
+
+def test_a_label_may_say_otherwise_than_a_protocol_that_other_cells_follow(tmp_path):
+    path = tmp_path / "some-study.yaml"
+    path.write_text(TEXT.replace("corrected: {}", "corrected: {set: {model.widths: [4]}}"))
+    cells = configs(plan(load_study(path), {}), "corrected", "all")
+    widths = {cell[1]: config["model"]["init_args"]["widths"] for (cell, *_), config in cells.items()}
+    assert widths == {"8": [4], "16": [16]}
+
+
+def test_a_metric_that_is_measured_may_choose_a_cell(tmp_path):
+    path = tmp_path / "some-study.yaml"
+    for by, option in (("macro_f1", "metrics: [macro_f1]"), ("f1_3", "metrics: [per_class_f1]")):
+        path.write_text(TEXT.replace("by: val/acc", f"by: val/{by}").replace("base:\n", f"base:\n  {option}\n"))
+        assert plan(load_study(path), {}).waiting
+    path.write_text(
+        TEXT.replace("by: val/acc", "by: val/auc").replace("base:\n", "base:\n  objective: {metric: val/auc}\n")
+    )
+    assert plan(load_study(path), {}).waiting
 
 
 def test_folds_of_validation_samples_do_not_test_the_same_samples_again(tmp_path):
@@ -309,7 +385,8 @@ def test_in_a_trial_a_run_that_resumes_another_one_gets_as_many_more_epochs(stud
 )
 def test_the_best_cell_is_the_best_one_by_the_mode_of_its_measure(tmp_path, by, best):
     path = tmp_path / "other.yaml"
-    path.write_text(TEXT.replace("[optimizer, width]", "[width]").replace("by: val/acc", f"by: {by}"))
+    text = TEXT.replace("[optimizer, width]", "[width]").replace("by: val/acc", f"by: {by}")
+    path.write_text(text.replace("base:\n", "base:\n  metrics: [cohen_kappa, macro_f1, calibration_error]\n"))
     study = load_study(path)
     rows = {}
     for run in plan(study, {}).runs.values():

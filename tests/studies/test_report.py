@@ -617,6 +617,13 @@ def test_validation_on_the_test_samples_is_compared_with_the_test(tmp_path):
         "88.00",
         "+2.00",
     ]
+    trained = WATCHED.replace("minimized", "train_eval/acc").replace("test: true", "test: true, evaluate: [train_eval]")
+    trained = trained.replace('"0.51"', '"51"').replace('"0.3"', '"30"')
+    study = study_of(tmp_path, trained)
+    shares = {"reported": 0.9, "corrected": 0.8}
+    values = rows_of(study, lambda run, row: replace(row, metrics={"train_eval/acc": shares[run.first.protocol]}))
+    row = page_of(tmp_path, study, values).row("widths: accuracy on training samples in evaluation mode")
+    assert row[1:4] == ["90.00", "80.00", "+10.00"]
     study = study_of(tmp_path, WATCHED.replace(", test: true", ""))
     untested = page_of(tmp_path, study, rows_of(study, lambda run, row: replace(row, metrics={"val/acc": 0.9})))
     assert "only a test of corrected can be compared with it; no cell has both" in untested.by_section["defects"]

@@ -15,7 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from visionbench.studies.results import TIMES, read_rows, row_of, write_rows
+from visionbench.studies.expand import plan
+from visionbench.studies.results import TIMES, Row, read_rows, row_of, write_rows
+from visionbench.studies.runner import Options, Runner
 from visionbench.studies.spec import load_study
 
 pytestmark = pytest.mark.slow
@@ -393,6 +395,25 @@ def test_a_fresh_clone_trains_only_what_is_missing(undisturbed, tmp_path):
     assert "2 to train" in printed
     assert "was trained again for its checkpoint, and has the recorded weights" in printed
     assert table(tmp_path) == table(undisturbed)
+
+
+def test_a_finished_row_is_not_lost_to_one_that_failed_or_measured_less(tmp_path, monkeypatch):
+    """A run that failed here may be finished on another machine, whose rows came with the repository."""
+    monkeypatch.chdir(tmp_path)
+    text = SMALL.replace("  more: {continue: candidates, set: {trainer.max_epochs: 4}, result: last epoch}\n", "")
+    loaded = load_study(write_study(tmp_path, text))
+    (run, *_) = plan(loaded, {}).runs.values()
+    use = run.first
+    done = Row(run.id, run.protocols, use.stage, use.cell, use.seed, use.fold, "finished", evaluations=("train_eval",))
+    for worse in (replace(done, status="failed", error="killed", evaluations=()), replace(done, evaluations=())):
+        write_rows(tmp_path / "docs/results/two-widths/runs.csv", [done])
+        write_rows(tmp_path / "lightning_logs/studies/two-widths/results.csv", [worse])
+        runner = Runner(loaded, Options(save=True))
+        assert runner.store.rows[run.id] == done
+        assert run.id not in {missing.id for missing in runner.missing()}
+        runner.store.rows[run.id] = worse
+        runner.write()
+        assert read_rows(tmp_path / "docs/results/two-widths/runs.csv") == [done]
 
 
 def test_a_full_disk_stops_the_study_in_a_sentence_and_loses_nothing(undisturbed, tmp_path):

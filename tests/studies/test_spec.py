@@ -215,12 +215,62 @@ def test_printed_values_and_labels_are_kept_as_they_are_written(tmp_path):
             "0.20: {model.dropout: }",
             "grid.width.0.20.model.dropout has no value; write null to unset the option.",
         ),
+        ("[8, 97.80, 1.50]", "[8, 9780, 1.50]", "column val/acc has 9780, expected percent, from 0 to 100."),
+        ("[8, 97.80, 1.50]", "[8, -97.80, 1.50]", "column val/acc has -97.80, expected percent, from 0 to 100."),
+        ("{grid: [width]}", "{grid: [width, width]}", "stages.all.grid has width twice; leave one out."),
+        ("{grid: [width]}", "{cells: [{width: 8}, {width: 8}]}", "stages.all.cells has {'width': '8'} twice;"),
+        ("{grid: [width]}", "{cells: []}", "stages.all.cells has no cell; give one or more."),
+        ("{grid: [width]}", "{grid: [width], protocols: [reported, reported]}", "protocols has reported twice;"),
+        ("{grid: [width]}", "{grid: [width], over: each seed}", "stages.all has over, but no best_of, whose cell it"),
+        ("{grid: [width]}", "{grid: [width], every: epoch}", "stages.all has every, but no evaluate, whose"),
+        (
+            "{grid: [width]}",
+            "{by: val/loss, search: {over: {model.dropout: {low: 0, high: 1}}}}",
+            "stages.all has by beside search; the search improves the by in its own mapping: move it there.",
+        ),
+        (
+            "{grid: [width]}",
+            "{search: {over: {seed_everything: {low: 0, high: 9, integer: true}}}}",
+            "stages.all.search.over names seed_everything, which seeds says in a study; remove it there.",
+        ),
+        (
+            "{grid: [width]}",
+            "{search: {by: val/accuracy, over: {model.dropout: {low: 0, high: 1}}}}",
+            "stages.all.search.by, measure val/accuracy: There is no metric 'accuracy'; did you mean acc?",
+        ),
+        (
+            "{best_of: all,",
+            "{best_of: all, by: valid/acc,",
+            "stages.final.by: the measure valid/acc is of valid, expected one of: train, val,",
+        ),
+        (
+            "{best_of: all,",
+            "{best_of: all, set: {test_after_fit: false},",
+            "stages.final.set names test_after_fit, which test of the stage says in a study; remove it there.",
+        ),
+        (
+            "corrected: {}",
+            "corrected: {set: {seed_everything: 7}}",
+            "protocols.corrected.set names seed_everything, which seeds says in a study; remove it there.",
+        ),
+        (
+            """  width: {8: {model.widths: [8]}, no: {model.widths: [4]}, 0.20: {model.widths: [2]}}
+""",
+            """  width: {8: {model.widths: [8]}, no: {model.widths: [4]}}
+  dropout: {with: {model.dropout: 0.5}, without: {}}
+""",
+            "published.all: the row of {'width': '8'} fits 2 cells, such as {'width': '8', 'dropout': 'with'} and "
+            "{'width': '8', 'dropout': 'without'}; give the column dropout.",
+        ),
     ],
 )
 def test_each_mistake_is_one_sentence(tmp_path, old, new, sentence):
     assert old in TEXT
+    text = TEXT.replace(old, new, 1)
+    if "\n  dropout:" in new:
+        text = text.replace("{grid: [width]}", "{grid: [width, dropout]}")
     with pytest.raises(UserError) as refusal:
-        load(tmp_path, TEXT.replace(old, new, 1))
+        load(tmp_path, text)
     assert sentence in str(refusal.value)
     assert "\n" not in str(refusal.value)
     assert "some-study.yaml" in str(refusal.value)

@@ -404,6 +404,9 @@ def test_a_judged_measure_that_no_run_has_is_named(measure):
     text = stages("{networks: {grid: [width]}}", "{networks: [[width, val/macro_f1], [8, 80]]}", "[val/macro_f1]")
     entry = only(measure(lambda row: accuracy(row, 0.8), text), "val/macro_f1", cell={"width": "8"})
     assert entry.verdict.sentence == "incomplete: no run has val/macro_f1"
+    text = stages("{networks: {grid: [width]}}", "{networks: [[width, epoch, val/acc], [8, 99, 80]]}", "[val/acc]")
+    entry = only(measure(lambda row: accuracy(row, 0.8), text), "val/acc", cell={"width": "8"}, epoch=99)
+    assert entry.verdict.sentence == "incomplete: no run has val/acc after epoch 99"
 
 
 def test_before_training_only_validation_samples_are_measured():

@@ -49,7 +49,9 @@ def _repeat(args: Sequence[str]) -> int:
     _ = first.config  # which says in its own words what is wrong with it
     # Beside the first run, also where that one was named by --run_dir, which would be taken.
     words = ["--config", str(first.config_path), "--run_dir", "null"]
-    words += ["--log_dir", str(first.path.parent.parent), "--name", first.path.parent.name, *options]
+    # A folder such as run, or ../run, has no name of a parent in its path.
+    beside = first.path.parent if first.path.parent.name not in ("", "..") else first.path.resolve().parent
+    words += ["--log_dir", str(beside.parent), "--name", beside.name, *options]
     console = plain_console()
     with quiet_libraries():
         world = World.detect()

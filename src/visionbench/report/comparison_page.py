@@ -245,9 +245,27 @@ def _matched(first: ReportedRun, other: ReportedRun) -> tuple[str | None, Predic
     """The split on which two runs are compared, and the second one's predictions of the first one's samples there."""
     stage = next((s for s in ("test", "val") if s in first.predictions and s in other.predictions), None)
     same_data = first.input_description.get("data") == other.input_description.get("data")
-    if stage is None or not same_data or first.class_names != other.class_names:
+    if stage is None or not same_data or first.class_names != other.class_names or _are_others(first, other, stage):
         return stage, None
     return stage, reordered(first.predictions[stage], other.predictions[stage])
+
+
+def _are_others(first: ReportedRun, other: ReportedRun, stage: str) -> bool:
+    """Whether the samples of a split are others, although they may have the same names, as in another folder.
+
+    Samples that were prepared in another way, such as images of another size, are told by their names alone.
+    """
+    digests = [(run.report.get("split_digests") or {}).get(stage) for run in (first, other)]
+    return None not in digests and digests[0] != digests[1] and _preparation(first) == _preparation(other)
+
+
+def _preparation(run: ReportedRun) -> dict[str, Any]:
+    """How the samples of a run were prepared, without what was computed from those of its training split."""
+    ignored = ("title", "mean", "std")
+    described = {name: value for name, value in run.input_description.items() if name not in ignored}
+    if described.get("table") is not None:
+        described["table"] = {name: value for name, value in described["table"].items() if name != "fitted"}
+    return described
 
 
 def _test(paired: Paired, letters: tuple[str, str], stage: str, item: str, tests: int) -> Iterator[Html]:

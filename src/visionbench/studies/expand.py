@@ -17,6 +17,7 @@ from visionbench.studies.spec import GUARD_WORDS, MINIMIZED, SECONDS, Cell, Need
 
 # Arguments of a run file whose value is a class with arguments, or its name alone.
 CLASSES = ("model", "data", "model.optimizer", "model.lr_scheduler")
+EPOCHS = "trainer.max_epochs"
 ID_DIGITS = 16
 # Metrics that are means over samples, so that the mean over folds, weighted by samples, is that of all samples.
 MEANS_OF_SAMPLES = frozenset({"acc", "loss", "log_loss"})
@@ -201,16 +202,24 @@ def configure(study: Study, protocol: Protocol, stages: Sequence[Stage], cell: C
         cell: Cell.
 
     Raises:
-        UserError: A label replaces a class that the protocol names.
+        UserError: A label would undo what the protocol sets, or a stage what a label sets.
     """
     config = copy.deepcopy(study.base)
     for name, value in protocol.set.items():
         set_option(config, name, value)
     named = {name: _class_at(config, name) for name, value in protocol.set.items() if isinstance(value, str)}
+    labeled: dict[str, str] = {}
     for axis, label in cell.items():
         # An axis of a search is an option, and its label a value of it.
         for name, value in _options_of(study, axis, label).items():
-            set_option(config, name, value)
+            labeled[name] = f"label {label} of {axis}"
+            held = [option for option in protocol.set if option.startswith(f"{name}.") and named.get(option) is None]
+            for option in _set_and_lost(config, name, value, held):
+                raise UserError(
+                    f"{study.path}: {labeled[name]} replaces {name}, so that {option} of protocol {protocol.name} "
+                    f"is lost; set arguments of {name} instead, or give {option} in set of a stage that has this "
+                    "protocol alone."
+                )
             for place, kind in named.items():
                 if kind is not None and _class_at(config, place) != kind:
                     raise UserError(
@@ -219,7 +228,14 @@ def configure(study: Study, protocol: Protocol, stages: Sequence[Stage], cell: C
                     )
     for stage in stages:
         for name, value in stage.set.items():
-            set_option(config, name, value)
+            # A stage that resumes runs counts its epochs from their first one.
+            is_longer = stage.continues is not None and name == EPOCHS
+            held = [option for option in labeled if f"{option}.".startswith(f"{name}.") and not is_longer]
+            for option in _set_and_lost(config, name, value, held):
+                raise UserError(
+                    f"{study.path}: stages.{stage.name}.set has {name}, which would undo {option} of "
+                    f"{labeled[option]}, so that the cell would not be what it is called; leave one of them out."
+                )
     return config
 
 
@@ -264,15 +280,28 @@ def set_option(config: dict[str, Any], name: str, value: Any) -> None:
         node[last] = copy.deepcopy(value)
 
 
+def _set_and_lost(config: dict[str, Any], name: str, value: Any, options: Iterable[str]) -> list[str]:
+    """Sets an option, and gives those of other options that have another value by that."""
+    before = {option: copy.deepcopy(_node_at(config, option)) for option in options}
+    set_option(config, name, value)
+    return [option for option in before if _node_at(config, option) != before[option]]
+
+
 def _class_at(config: Mapping[str, Any], name: str) -> str | None:
     """The class that an option names, if it names one."""
+    node = _node_at(config, name)
+    kind = node.get("class_path") if isinstance(node, Mapping) else None
+    return kind if isinstance(kind, str) else None
+
+
+def _node_at(config: Mapping[str, Any], name: str) -> Any:
+    """What an option is set to; `None` where it is not set."""
     node: Any = config
     for part in name.split("."):
         if isinstance(node, Mapping) and part not in node and isinstance(node.get("init_args"), Mapping):
             node = node["init_args"]
         node = node.get(part) if isinstance(node, Mapping) else None
-    kind = node.get("class_path") if isinstance(node, Mapping) else None
-    return kind if isinstance(kind, str) else None
+    return node
 
 
 class _Planner:
@@ -305,8 +334,30 @@ class _Planner:
                 else:
                     for cell in stage.cells:
                         self._add(stage, protocol, cell, stage.seeds_of(cell), (place, number))
+        self._check_idle_options()
         runs = dict(sorted(self.runs.items(), key=lambda entry: entry[1].order))
         return Plan(self.study, runs, self.foreign, self.waiting, self.choices)
+
+    def _check_idle_options(self) -> None:
+        """Refuses an option of a protocol that the labels of each of its cells set otherwise."""
+        for protocol in self.study.protocols.values():
+            cells = {key[2] for key in self.by_use if key[0] == protocol.name}
+            for option in protocol.set if cells else ():
+                if all(any(option in _options_of(self.study, *label) for label in cell) for cell in cells):
+                    raise UserError(
+                        f"{self.study.path}: protocols.{protocol.name}.set has {option}, which every cell sets by a "
+                        "label of its own, so that it has no effect; leave it out."
+                    )
+
+    def _check_chooser(self, key: str, measure: str, source: str, protocol: Protocol) -> None:
+        """Refuses a measure that chooses a cell, but that the runs which it is to be chosen from do not have."""
+        for run in (run for place, run in self.by_use.items() if place[:2] == (protocol.name, source)):
+            if not _is_measured(measure, run.config):
+                name = measure.partition("/")[2]
+                raise UserError(
+                    f"{self.study.path}: {key} is {measure}, which the runs of {source} do not measure; write "
+                    f"metrics: [{name}] in base."
+                )
 
     def _add(
         self,
@@ -333,10 +384,23 @@ class _Planner:
             if key[:2] == (protocol.name, parent.name):
                 use = next(use for use in run.uses if _key(use) == key)
                 config = configure(self.study, protocol, chain, use.cell)
+                self._check_longer(stage, config, run.config)
                 continued = Use(protocol.name, stage.name, use.cell, use.seed, use.fold)
                 self._run(continued, stage, protocol, config, order, Source(self.study.id, run.id, "last"))
         if not any(key[:2] == (protocol.name, parent.name) for key in self.by_use):
             self._wait(stage, protocol, f"it resumes the runs of {parent.name}, which are not known yet")
+
+    def _check_longer(self, stage: Stage, config: Mapping[str, Any], resumed: Mapping[str, Any]) -> None:
+        """Refuses a run that resumes another one and would train nothing, since it has no more epochs."""
+        before, now = ((entry.get("trainer") or {}).get("max_epochs") for entry in (resumed, config))
+        if self.epochs is not None or not isinstance(before, int) or not isinstance(now, int) or now == -1:
+            return
+        if before != -1 and now <= before and not {"trainer.max_steps", "trainer.max_time"} & stage.set.keys():
+            raise UserError(
+                f"{self.study.path}: stages.{stage.name} continues {stage.continues}, whose runs have {before} epochs, "
+                f"and has {EPOCHS} {now}, so that it would train nothing; give it set: {{{EPOCHS}: ...}} with more "
+                "epochs, counted from the first one."
+            )
 
     def _search(self, stage: Stage, search: Search, protocol: Protocol, order: tuple[int, int]) -> None:
         """Adds the cells that are known by their rows, and those that the results so far propose."""
@@ -359,6 +423,7 @@ class _Planner:
             chosen = [cell for cell in cells if cell is not None]
             for cell in chosen:
                 self._add(stage, protocol, cell, stage.seeds, order, curves)
+            self._check_chooser(f"stages.{stage.name}.search.by", search.by, stage.name, protocol)
             means = [self._mean(protocol, stage.name, cell, search.by, stage.seeds, final=True) for cell in chosen]
             if not all(ended for ended, _ in means):
                 if later := search.trials - batch.stop:
@@ -404,6 +469,7 @@ class _Planner:
                 f"{self.study.path}: {stage.name} takes the best cell of {source.name}, which has no protocol "
                 f"{protocol.name}; give the stage the same protocols, or name the cell under chosen."
             )
+        self._check_chooser(f"stages.{stage.name}.by", stage.by, source.name, protocol)
         groups: list[tuple[int | None, list[int]]] = [(None, list(source.seeds))]
         if stage.over == "each seed":
             groups = [(seed, [seed]) for seed in source.seeds]
@@ -469,6 +535,11 @@ class _Planner:
             config["evaluate"], config["evaluate_every"] = list(stage.evaluate), stage.every
         if stage.last_epoch:
             set_option(config, "checkpoint.result", "last")
+        elif (config.get("checkpoint") or {}).get("result") == "last":
+            raise UserError(
+                f"{self.study.path}: the runs of {stage.name} have checkpoint.result: last, but the stage has the "
+                "result best; write result: last epoch in the stage, and leave checkpoint.result out."
+            )
         if use.fold is not None:
             set_option(config, "data.folds", stage.folds)
             set_option(config, "data.fold", use.fold)
@@ -639,6 +710,19 @@ def _of_confusion(rows: Sequence[Row], split: str, name: str) -> float | None:
     empty = np.zeros(0)
     value = resolve(name, rows[0].classes).compute(Outcome(empty, counts, None, None, empty))
     return None if math.isnan(value) else value
+
+
+def _is_measured(measure: str, config: Mapping[str, Any]) -> bool:
+    """Whether a run has a metric of the validation: loss and accuracy, and what its metrics and its objective name."""
+    name = measure.rpartition(" ")[2].partition("/")[2]
+    objective = (config.get("objective") or {}).get("metric") or ""
+    asked = {*map(str, config.get("metrics") or ()), str(objective).partition("/")[2]}
+    return (
+        measure in (SECONDS, MINIMIZED)
+        or name in ("acc", "loss", "minimized")
+        or name in asked
+        or (name.startswith("f1_") and "per_class_f1" in asked)
+    )
 
 
 def mode_of_measure(measure: str) -> Literal["min", "max"]:

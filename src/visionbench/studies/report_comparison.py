@@ -1,6 +1,7 @@
 """Comparisons on a study's page: what the defects did to the numbers, and which cells are best."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -149,7 +150,7 @@ def _pairs(contents: Contents, stage: Stage, with_defects: str, without: str) ->
     def place(entry: Measured) -> tuple[Any, ...]:
         measure, epoch = entry.measure, entry.epoch
         if swapped and entry.protocol == with_defects:  # the same images are the test images of the other protocol
-            measure = measure.replace("test/", "/").replace("val/", "test/")
+            measure = re.sub(r"\bval/", "test/", re.sub(r"\btest/", "/", measure))  # not train_eval/
             epoch = None if epoch == last else epoch  # a test is of the result
         return (() if chosen else tuple(entry.cell.items()), epoch, measure)
 

@@ -182,7 +182,9 @@ class Runner:
         if (first := recorded(self.saved, self.store.folder)) and (change := changed_since(first, self.study)):
             self._note(change)
         saved = self.saved / SAVED_FILE
-        kept = {row.id: row for path in (saved, self.store.folder / RESULTS_FILE) for row in read_rows(path)}
+        kept: dict[str, Row] = {}
+        for row in (row for path in (saved, self.store.folder / RESULTS_FILE) for row in read_rows(path)):
+            kept[row.id] = _better(kept.get(row.id), row)
         searches = {name for name, stage in self.study.stages.items() if stage.search is not None}
         for row in kept.values():
             if row.is_finished or row.stage in searches:  # later trials were proposed from a failed one too
@@ -718,9 +720,21 @@ class Runner:
 
 
 def _write_with_others(path: Path, rows: Sequence[Row]) -> None:
-    """Writes rows; other rows stay: another runner's, and those of cells that the study file does not have now."""
-    written = {row.id for row in rows}
-    write_rows(path, [*rows, *(row for row in read_rows(path) if row.id not in written)])
+    """Writes rows; other rows stay: another runner's, and those of cells that the study file does not have now.
+
+    A finished row stays too where the same run has failed here, or has been measured less.
+    """
+    others = {row.id: row for row in read_rows(path)}
+    written = [_better(others.pop(row.id, None), row) for row in rows]
+    write_rows(path, [*written, *others.values()])
+
+
+def _better(known: Row | None, row: Row) -> Row:
+    """Of two rows of one run, the one that is finished and has more evaluations; the second where they are alike."""
+    if known is None or not known.is_finished:
+        return row
+    is_less = not row.is_finished or set(row.evaluations) < set(known.evaluations)
+    return known if is_less else row
 
 
 def _modules(config: Any) -> Iterator[str]:

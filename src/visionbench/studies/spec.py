@@ -28,6 +28,8 @@ SEARCH_KEYS = {"over", "trials", "sampler", "at_once", "by", "seed", "prune_afte
 SEARCH_COUNTS = {"trials": 20, "at_once": 4}
 RANGE_KEYS = {"low", "high", "log", "integer", "values"}
 MORE_SEEDS_KEYS = {"seeds", "cells"}
+# Options that a study gives each run itself, with the keys of a study file that say their values.
+GIVEN_BY_KEYS = {"seed_everything": "seeds", "test_after_fit": "test of the stage"}
 NEED_KEYS = {"study", "protocol", "stage", "cell", "epoch"}
 EVALUATIONS = ("train_eval", "before", "augmented_val")
 # Defects that `allow` of fit knows. The package of guards imports torch, which a study file does not need.
@@ -421,7 +423,9 @@ class _Reader:
                     f"{where}.result is {entry.get('result', 'best')}, but it continues {parent.name}, whose result is "
                     f"{'last epoch' if parent.last_epoch else 'best'}; give both the same."
                 )
+            self._check_idle_keys(entry, where)
             names = tuple(_sequence(entry.get("protocols") or list(protocols), f"{where}.protocols"))
+            _different(names, f"{where}.protocols")
             for protocol in names:
                 if protocol not in protocols:
                     raise _Mistake(f"{where}.protocols names {protocol}, which is not among the protocols.")
@@ -435,6 +439,7 @@ class _Reader:
             by = _text(entry.get("by", "val/acc"), f"{where}.by")
             if not is_measure(by) or by.rpartition(" ")[2].startswith(TESTED):
                 raise _Mistake(f"{where}.by is {by}, expected a metric of the validation, such as val/acc.")
+            _check_measure(f"{where}.by", by, "measure")
             cells = self._cells(name, entry)
             more_seeds, more_seeds_of = self._more_seeds(name, entry, seeds, cells)
             stages[name] = Stage(
@@ -463,6 +468,17 @@ class _Reader:
             self._check_seeds(stages[name], stages)
         return stages
 
+    def _check_idle_keys(self, entry: Mapping[str, Any], where: str) -> None:
+        """Refuses keys of a stage that would have no effect beside the others that it has."""
+        if entry.get("over") is not None and entry.get("best_of") is None:
+            raise _Mistake(f"{where} has over, but no best_of, whose cell it would choose; remove over.")
+        if entry.get("every") is not None and not entry.get("evaluate"):
+            raise _Mistake(f"{where} has every, but no evaluate, whose evaluations it is of; give evaluate too.")
+        if entry.get("by") is not None and entry.get("search") is not None:
+            raise _Mistake(
+                f"{where} has by beside search; the search improves the by in its own mapping: move it there."
+            )
+
     def _check_seeds(self, stage: Stage, stages: Mapping[str, Stage]) -> None:
         """Refuses a stage whose seeds choose a cell each, but have no runs that they could choose it by."""
         if stage.best_of is None or stage.over != "each seed":
@@ -481,7 +497,9 @@ class _Reader:
         if entry.get("cells") is not None:
             return self._listed_cells(self.text["stages"][name]["cells"], f"{where}.cells")
         product: list[Cell] = [{}]
-        for axis in _sequence(entry.get("grid") or [], f"{where}.grid"):
+        axes = _sequence(entry.get("grid") or [], f"{where}.grid")
+        _different(axes, f"{where}.grid")
+        for axis in axes:
             if axis not in self.grid:
                 raise _Mistake(f"{where}.grid names {axis}, which is no axis of grid.")
             product = [{**cell, axis: label} for cell in product for label in self.grid[axis]]
@@ -493,6 +511,7 @@ class _Reader:
         options = _mapping(_given(content, "over", where), f"{where}.over")
         over = {}
         for name, entry in options.items():
+            _check_free(name, f"{where}.over")
             if name in self.grid or name == TRIAL or " " in name or "," in name:
                 raise _Mistake(f"{where}.over names {name!r}, expected the name of an option that is no axis of grid.")
             over[name] = self._range(entry, f"{where}.over.{name}")
@@ -501,6 +520,7 @@ class _Reader:
         by = _text(content.get("by", "val/acc"), f"{where}.by")
         if not is_measure(by) or by.rpartition(" ")[2].startswith(TESTED):
             raise _Mistake(f"{where}.by is {by}, expected a metric of the validation, such as val/acc.")
+        _check_measure(f"{where}.by", by, "measure")
         sampler = _one_of(content.get("sampler", "random"), ("random", "tpe"), f"{where}.sampler")
         trials, at_once = (_count(content.get(key, value), f"{where}.{key}") for key, value in SEARCH_COUNTS.items())
         if content.get("prune_after") is not None:
@@ -546,8 +566,11 @@ class _Reader:
 
     def _listed_cells(self, content: Any, where: str) -> tuple[Cell, ...]:
         cells = [dict(_mapping(cell, where)) for cell in _sequence(content, where)]
+        if not cells:
+            raise _Mistake(f"{where} has no cell; give one or more.")
         for cell in cells:
             self._check_cell(cell, where)
+        _different(cells, where)
         return tuple(cells)
 
     def _more_seeds(
@@ -633,6 +656,7 @@ class _Reader:
                 if places[place] in places[:place]:
                     raise _Mistake(f"{where}: the row {row} is of a cell that a row above it has; leave one out.")
             _check_percent(where, published[stage])
+            _check_one_cell(where, published[stage], _cells_of(stages[stage], stages))
         return protocol, published
 
     def _published_row(
@@ -748,6 +772,7 @@ class _Reader:
         for name, value in options.items():
             if "," in name or " " in name:
                 raise _Mistake(f"{where}: {name!r} is no name of an option; a text with a comma needs quotes.")
+            _check_free(name, where)
             if value is None and self._is_bare(*place, name):
                 raise _Mistake(f"{where}.{name} has no value; write null to unset the option.")
         return options
@@ -769,26 +794,57 @@ class _Reader:
         return tuple(seeds)
 
 
-def _check_measure(where: str, word: str) -> None:
+def _check_free(name: str, where: str) -> None:
+    """Refuses an option that would have no effect, since the study gives it each run itself."""
+    if name in GIVEN_BY_KEYS:
+        raise _Mistake(f"{where} names {name}, which {GIVEN_BY_KEYS[name]} says in a study; remove it there.")
+
+
+def _different(entries: Sequence[Any], where: str) -> None:
+    """Refuses an entry that is there twice: its runs would be counted twice."""
+    for place, entry in enumerate(entries):
+        if entry in entries[:place]:
+            raise _Mistake(f"{where} has {entry} twice; leave one out.")
+
+
+def _cells_of(stage: Stage, stages: Mapping[str, Stage]) -> tuple[Cell, ...]:
+    """The cells of a stage that the file names, those of the stage that it continues among them."""
+    return stage.cells if stage.continues is None else _cells_of(stages[stage.continues], stages)
+
+
+def _check_one_cell(where: str, rows: Sequence[PublishedRow], cells: Sequence[Cell]) -> None:
+    """Refuses rows that do not tell which of several cells they are of: each of these would be compared with them."""
+    for row in rows:
+        fitting = [cell for cell in cells if row.cell.items() <= cell.items()]
+        if len(fitting) > 1:
+            one, other = fitting[:2]
+            axes = [axis for axis in {**one, **other} if one.get(axis) != other.get(axis)]
+            raise _Mistake(
+                f"{where}: the row of {row.cell or 'no label'} fits {len(fitting)} cells, such as {one} and {other}; "
+                f"give the column {' and '.join(axes)}."
+            )
+
+
+def _check_measure(where: str, word: str, kind: str = "column") -> None:
     """Refuses a measure that no run has."""
     split, _, name = word.rpartition(" ")[2].partition("/")
     if word in (SECONDS, MINIMIZED):
         return
     if word.startswith("step ") and word != "step train/loss":
         raise _Mistake(
-            f"{where}: the column {word} is of a batch, of which the training loss alone is known; write "
+            f"{where}: the {kind} {word} is of a batch, of which the training loss alone is known; write "
             "step train/loss."
         )
     if split not in ("train", "val", "test", *EVALUATIONS):
         known = ", ".join(("train", "val", "test", *EVALUATIONS))
-        raise _Mistake(f"{where}: the column {word} is of {split}, expected one of: {known}.")
+        raise _Mistake(f"{where}: the {kind} {word} is of {split}, expected one of: {known}.")
     if name not in ("acc", "loss") and "." not in name:  # a dotted name is a class of the user's
         from visionbench.evaluation.metrics import mode_of  # here, since it takes a third of a second to import
 
         try:
             mode_of(name)
         except UserError as error:
-            raise _Mistake(f"{where}, column {word}: {error}") from None
+            raise _Mistake(f"{where}, {kind} {word}: {error}") from None
 
 
 def _known(content: Mapping[str, Any], known: set[str], where: str) -> None:
@@ -840,6 +896,10 @@ def _check_percent(where: str, rows: Sequence[PublishedRow]) -> None:
     """Refuses accuracies that are written as fractions: as percentages they would be compared with another number."""
     for measure in rows[0].values if rows else ():
         printed = [row.values[measure] for row in rows if row.values[measure] != NOT_GIVEN]
+        if is_share(measure.rpartition(" ")[2]):
+            for value in printed:
+                if not 0 <= float(value) <= 100:
+                    raise _Mistake(f"{where}, column {measure} has {value}, expected percent, from 0 to 100.")
         if is_share(measure.rpartition(" ")[2]) and printed and all(0 < float(value) <= 1 for value in printed):
             raise _Mistake(
                 f"{where}, column {measure} has {printed[0]}, a fraction, expected percent; write {printed[0]} as "

@@ -273,7 +273,8 @@ def _with_verdicts(study: Study, entries: Sequence[Measured]) -> Iterator[Measur
                 text = f"incomplete: its spread comes from cells of which runs are missing, such as {missing[0].label}"
                 verdict = replace(verdict, kind="incomplete", sentence=text)
             if not entry.values and sum(row.is_finished for row in entry.rows) >= entry.asked:
-                verdict = replace(verdict, sentence=f"incomplete: no run has {entry.measure}")
+                after = f" after epoch {entry.epoch}" if entry.epoch is not None else ""
+                verdict = replace(verdict, sentence=f"incomplete: no run has {entry.measure}{after}")
         yield replace(entry, spread=spread, verdict=verdict)
 
 
