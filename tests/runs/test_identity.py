@@ -1,6 +1,7 @@
 """The identity of a run: what is in it, what is not, and that it is of the code that was imported."""
 
 import importlib
+import platform
 import sys
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from visionbench.runs.identity import (
     package_digest,
     package_sources,
     process_count,
+    processor,
     remember_source,
     starting_paths,
 )
@@ -246,3 +248,19 @@ def test_the_code_of_a_class_is_found_by_its_path_without_importing_it(class_pat
     assert package_digest([module], study) != found
     for name in ("my_nets", "my_nets.deep", "my_nets.sizes", "study_net"):
         sys.modules.pop(name, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("model name\t: EPYC\nflags\t\t: avx2 avx512f avx512_bf16\n\nmodel name\t: other\n", "EPYC with avx512_bf16"),
+        ("model name\t: EPYC\nflags\t\t: fma avx2\n", "EPYC with avx2"),
+        ("model name\t: Old\nflags\t\t: sse\n", "Old"),
+    ],
+)
+def test_processors_of_one_name_are_told_apart_by_what_they_compute_with(tmp_path, monkeypatch, text, name):
+    described = tmp_path / "cpuinfo"
+    monkeypatch.setattr("visionbench.runs.identity.PROCESSORS", described)
+    assert processor() == (platform.processor() or platform.machine())
+    described.write_text(text)
+    assert processor() == name

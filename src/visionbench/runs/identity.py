@@ -41,6 +41,11 @@ DATA_NOT_IDENTITY = DATA_ASIDE | {"source"}
 # The digest of the starting weights stands for these; `weights` only where it is the path of a file.
 STARTING_WEIGHTS = ("start_from", "weights")
 
+# Where Linux describes the processors.
+PROCESSORS = Path("/proc/cpuinfo")
+# Instructions of a processor by which libraries choose other ways to compute, in Linux's words, older ones first.
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
+
 # The package's code that makes numbers.
 NUMBER_CODE = ("data/", "models/", "training/", "evaluation/metrics.py", "decoding.py", "pixel_data.py")
 
@@ -264,14 +269,19 @@ def git_state() -> dict[str, Any] | None:
 
 
 def processor() -> str:
-    """Name of the processor, since the last digits of a run may differ between two of them."""
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        for line in information.read_text(encoding="utf-8", errors="replace").splitlines():
+    """Name of the processor, with the last of `INSTRUCTIONS` that it has, such as "AMD EPYC with avx512_bf16".
+
+    The last digits of a run may differ between two processors, also between two of one name: virtual machines call
+    several generations alike.
+    """
+    entries: dict[str, str] = {}
+    if PROCESSORS.exists():
+        for line in PROCESSORS.read_text(encoding="utf-8", errors="replace").splitlines():
             name, _, value = line.partition(":")
-            if name.strip() == "model name" and value.strip():
-                return value.strip()
-    return platform.processor() or platform.machine()
+            entries.setdefault(name.strip(), value.strip())
+    known = entries.get("model name") or platform.processor() or platform.machine()
+    has = set(entries.get("flags", "").split())
+    return " with ".join([known, *[flag for flag in INSTRUCTIONS if flag in has][-1:]])
 
 
 def versions() -> dict[str, str]:
