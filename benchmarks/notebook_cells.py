@@ -82,6 +82,8 @@ def measure(name: str, source: str, root: Path, folder: Path) -> dict[str, str]:
         run.config["model"]["init_args"] = {
             option: value for option, value in run.config["model"]["init_args"].items() if value != f"${word}"
         }
+    if "weights" in run.config["model"]["init_args"]:
+        run.config["model"]["init_args"]["weights"] = "none"
     path = folder / "cell.yaml"
     path.write_text(yaml.safe_dump(run.config, sort_keys=False))
     words = ["--config", str(path), "--data.root", str(root), *(["--data.source", source] if source else [])]
