@@ -125,7 +125,10 @@ def test_a_recorded_run_is_repeated_on_a_clone_with_one_command(undisturbed, tmp
     row = next(row for row in read_rows(tmp_path / saved) if row.stage == "more")  # it resumes another run
     *listed, last = study(tmp_path, "repeat", "two-widths").stdout.splitlines()
     assert {line.split()[0] for line in listed} == {row.id for row in read_rows(tmp_path / saved)}
-    assert last.startswith(f"{len(listed)} runs recorded; visionbench study repeat two-widths {listed[0].split()[0]} ")
+    shortest = listed[0].split()[0]
+    assert last.startswith(
+        f"{len(listed)} runs recorded, each with its wall time; visionbench study repeat two-widths {shortest} trains"
+    )
     printed = study(tmp_path, "repeat", "two-widths", row.id[:6]).stdout
     assert f"{row.id} was trained again for comparison, and has the recorded weights." in printed
     assert "Weights, metrics, curves and confusion matrices are those recorded, digit for digit." in printed

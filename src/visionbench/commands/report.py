@@ -8,7 +8,7 @@ from visionbench.arguments import PlainParser, split_inputs
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
 from visionbench.files import write_whole
-from visionbench.report.comparison_page import COLORS, LETTERS, comparison_page, outcomes
+from visionbench.report.comparison_page import COLORS, LETTERS, ONE_SEED, comparison_page, outcomes
 from visionbench.report.page import GENERATOR
 from visionbench.report.run_contents import read_run
 from visionbench.report.run_page import run_page
@@ -71,6 +71,7 @@ def run(args: Sequence[str]) -> int:
             console.print(f"{letter:12}{folder}")
         for letters, outcome in outcomes(reported):
             console.print(f"{letters:12}{outcome}")
+        console.print(ONE_SEED)
     return 0
 
 

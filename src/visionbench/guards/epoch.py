@@ -13,7 +13,7 @@ PATIENCE = 3
 # Share of silent units in a layer above which the layer is reported.
 SILENT_SHARE = 0.5
 # Number of samples below which nothing is said of predictions and units.
-FEW = 10
+FEW = 5
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ LETTERS = "ABCDEFGHIJ"
 MAX_LISTED = 100
 ABSENT = "\N{EN DASH}"
 LEVEL = 0.05
+ONE_SEED = (
+    "The test compares these trained models on these samples, not the methods: another seed gives another model. To "
+    "compare methods, train each with several seeds (visionbench study new NAME --compare)."
+)
 
 
 def comparison_page(reported: Sequence[ReportedRun], root: str | None) -> bytes:
@@ -297,8 +301,7 @@ def _test(paired: Paired, letters: tuple[str, str], stage: str, item: str, tests
     note = f"This page holds {tests} such tests, and p is not corrected for multiple tests. " if tests > 1 else ""
     yield tag(
         "p",
-        f"{note}The test compares these two trained models on these {stage} {item}s, not the methods: another seed "
-        "gives another model. To compare methods, train each with several seeds.",
+        f"{note}{ONE_SEED}",
     )
     yield tag("p", f"Sources: {'; '.join(SOURCES)}.", class_="source")
 
@@ -324,21 +327,13 @@ def _meaning(paired: Paired, letters: tuple[str, str], item: str) -> str:
         return f"Both runs are correct on the same {item}s, so that the test finds no difference."
     better, worse = (first, other) if paired.only_first > paired.only_second else (other, first)
     counts = f"Only {first} is correct on {counted(paired.only_first, item)}, only {other} on {paired.only_second:,}. "
-    chance = (
-        f"If both were equally accurate on {item}s like these, so large a difference would occur in "
-        f"{_often(paired.p_value)}"
-    )
+    test = f"McNemar's exact test gives p = {_p(paired.p_value)}"
     if paired.p_value < LEVEL:
-        return f"{counts}{chance}: {better} is better than {worse} here, and chance is an unlikely explanation."
-    return f"{counts}{chance}: the test finds no difference, which does not show that both are equally good."
-
-
-def _often(p: float) -> str:
-    if p >= 0.995:
-        return "every case"
-    if p >= 0.01:
-        return f"{100 * p:.0f} of 100 cases"
-    return f"{1000 * p:.1f} of 1,000 cases" if p >= 0.0001 else "fewer than one of 10,000 cases"
+        return (
+            f"{counts}{test}, the probability of so large a difference if both were equally accurate on {item}s like "
+            f"these: {better} is better than {worse} here."
+        )
+    return f"{counts}{test}: it finds no difference, which does not show that both are equally good."
 
 
 def _samples(

@@ -1,5 +1,6 @@
 """Training one finished run of a study again, to compare it with what is recorded."""
 
+import shlex
 from collections.abc import Iterator
 
 from visionbench.errors import UserError
@@ -55,8 +56,8 @@ def recorded_lines(runner: Runner) -> Iterator[str]:
     for name in shortest_first:
         run = runner.plan.runs[name]
         yield f"{name}  {place_in_words(run)}: {result_in_words(run, rows[name])}"
-    example = shortest_first[0]
-    yield f"{counted(len(rows), 'run')} recorded; visionbench study repeat {runner.study.id} {example} trains one again"
+    words = shlex.join(["visionbench", "study", "repeat", runner.study.id, shortest_first[0], *runner.options.words])
+    yield f"{counted(len(rows), 'run')} recorded, each with its wall time; {words} trains one again"
 
 
 class Repeater(Runner):

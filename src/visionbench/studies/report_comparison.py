@@ -40,6 +40,8 @@ from visionbench.text import counted
 
 # Largest number of cells that a sentence names.
 MAX_NAMED = 6
+# Number of seeds below which the paired test is called weak: with four, its t has three degrees of freedom.
+FEWEST_SEEDS = 5
 # Evaluations that a defect replaced, by the word of the defect: the one that was made, and the right one.
 MEASURED_OTHERWISE = {"augmented_validation": ("augmented_val/acc", "val/acc")}
 
@@ -394,7 +396,7 @@ def _sentences(ranking: _Ranking) -> list[str]:
         seeds = counted(len(ranking.values[best.best]), "seed")
         parts = ["Best: ", best.best, f" ({ranking.text(best.best)} over {seeds})"]
         if best.ties:
-            parts.append(f"; cannot be distinguished from {_names(best.ties)}.{_seeds_wanted(ranking)}")
+            parts.append(f"; cannot be distinguished from {_names(best.ties)}.{_tie(ranking)}")
         else:
             parts.append("." if best.undecided else _better(ranking))
     if best.undecided:
@@ -409,21 +411,14 @@ def _better(ranking: _Ranking) -> str:
     best, p_values = ranking.best.best, ranking.best.p_values
     second = (max if ranking.mode == "max" else min)(p_values, key=ranking.mean)
     p, next_one = f"p = {max(p_values.values()):.2g}", f"{second} ({ranking.text(second)})"
-    ends = _interval_of_difference(ranking, second)
+    difference, ends = _difference(ranking, second)
     interval = f"95 % interval {ends}" if ends else ""
     if len(p_values) > 1:
         others = f"every other cell ({p} at most), than the next one, {next_one}"
         within = f" ({interval})" if interval else ""
     else:
         others, within = next_one, f" ({interval}; {p})" if interval else f" ({p})"
-    shared = [seed for seed in ranking.values[best] if seed in ranking.values[second]]
-    if len(shared) > 1:  # as the interval and p are
-        differences = [ranking.values[best][seed] - ranking.values[second][seed] for seed in shared]
-        difference = number(ranking.measure, abs(sum(differences)) / len(differences))
-    else:
-        difference = number(ranking.measure, abs(ranking.mean(best) - ranking.mean(second)))
-    unit = " points" if is_share(ranking.measure) else ""
-    text = f"; better on these samples than {others}, by {difference}{unit}{within}."
+    text = f"; better on these samples than {others}, by {difference}{within}."
     by_folds = _fold_p_values(ranking)
     if by_folds.keys() == p_values.keys():
         highest = max(by_folds.values())
@@ -436,16 +431,23 @@ def _better(ranking: _Ranking) -> str:
     return text
 
 
-def _interval_of_difference(ranking: _Ranking, name: str) -> str:
-    """Interval of the best mean minus that of another cell, as text; empty where they share fewer than two seeds."""
+def _difference(ranking: _Ranking, name: str) -> tuple[str, str]:
+    """By how much the best cell is better than another one, and its interval; of seeds that both have, if two or more.
+
+    The interval is empty where they share fewer.
+    """
     best, other = ranking.values[ranking.best.best], ranking.values[name]
     seeds = [seed for seed in best if seed in other]
+    unit = " points" if is_share(ranking.measure) else ""
     if len(seeds) < 2:
-        return ""
+        return number(ranking.measure, abs(ranking.mean(ranking.best.best) - ranking.mean(name))) + unit, ""
+    difference = abs(sum(best[seed] - other[seed] for seed in seeds)) / len(seeds)
     low, high = difference_interval([other[seed] for seed in seeds], [best[seed] for seed in seeds])
     if ranking.mode == "min":  # "by" says how much smaller it is
         low, high = -high, -low
-    return f"{number(ranking.measure, low)} to {number(ranking.measure, high)}"
+    return number(
+        ranking.measure, difference
+    ) + unit, f"{number(ranking.measure, low)} to {number(ranking.measure, high)}"
 
 
 def _fold_p_values(ranking: _Ranking) -> dict[str, float]:
@@ -465,8 +467,8 @@ def _names(names: Sequence[str]) -> str:
     return "; ".join(names) if any("," in name for name in names) else listed(names)
 
 
-def _seeds_wanted(ranking: _Ranking) -> str:
-    """Sentence about the number of seeds that would separate the best cell from the next one."""
+def _tie(ranking: _Ranking) -> str:
+    """What is known of the difference from the best of those cells that the best one cannot be distinguished from."""
     best = ranking.best.best
     equal = [name for name in ranking.best.ties if math.isclose(ranking.mean(name), ranking.mean(best))]
     others = [name for name in ranking.best.ties if name not in equal]
@@ -482,18 +484,25 @@ def _seeds_wanted(ranking: _Ranking) -> str:
             return same
         sd = sum((value or 0.0) ** 2 for value in both) ** 0.5
     first, other = ([ranking.values[name][seed] for seed in seeds] for name in (best, second))
+    difference, ends = _difference(ranking, second)
+    within = f" (95 % interval {ends})" if ends else ""
+    few = (
+        f" {len(seeds)} seeds make a weak test, in which the larger of two differences may have the larger p."
+        if 2 <= len(seeds) < FEWEST_SEEDS
+        else ""
+    )
+    below = sorted(ranking.mean(name) for name in ranking.values if name not in (best, *equal))
+    is_next = ranking.mean(second) == below[0 if ranking.mode == "min" else -1]
+    next_one = ", the next one," if is_next else ""  # one with a better mean may be told from the best one
+    same += f" It is better than {second}{next_one} by {difference}{within}.{few}"
     wanted = seeds_to_separate(first, other, sd)
     if wanted is None:
         return f"{same} No number of seeds that can be trained would distinguish it from {second}."
     if wanted == 0:
         return f"{same} The seeds would distinguish it from {second} alone, but not in all comparisons of this table."
-    below = sorted(ranking.mean(name) for name in ranking.values if name not in (best, *equal))
-    is_next = ranking.mean(second) == below[0 if ranking.mode == "min" else -1]
-    next_one = ", the next one," if is_next else ""  # one with a better mean may be told from the best one
     return (
-        f"{same} If the difference from {second}{next_one} is as large as it looks, about "
-        f"{counted(wanted, 'more seed')} would show it; their number is to be chosen once, before their results are "
-        "known."
+        f"{same} If this difference is as large as it looks, about {counted(wanted, 'more seed')} would show it; their "
+        "number is to be chosen once, before their results are known."
     )
 
 
@@ -505,16 +514,26 @@ def _comparisons(ranking: _Ranking) -> Iterator[Html]:
     by_folds, rows = _fold_p_values(ranking), []
     for name in [best.best, *order]:
         difference = signed(ranking.measure, ranking.mean(name) - ranking.mean(best.best))
+        ends = "" if name == best.best else _difference(ranking, name)[1]
         rows.append(
             (
                 name,
                 ranking.text(name),
                 f"{len(ranking.values[name])}",
                 ABSENT if name == best.best else difference,
+                ends or ABSENT,
                 *(_p_text(p_values.get(name)) for p_values in (best.p_values, by_folds)[: 2 if by_folds else 1]),
             )
         )
-    head = ("cell", "mean ± standard deviation", "seeds", "minus the best", "p", *["p, other samples"] * bool(by_folds))
+    head = (
+        "cell",
+        "mean ± standard deviation",
+        "seeds",
+        "minus the best",
+        "better by, 95 % interval",
+        "p",
+        *["p, other samples"] * bool(by_folds),
+    )
     yield page.table(head, rows, range(1, len(head)))
     chance = " The seeds vary the training alone: on other samples the order of the cells may be another one."
     if by_folds:

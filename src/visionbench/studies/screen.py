@@ -26,9 +26,10 @@ DRAWING_SHARE = 0.1
 
 
 def place_in_words(run: PlannedRun) -> str:
-    """Text that names a run: its stage, its protocols, its cell, its seed and its fold."""
+    """Text that names a run: its stage, its protocols where there are several, its cell, its seed and its fold."""
     use = run.first
-    parts = [use.stage, "+".join(run.protocols), ", ".join(use.cell.values()), f"seed {use.seed}"]
+    protocols = "+".join(run.protocols) if len(run.study.protocols) > 1 else ""
+    parts = [use.stage, protocols, ", ".join(use.cell.values()), f"seed {use.seed}"]
     if use.fold is not None:
         parts.append(f"fold {use.fold}")
     return " · ".join(part for part in parts if part)
