@@ -455,15 +455,20 @@ def test_the_best_cell_and_those_that_it_cannot_be_told_from(tmp_path):
     study = study_of(tmp_path)
     page = page_of(tmp_path, study, rows_of(study, noisy))
     text = page.by_section["best"].split("corrected: by")[0]
-    assert f"Best: {NASTY} (90.30 ± 0.32 over 5 seeds); cannot be distinguished from width 16. It " in text
+    assert f"Best: {NASTY} (90.30 ± 0.32 over 5 seeds); cannot be distinguished from width 16. Its " in text
     assert re.search(
-        r"It is better than width 16, the next one, by 0\.30 points \(95 % interval .3\.\d\d to 4\.\d\d\)\. If this "
-        r"difference is as large as it looks, about \d{2,3} more seeds would show it;",
+        r"Its mean is better than that of width 16, the next one, by 0\.30 points "
+        r"\(95 % interval .3\.\d\d to 4\.\d\d\)\. "
+        r"If this difference is as large as it looks, about \d{2,3} more seeds would show it;",
         text,
     )
     same, other = page.row("width 16", "90.00 ± 3.30"), page.row("width 8", "71.00 ± 0.97")
     assert (same[2:4], other[2:4]) == (["5", "\N{MINUS SIGN}0.30"], ["5", "\N{MINUS SIGN}19.30"])
     assert same[4].startswith("\N{MINUS SIGN}3.")
+    assert "seeds make a weak test" not in text
+    three = study_of(tmp_path, TEXT.replace("[0, 1, 2, 3, 4]", "[0, 1, 2]", 1))
+    text = page_of(tmp_path, three, rows_of(three, noisy)).by_section["best"]
+    assert "3 seeds make a weak test, in which the larger of two differences may have the larger p. " in text
     assert float(same[5]) > 0.05 > float(other[5].removeprefix("< "))
 
 
@@ -475,8 +480,8 @@ def test_a_cell_behind_one_that_is_told_from_the_best_is_not_the_next_one(tmp_pa
 
     study = study_of(tmp_path, TEXT.partition("published:")[0])
     text = page_of(tmp_path, study, rows_of(study, noisy)).by_section["best"].split("corrected: by")[0]
-    assert f"Best: width 16 (82.20 ± 0.16 over 5 seeds); cannot be distinguished from {NASTY}. It " in text
-    assert f"It is better than {NASTY} by " in text
+    assert f"Best: width 16 (82.20 ± 0.16 over 5 seeds); cannot be distinguished from {NASTY}. Its " in text
+    assert f"Its mean is better than that of {NASTY} by " in text
 
 
 def test_the_best_cell_is_better_by_a_difference_with_an_interval(tmp_path):

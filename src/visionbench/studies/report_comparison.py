@@ -445,9 +445,8 @@ def _difference(ranking: _Ranking, name: str) -> tuple[str, str]:
     low, high = difference_interval([other[seed] for seed in seeds], [best[seed] for seed in seeds])
     if ranking.mode == "min":  # "by" says how much smaller it is
         low, high = -high, -low
-    return number(
-        ranking.measure, difference
-    ) + unit, f"{number(ranking.measure, low)} to {number(ranking.measure, high)}"
+    interval = f"{number(ranking.measure, low)} to {number(ranking.measure, high)}"
+    return number(ranking.measure, difference) + unit, interval
 
 
 def _fold_p_values(ranking: _Ranking) -> dict[str, float]:
@@ -494,15 +493,15 @@ def _tie(ranking: _Ranking) -> str:
     below = sorted(ranking.mean(name) for name in ranking.values if name not in (best, *equal))
     is_next = ranking.mean(second) == below[0 if ranking.mode == "min" else -1]
     next_one = ", the next one," if is_next else ""  # one with a better mean may be told from the best one
-    same += f" It is better than {second}{next_one} by {difference}{within}.{few}"
+    known = f"{same} Its mean is better than that of {second}{next_one} by {difference}{within}.{few}"
     wanted = seeds_to_separate(first, other, sd)
     if wanted is None:
-        return f"{same} No number of seeds that can be trained would distinguish it from {second}."
+        return f"{known} No number of seeds that can be trained would distinguish it from {second}."
     if wanted == 0:
-        return f"{same} The seeds would distinguish it from {second} alone, but not in all comparisons of this table."
+        return f"{known} The seeds would distinguish it from {second} alone, but not in all comparisons of this table."
     return (
-        f"{same} If this difference is as large as it looks, about {counted(wanted, 'more seed')} would show it; their "
-        "number is to be chosen once, before their results are known."
+        f"{known} If this difference is as large as it looks, about {counted(wanted, 'more seed')} would show it; "
+        "their number is to be chosen once, before their results are known."
     )
 
 
@@ -525,15 +524,8 @@ def _comparisons(ranking: _Ranking) -> Iterator[Html]:
                 *(_p_text(p_values.get(name)) for p_values in (best.p_values, by_folds)[: 2 if by_folds else 1]),
             )
         )
-    head = (
-        "cell",
-        "mean ± standard deviation",
-        "seeds",
-        "minus the best",
-        "better by, 95 % interval",
-        "p",
-        *["p, other samples"] * bool(by_folds),
-    )
+    head = ["cell", "mean ± standard deviation", "seeds", "minus the best", "best better by (95 %)", "p"]
+    head += ["p, other samples"] if by_folds else []
     yield page.table(head, rows, range(1, len(head)))
     chance = " The seeds vary the training alone: on other samples the order of the cells may be another one."
     if by_folds:
