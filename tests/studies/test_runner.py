@@ -294,7 +294,7 @@ def test_a_cluster_of_ray_gives_the_same_table(small, tmp_path):
     assert kept == known
 
 
-def test_a_lost_worker_of_ray_costs_only_its_run(small, tmp_path):
+def test_lost_workers_of_ray_cost_only_their_runs(small, tmp_path):
     pytest.importorskip("ray")
     write_study(tmp_path, SMALL)
     line = [*COMMAND, "run", "two-widths", "--executor", "ray", "--workers", "2"]
@@ -305,7 +305,8 @@ def test_a_lost_worker_of_ray_costs_only_its_run(small, tmp_path):
         if text.startswith("[1/"):
             found = subprocess.run(["pgrep", "-f", "ray::_Worker"], capture_output=True, text=True, check=True)
             actors = [pid for pid in found.stdout.split() if mark in Path(f"/proc/{pid}/environ").read_text()]
-            os.kill(int(actors[0]), signal.SIGKILL)
+            for actor in actors:  # of two, the one whose run has just ended may have no other one yet
+                os.kill(int(actor), signal.SIGKILL)
             break
     printed = runner.communicate()[0]
     assert runner.returncode == 0
@@ -556,7 +557,8 @@ def test_the_example_of_a_comparison_runs_as_it_is(tmp_path):
     printed = " ".join(study(tmp_path, "run", "mine").stdout.split())
     assert re.search(r"Best: cnn \([\d.]+ ± [\d.]+ over 5 seeds\); better on these samples than mlp", printed)
     assert re.search(
-        r"by [\d.]+ points \(95 % interval [\d.]+ to [\d.]+; p = [\d.e-]+\)\. For other samples, by", printed
+        r"by [\d.]+ points \(95 % interval [\d.]+ to [\d.]+; p = [\d.e-]+\)\. For other samples of the same kind ",
+        printed,
     )
 
 
