@@ -231,6 +231,7 @@ def test_runs_on_the_same_images_are_tested_pairwise_and_shown_where_they_part(c
     assert meaning in page.text
     runs = "A           lightning_logs/seed0/version_0\nB           lightning_logs/seed1/version_0\n"
     assert f"{runs}A and B     Test images: {meaning}" in result.out
+    assert "not the methods: another seed gives another model." in result.out
     assert "not the methods" in page.text
     assert "seed_everything 0 1" in page.text
     pictures = [alt.partition(".")[0] for alt in page.images()]

@@ -123,11 +123,12 @@ def test_a_recorded_run_is_repeated_on_a_clone_with_one_command(undisturbed, tmp
     (tmp_path / saved).parent.mkdir(parents=True)
     shutil.copy(undisturbed / saved, tmp_path / saved)
     row = next(row for row in read_rows(tmp_path / saved) if row.stage == "more")  # it resumes another run
-    *listed, last = study(tmp_path, "repeat", "two-widths").stdout.splitlines()
+    *listed, last = study(tmp_path, "repeat", "two-widths", "--data.offline", "true").stdout.splitlines()
     assert {line.split()[0] for line in listed} == {row.id for row in read_rows(tmp_path / saved)}
     shortest = listed[0].split()[0]
-    assert last.startswith(
-        f"{len(listed)} runs recorded, each with its wall time; visionbench study repeat two-widths {shortest} trains"
+    assert last == (
+        f"{len(listed)} runs recorded, each with its wall time; visionbench study repeat two-widths {shortest} "
+        "--data.offline true trains one again"
     )
     printed = study(tmp_path, "repeat", "two-widths", row.id[:6]).stdout
     assert f"{row.id} was trained again for comparison, and has the recorded weights." in printed

@@ -9,7 +9,7 @@ from rich.console import Console
 from visionbench.studies.expand import plan
 from visionbench.studies.results import Row, write_rows
 from visionbench.studies.runner import SAVED, Options, Runner
-from visionbench.studies.screen import Screen
+from visionbench.studies.screen import Screen, place_in_words
 from visionbench.studies.spec import load_study
 
 TEXT = """\
@@ -54,3 +54,16 @@ def test_the_state_is_in_sight_on_a_terminal_of_any_size(tmp_path, monkeypatch, 
     if height > 6:
         assert "val/acc 70.00 %" in shown
         assert ("more cells" in shown) == (cells == 60)
+
+
+@pytest.mark.parametrize(
+    ("protocols", "name"),
+    [
+        ("{corrected: {}}", "all · 1 · seed 0"),
+        ("{reported: {}, corrected: {}}", "all · reported+corrected · 1 · seed 0"),
+    ],
+)
+def test_a_run_names_its_protocols_where_there_are_several(tmp_path, protocols, name):
+    path = tmp_path / "widths.yaml"
+    path.write_text(TEXT.replace("WIDTHS", "1: {model.widths: [1]}").replace("{corrected: {}}", protocols))
+    assert place_in_words(next(iter(plan(load_study(path), {}).runs.values()))) == name

@@ -62,8 +62,9 @@ def missing_file(key: str, path: str) -> str:
         path: Path as it was given.
     """
     asked = Path(path)
-    folders = [folder for folder in (asked.parent / "configs", asked.parent) if folder.is_dir()]
-    files = {file.name: file for folder in folders for file in folder.iterdir() if file.suffix == asked.suffix}
+    # glob finds nothing in a folder that is not there or cannot be read.
+    found = [file for folder in (asked.parent / "configs", asked.parent) for file in folder.glob("*")]
+    files = {file.name: file for file in found if file.suffix == asked.suffix}
     close = difflib.get_close_matches(asked.name, sorted(files), n=1, cutoff=0.7)
     ending = f"did you mean {files[close[0]]}?" if close else "give the path of a file that exists."
     return f"{key}: the file {path} does not exist; {ending}"
