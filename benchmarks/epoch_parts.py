@@ -4,10 +4,13 @@
     python benchmarks/epoch_parts.py turns    # an epoch of `fit` and one of the plain loop, by turns
     python benchmarks/epoch_parts.py batches  # evaluation in batches of 64 to 1,280 images
     python benchmarks/epoch_parts.py layouts  # a step of two CNNs, channels first or last in memory, and compiled
+    python benchmarks/epoch_parts.py layers   # each layer of the CNN, and how far it is from the processor's peak
 
-`shares` and `turns` train the MLP of configs/mlp.yaml on Fashion-MNIST. The plain loop is that of floor.py: resident
-tensors, a fused optimizer, sums of loss and accuracy, a validation. Each of our epochs is compared with the mean of
-the plain ones before and after it.
+`shares` and `turns` train a network of floor.py on Fashion-MNIST (`--model`), with a validation of 6,000 images. The
+plain loop is that of floor.py: resident tensors, a fused optimizer, sums of loss and accuracy, a validation. Each of
+our epochs is compared with the mean of the plain ones before and after it. `layers` makes forward and backward passes
+of each layer alone, on 64 images in 32 bits with all threads, channels last; the peak is the fastest product of two
+matrices of 2,048 rows and columns.
 """
 
 import argparse
@@ -25,26 +28,32 @@ from typing import Any
 import torch
 from torch.nn import functional as F
 
-CONFIG = Path(__file__).resolve().parent.parent / "configs/mlp.yaml"
-
 
 def main() -> None:
     """Parses the arguments and runs one of the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("shares", "turns", "batches", "layouts"))
+    parser.add_argument("what", choices=("shares", "turns", "batches", "layouts", "layers"))
     parser.add_argument("--epochs", type=int, default=13, help="epochs; for layouts, a third of the repetitions")
+    parser.add_argument("--model", default="mlp", choices=("mlp", "cnn", "patch_mlp"), help="for shares and turns")
+    parser.add_argument("--images", type=int, default=54000, help="training images, for shares and turns")
     parser.add_argument("--root", default="data", help="folder of prepared data sets")
     arguments = parser.parse_args()
-    {"shares": shares, "turns": turns, "batches": batches, "layouts": layouts}[arguments.what](arguments)
+    parts = {"shares": shares, "turns": turns, "batches": batches, "layouts": layouts, "layers": layers}
+    parts[arguments.what](arguments)
 
 
 def fit(arguments: argparse.Namespace) -> None:
-    """Trains the MLP as `visionbench fit` does."""
+    """Trains a network as `visionbench fit` does."""
+    from benchmarks.floor import MODELS, VAL
     from visionbench import fit as train
 
+    spec = MODELS[arguments.model]
+    options: dict[str, Any] = {"data.root": arguments.root, "data.batch_size": spec["batch"], "data.val_size": VAL}
+    options |= {"data.train_size": arguments.images, **{f"model.{name}": value for name, value in spec["args"].items()}}
+    if spec.get("plain"):
+        options["trainer.precision"] = "32-true"
     with tempfile.TemporaryDirectory() as folder:
-        options = {"data.root": arguments.root}
-        train(config=CONFIG, run_dir=Path(folder, "run"), max_epochs=arguments.epochs, **options)
+        train(spec["class"], "FashionMNIST", run_dir=Path(folder, "run"), max_epochs=arguments.epochs, **options)
 
 
 def shares(arguments: argparse.Namespace) -> None:
@@ -127,6 +136,12 @@ def plain_loop(trainer: Any, model: Any) -> Callable[[], float]:
     images, val_images = (loader.images.float().mul_(loader.scale).add_(loader.shift) for loader in (train, val))
     network = copy.deepcopy(model.network)
     optimizer = torch.optim.Adam(network.parameters(), lr=0.001, fused=True)
+    is_mixed = trainer.precision == "bf16-mixed"
+
+    def forward(x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=is_mixed):
+            outputs = network(x).float()
+            return outputs, F.cross_entropy(outputs, y)
 
     def epoch() -> float:
         began = time.perf_counter()
@@ -136,8 +151,7 @@ def plain_loop(trainer: Any, model: Any) -> Callable[[], float]:
         for place in range(0, len(images), size):
             index = order[place : place + size]
             x, y = images.index_select(0, index), labels.index_select(0, index)
-            outputs = network(x)
-            loss = F.cross_entropy(outputs, y)
+            outputs, loss = forward(x, y)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -146,8 +160,8 @@ def plain_loop(trainer: Any, model: Any) -> Callable[[], float]:
         network.eval()
         with torch.no_grad():
             for x, y in zip(val_images.split(size), val.labels.split(size), strict=True):
-                outputs = network(x)
-                loss_sum += F.cross_entropy(outputs, y) * len(y)
+                outputs, loss = forward(x, y)
+                loss_sum += loss * len(y)
                 correct += (outputs.argmax(1) == y).sum()
         return time.perf_counter() - began
 
@@ -205,6 +219,73 @@ def layouts(arguments: argparse.Namespace) -> None:
                 f"fastest {min(times):6.1f}, n = {len(times)}",
                 flush=True,
             )
+
+
+def layers(arguments: argparse.Namespace) -> None:
+    """Makes passes of each layer of the CNN of configs/cnn.yaml, of all together, and of the optimizer, by turns."""
+    from visionbench.models import CNN
+
+    network = CNN(10, (1, 28, 28), dense_dropout=0.3).network.to(memory_format=torch.channels_last).train()
+    inputs: dict[str, torch.Tensor] = {}
+    kept = [
+        (name, module) for name, module in network.named_modules() if not list(module.children()) and name != "head"
+    ]
+    handles = [
+        module.register_forward_pre_hook(lambda _, args, name=name: inputs.update({name: args[0].detach().clone()}))
+        for name, module in kept
+    ]
+    network(torch.randn(64, 1, 28, 28))
+    for handle in handles:
+        handle.remove()
+    optimizer = torch.optim.Adam(network.parameters(), fused=True)
+    step = stepper(network, torch.channels_last, False)
+    passes: dict[str, Callable[[], Any]] = {"step": step}
+    operations: dict[str, float] = {}
+    for name, module in kept:
+        passes[name] = one_layer(module, inputs[name], needs_gradient=not name.startswith("blocks.0.0"))
+        operations[name] = multiplications(module, inputs[name], first=name.startswith("blocks.0."))
+    passes["optimizer"] = optimizer.step
+    square = torch.randn(2048, 2048)
+    passes["peak"] = lambda: square @ square
+    found: dict[str, list[float]] = {name: [] for name in passes}
+    for _ in range(3 * arguments.epochs):
+        for name, run in passes.items():
+            began = time.perf_counter()
+            run()
+            found[name].append(1000 * (time.perf_counter() - began))
+    medians = {name: statistics.median(times) for name, times in found.items()}
+    peak = 2 * 2048**3 / min(found["peak"]) / 1e6
+    kinds = {name: type(module).__name__ for name, module in kept}
+    print(f"peak {peak:.0f} GFLOP a second with {torch.get_num_threads()} threads; a step {medians['step']:.1f} ms")
+    for name in (*kinds, "optimizer"):
+        rate = 2 * operations.get(name, 0) / medians[name] / 1e6
+        share = f"{rate:6.0f} GFLOP/s, {rate / peak:4.0%} of the peak" if rate else ""
+        print(
+            f"{name:<12} {kinds.get(name, 'Adam'):<12} {medians[name]:7.2f} ms  "
+            f"{medians[name] / medians['step']:6.1%}  {share}"
+        )
+
+
+def one_layer(module: Any, images: torch.Tensor, needs_gradient: bool) -> Callable[[], None]:
+    """A forward and a backward pass of one layer, after two that warm it up."""
+    images.requires_grad_(needs_gradient)
+    gradient = torch.randn_like(module(images))
+
+    def run() -> None:
+        module(images).backward(gradient)
+
+    for _ in range(2):
+        run()
+    return run
+
+
+def multiplications(module: Any, images: torch.Tensor, first: bool) -> float:
+    """Multiplications of a forward and a backward pass of a layer; 0 for one without matrix products."""
+    weights = getattr(module, "weight", None)
+    if weights is None or weights.dim() < 2:
+        return 0.0
+    places = images.shape[2] * images.shape[3] if weights.dim() == 4 else 1
+    return float(weights.numel() * places * len(images) * (2 if first else 3))
 
 
 def stepper(network: Any, layout: torch.memory_format, compiled: bool) -> Callable[[], None]:

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -211,6 +212,16 @@ def test_the_closing_block_has_the_result(fitted):
     assert f"Digits test accuracy {100 * metrics['test/acc']:.2f} %" in out
     assert f"(95 % interval {100 * low:.2f} to {100 * high:.2f}, 360 images)" in out
     assert f"test loss   {metrics['test/loss']:.4f}" in out
+    assert "baseline    10.28 %, if 1 were the answer for every image\n" in out  # 37 of 360
+    predictions = RunFolder(fitted.run).predictions("test")
+    wrong = Counter(
+        (label, predicted)
+        for label, predicted in zip(predictions.labels.tolist(), predictions.predicted.tolist(), strict=True)
+        if label != predicted
+    )
+    sizes = Counter(predictions.labels.tolist())
+    first = max(wrong, key=lambda pair: (wrong[pair], -pair[0], -pair[1]))
+    assert f"confused    {first[0]} as {first[1]} ({wrong[first]} of {sizes[first[0]]});" in out
     assert "parameters  12,730" in out
     assert " of training" in out
     assert f"run         {fitted.path}" in out

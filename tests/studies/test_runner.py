@@ -517,7 +517,7 @@ def test_a_study_whose_data_are_not_there_ends_with_the_sentence_of_fit(tmp_path
     words = [*COMMAND, "run", "two-widths"]
     done = subprocess.run(words, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done
-    assert "error: The first 4 runs were all refused: Heart failure is not prepared in" in done.stderr
+    assert "error: Every run would be refused: Heart failure is not prepared in" in done.stderr
     assert done.stderr.count("\n") == 1
     assert "tried once more" not in done.stdout
 
@@ -561,6 +561,14 @@ def test_the_example_of_a_comparison_runs_as_it_is(tmp_path):
         r"by [\d.]+ points \(95 % interval [\d.]+ to [\d.]+; p = [\d.e-]+\)\. For other samples of the same kind ",
         printed,
     )
+
+
+def test_the_example_of_a_grid_search_runs_as_it_is(tmp_path):
+    study(tmp_path, "new", "mine", "--grid")
+    printed = " ".join(study(tmp_path, "run", "mine").stdout.split())
+    assert "27 runs" in printed
+    rows = read_rows(tmp_path / "lightning_logs/studies/mine/results.csv")
+    assert [row.stage for row in rows if "test/acc" in row.metrics] == ["final"] * 3
 
 
 def test_the_example_runs_as_it_is(tmp_path):

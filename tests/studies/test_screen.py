@@ -6,10 +6,10 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from visionbench.studies.expand import plan
+from visionbench.studies.expand import place_in_words, plan
 from visionbench.studies.results import Row, write_rows
 from visionbench.studies.runner import SAVED, Options, Runner
-from visionbench.studies.screen import Screen, place_in_words
+from visionbench.studies.screen import Screen
 from visionbench.studies.spec import load_study
 
 TEXT = """\

@@ -325,6 +325,18 @@ def test_the_example_of_a_comparison_has_no_source_and_no_table(tmp_path, monkey
     assert "NAME" not in study.path.read_text()
 
 
+def test_the_example_of_a_grid_search_tests_the_best_cell_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert command(["new", "mine", "--grid"]) == 0
+    study = load_study("mine")
+    assert (study.source, study.published) == ("", {})
+    runs = plan(study, {}).runs.values()
+    assert len(runs) == 24  # as its comment says
+    assert not any(run.config["test_after_fit"] for run in runs)
+    assert study.stages["final"].best_of == "candidates"
+    assert "NAME" not in study.path.read_text()
+
+
 MORE = "all: {grid: [width], seeds: [0], more_seeds: {seeds: [1, 2], cells: [{width: 0.20}]}}"
 
 

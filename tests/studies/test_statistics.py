@@ -13,6 +13,7 @@ from statsmodels.stats.power import TTestPower
 from visionbench.evaluation.intervals import wilson_interval
 from visionbench.studies.statistics import (
     Spread,
+    analysis_of_variance,
     best_and_indistinguishable,
     difference_interval,
     fold_test,
@@ -370,6 +371,41 @@ def test_a_table_without_spare_runs_has_effects_without_intervals():
     effects = main_effects([({"a": "x"}, 1.0), ({"a": "y"}, 2.0)])
     assert (effects["a"]["y"].mean, effects["a"]["y"].interval) == (pytest.approx(2.0), None)
     assert main_effects([]) == {}
+
+
+@pytest.mark.parametrize("left_out", [(), (3, 11)], ids=["balanced", "unbalanced"])
+def test_the_analysis_of_variance_is_that_of_statsmodels(left_out):
+    import pandas
+    from statsmodels.formula.api import ols
+    from statsmodels.stats.anova import anova_lm
+    from statsmodels.stats.multitest import multipletests
+
+    noise = np.random.default_rng(0).normal(0, 0.4, 36)
+    cells = [{"w": w, "d": d, "r": r} for w in "abc" for d in "xy" for r in "pq" for _ in range(3)]
+    effect = {"a": 0.0, "b": 0.3, "c": 0.9, "x": 0.0, "y": -0.5, "p": 0.0, "q": 0.0}
+    rows = [
+        (cell, sum(effect[label] for label in cell.values()) + 0.8 * (cell["w"] + cell["d"] == "cy") + noise[n])
+        for n, cell in enumerate(cells)
+        if n not in left_out
+    ]
+    frame = pandas.DataFrame([{**cell, "value": value} for cell, value in rows])
+    expected = anova_lm(ols("value ~ C(w) + C(d) + C(r) + C(w):C(d) + C(w):C(r) + C(d):C(r)", frame).fit(), typ=2)
+    sources, degrees = analysis_of_variance(rows)
+    assert degrees == expected["df"].iloc[-1]
+    assert [" x ".join(source.axes) for source in sources] == ["w", "d", "r", "w x d", "w x r", "d x r"]
+    assert [source.degrees for source in sources] == list(expected["df"][:-1])
+    assert [source.f for source in sources] == pytest.approx(list(expected["F"][:-1]), rel=1e-6)
+    corrected = multipletests(expected["PR(>F)"][:-1], method="holm")[1]
+    assert [source.p_value for source in sources] == pytest.approx(list(corrected), rel=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("values", "degrees"), [([1, 2, 3, 4], 0), ([1, 1, 2, 2, 3, 3, 4, 4], 4)], ids=["one run a cell", "no spread"]
+)
+def test_without_a_residual_nothing_is_tested(values, degrees):
+    cells = [{"a": a, "b": b} for a in "xy" for b in "pq" for _ in range(len(values) // 4)]
+    assert analysis_of_variance(list(zip(cells, values, strict=True))) == ([], degrees)
+    assert analysis_of_variance([]) == ([], 0)
 
 
 def test_rows_of_different_tables_are_refused():

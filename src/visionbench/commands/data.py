@@ -113,13 +113,17 @@ def list_data_sets(root: Path) -> Iterator[str]:
 
 
 def prepare(module: VisionDataModule) -> Iterator[str]:
-    """Prepares a data set; yields lines about its splits and its store."""
+    """Prepares a data set; yields lines about its splits, its duplicates and its store."""
+    from visionbench.guards.data import DataContext, DuplicateFiles  # here, since torch comes with it
+
     _set_up(module)
     sizes = module.sizes()
     yield (
         f"{module.title}: {sizes['train']:,} train, {sizes['val']:,} validation, {sizes['test']:,} test "
         f"{module.item}s of {module.shape_in_words}, {module.num_classes} classes"
     )
+    for finding in DuplicateFiles().check(DataContext(module)):
+        yield f"{finding.severity:<10} {finding.sentence}"
     yield f"store      {module.store_folder()}"
 
 

@@ -19,7 +19,7 @@ USAGE = """\
 usage: visionbench study COMMAND
 
   list                           list the studies in configs/studies, and how far they are
-  new NAME [--compare]           write configs/studies/NAME.yaml, an example that runs on Digits, to be changed
+  new NAME [--compare | --grid]  write configs/studies/NAME.yaml, an example that runs on Digits, to be changed
   run STUDY [options]            train all runs that are missing; the same command resumes an interrupted study
   report STUDY [options]         write the page with verdicts, tables and figures
   verify STUDY                   compare the verdicts with those that were saved; trains nothing
@@ -336,14 +336,20 @@ def _list(args: Sequence[str]) -> int:
 
 
 def _new(args: Sequence[str]) -> int:
-    from visionbench.studies.example import COMPARISON, EXAMPLE
+    from visionbench.studies.example import COMPARISON, EXAMPLE, GRID
 
     parser = PlainParser(prog="visionbench study new", description="Writes an example of a study file.")
     parser.add_argument("name", metavar="NAME", help="Name of the study: small letters, digits and hyphens.")
-    parser.add_argument(
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument(
         "--compare",
         action="store_true",
         help="Write an example that compares models of your own, without a published table.",
+    )
+    kinds.add_argument(
+        "--grid",
+        action="store_true",
+        help="Write an example of a grid search, whose best cell is tested once, without a published table.",
     )
     options = parser.parse_args(args)
     if not re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*", options.name):
@@ -353,7 +359,7 @@ def _new(args: Sequence[str]) -> int:
     module = options.name.replace("-", "_")
     try:
         with path.open("x", encoding="utf-8") as file:
-            example = COMPARISON if options.compare else EXAMPLE
+            example = COMPARISON if options.compare else GRID if options.grid else EXAMPLE
             file.write(example.replace("NAME_with_underscores", module).replace("NAME", options.name))
     except FileExistsError:
         raise UserError(f"{path} is there already; give another name.") from None

@@ -334,6 +334,13 @@ class _SettingsCLI(LightningCLI):
             "where a callback or the model has a hook for single batches.",
         )
         parser.add_argument(
+            "--cuda_graph",
+            type=Literal["auto", "never"],
+            default="never",
+            help="Whether the steps that share hooks are captured as CUDA graphs, on a GPU of NVIDIA: auto, where a "
+            "captured step has the same numbers, bit for bit; or never.",
+        )
+        parser.add_argument(
             "--predictions",
             type=bool,
             default=True,
@@ -492,7 +499,7 @@ class _SettingsCLI(LightningCLI):
                 for name in (
                     *("name", "log_dir", "run_dir", "resume", "resume_changed", "test_after_fit", "threads"),
                     *("allow", "metrics", "predictions", "figures", "figure_layers", "figure_channels"),
-                    *("evaluate", "evaluate_every", "steps_per_execution"),
+                    *("evaluate", "evaluate_every", "steps_per_execution", "cuda_graph"),
                 )
             },
         )

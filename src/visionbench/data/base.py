@@ -109,7 +109,7 @@ class VisionDataModule(LightningDataModule, ABC):
         augment: Random augmentations of the training images, applied in this order; validation and test images are not
             augmented.
         shuffle: Whether each epoch has its own order of the training images; otherwise all epochs have that of the
-            data, as in some published studies.
+            data, as in some reports.
         statistics: Source of mean and std: `train`, the training split; or `imagenet`, for a network with ImageNet
             weights (for gray images, the average over ImageNet's channels). `imagenet` belongs to the weights, so it
             stays when another data set is chosen; `mean` and `std` do not.

@@ -136,8 +136,8 @@ class ImageFolder(FromSource):
     `meta.json`.
 
     Args:
-        source: Folder that holds the images. If it no longer exists, the store prepared from a source of the same
-            spelling is used.
+        source: Folder that holds the images, as `source/CLASS/*`, `source/train/CLASS/*` or `source/CLASS/train/*`. If
+            it no longer exists, the store prepared from a source of the same spelling is used.
         size: Side of the images in pixels, or [height, width].
         channels: Number of channels: 3 for color, 1 for gray.
         resize: Way to reach the size: `crop` scales the image until it covers the size and crops the rest on both
@@ -381,17 +381,11 @@ class ImageFolder(FromSource):
         writer.save(f"{split}-names", np.array(names, dtype=np.bytes_))
 
     def _check_skipped(self, file_filter: FileFilter, total: int, folders: Folders) -> None:
-        """Prints skipped and duplicate files; refuses too many skipped files and empty classes."""
+        """Prints skipped files; refuses too many of them, and empty classes."""
         for entry in file_filter.skipped[:MAX_LISTED]:
             print(f"  skipped: {entry['file']}: {entry['reason']}")
         if len(file_filter.skipped) > MAX_LISTED:
             print(f"  skipped: {len(file_filter.skipped) - MAX_LISTED:,} more")
-        if file_filter.copies:
-            count = len(file_filter.copies)
-            print(
-                f"  duplicates kept: {count:,}, such as {file_filter.copies[0]['file']}; --data.duplicates skip "
-                f"--data.max_skipped {len(file_filter.skipped) + count} skips them"
-            )
         if len(file_filter.skipped) > self._limit(total):
             first = file_filter.skipped[0]
             example = f"such as {first['file']} ({first['reason']})"

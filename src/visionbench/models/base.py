@@ -124,7 +124,7 @@ class Classifier(LightningModule, ABC):
     """Direction of improvement of each logged metric; a subclass that logs other metrics adds them."""
 
     frozen_in_train_mode: ClassVar[bool] = False
-    """Whether batch norms and dropouts of frozen parts stay in training mode, as in some published studies.
+    """Whether batch norms and dropouts of frozen parts stay in training mode, as in some reports.
 
     A subclass that repeats such a study sets this, and a run allows it by `--allow [frozen_in_train_mode]`.
     """

@@ -27,7 +27,7 @@ PACKAGES = ("visionbench", "torch", "torchvision", "lightning", "torchmetrics", 
 NOT_IDENTITY = {
     *("config", "name", "log_dir", "run_dir", "test_after_fit", "resume", "resume_changed", "checkpoint", "threads"),
     *("figures", "figure_layers", "figure_channels", "predictions", "metrics", "allow", "evaluate", "evaluate_every"),
-    "steps_per_execution",
+    *("steps_per_execution", "cuda_graph"),
 }
 # The number of processes stands for devices, nodes and strategy.
 TRAINER_NOT_IDENTITY = {
@@ -48,6 +48,8 @@ INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_bf16")
 
 # The package's code that makes numbers.
 NUMBER_CODE = ("data/", "models/", "training/", "evaluation/metrics.py", "decoding.py", "pixel_data.py")
+# Of it, what only says in words what is run and what came out.
+WORDS_ALONE = ("training/summary.py",)
 
 
 def weights_digest(state: Mapping[str, "Tensor"]) -> str:
@@ -186,7 +188,8 @@ def package_sources(package: Path) -> dict[str, bytes]:
         package: Folder of the package.
     """
     files = {path.relative_to(package).as_posix(): path for path in package.rglob("*.py")}
-    return {name: path.read_bytes() for name, path in files.items() if name.startswith(NUMBER_CODE)}
+    counts = {name: path for name, path in files.items() if name.startswith(NUMBER_CODE) and name not in WORDS_ALONE}
+    return {name: path.read_bytes() for name, path in counts.items()}
 
 
 # Read now, since a run is made by the code that was imported, whatever is edited while it trains.

@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from visionbench.errors import UserError
-from visionbench.studies.expand import PlannedRun
+from visionbench.studies.expand import PlannedRun, place_in_words
 from visionbench.studies.runner import OVERHEAD, Runner
-from visionbench.studies.screen import place_in_words
 from visionbench.text import counted, duration, one_line
 
 if TYPE_CHECKING:

@@ -78,3 +78,35 @@ stages:
 
 figures: {networks: [learning-curves, test-confusion]}
 """
+
+GRID = """\
+# visionbench study run configs/studies/NAME.yaml
+# A grid search without a published table. Change this example line by line; it runs as it is, in one to three minutes.
+
+title: Width, dropout and learning rate of an MLP on scikit-learn's digits
+seeds: [0, 1, 2] # chosen before the first run; each cell is trained once for each seed
+
+base: # a run file, as for visionbench fit --config; visionbench fit --help names the options
+  # images of yours: {class_path: ImageFolder, init_args: {source: photos, size: 32, batch_size: 16}}
+  data: {class_path: Digits, init_args: {batch_size: 64}}
+  model: MLP
+  trainer: {max_epochs: 5, precision: 32-true}
+
+grid: # axes; each label says which options it sets, by their names on the command line
+  width:
+    32: {model.widths: [32]}
+    64: {model.widths: [64]}
+  dropout:
+    without: {}
+    with: {model.dropout: 0.5}
+  learning-rate:
+    0.001: {model.optimizer.lr: 0.001}
+    0.004: {model.optimizer.lr: 0.004}
+
+stages: # in their order
+  # 8 cells x 3 seeds are 24 runs; nothing is tested, so that the choice cannot use test images
+  candidates: {grid: [width, dropout, learning-rate], test: false}
+  final: {best_of: candidates, by: val/acc, test: true} # the cell with the best mean, trained again and tested once
+
+figures: {candidates: [learning-curves, main-effects], final: [learning-curves, test-confusion]}
+"""

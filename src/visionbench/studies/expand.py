@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from visionbench.errors import UserError
 from visionbench.runs.identity import comparable, flat, starting_paths
-from visionbench.studies.results import Row, evaluations_of
+from visionbench.studies.results import CURVE_DIGITS, Row, evaluations_of
 from visionbench.studies.search import PRUNING, TRIAL, Search, medians, propose
 from visionbench.studies.spec import GUARD_WORDS, MINIMIZED, SECONDS, Cell, Need, Protocol, Stage, Study, load_study
 
@@ -643,12 +643,22 @@ def _pruned(config: dict[str, Any], search: Search, earlier: Sequence[Sequence[f
         return config
     trainer = dict(config.get("trainer") or {})
     given = trainer.get("callbacks") or []
-    pruning = {"metric": _metric(search), "mode": mode, "thresholds": thresholds}
+    pruning = {"metric": _metric(search), "mode": mode, "thresholds": thresholds, "digits": CURVE_DIGITS}
     trainer["callbacks"] = [
         *([given] if isinstance(given, Mapping | str) else given),
         {"class_path": PRUNING, "init_args": pruning},
     ]
     return {**config, "trainer": trainer}
+
+
+def place_in_words(run: PlannedRun) -> str:
+    """Text that names a run: its stage, its protocols where there are several, its cell, its seed and its fold."""
+    use = run.first
+    protocols = "+".join(run.protocols) if len(run.study.protocols) > 1 else ""
+    parts = [use.stage, protocols, ", ".join(use.cell.values()), f"seed {use.seed}"]
+    if use.fold is not None:
+        parts.append(f"fold {use.fold}")
+    return " · ".join(part for part in parts if part)
 
 
 def pooled(rows: Sequence[Row], measure: str, epoch: int | None = None) -> float | None:

@@ -41,6 +41,7 @@ class Job:
         gpu: Number of the GPU to use, among those that are visible; `None` to leave the choice to the run.
         labels: What TensorBoard shows beside the run's measures: the place of the run in its study.
         measures: Judged measures, which TensorBoard shows.
+        checks: Whether the settings are only read, and what refuses them is written into `refusal`.
     """
 
     id: str
@@ -54,6 +55,12 @@ class Job:
     gpu: int | None = None
     labels: dict[str, str] = field(default_factory=dict)
     measures: list[str] = field(default_factory=list)
+    checks: bool = False
+
+    @property
+    def refusal(self) -> Path:
+        """Path of the sentence that refuses the settings of a run that is only checked."""
+        return Path(self.folder).with_name(f".{self.id}.refused")
 
     @property
     def log(self) -> Path:
@@ -74,8 +81,11 @@ def run_job(job: Job) -> int:
 
     Returns:
         The exit status: 0 for a finished run, 1 for a failed or diverged one, `ELSEWHERE`, `DISK`, or 128 plus the
-        number of the signal that interrupted the run.
+        number of the signal that interrupted the run; `REFUSED` for refused settings or data.
     """
+    if job.checks:
+        with _output_to(Path(os.devnull)):
+            return _check(job)
     try:
         with FileLock(job.lock, timeout=0):
             with _output_to(job.log):
@@ -89,6 +99,23 @@ def run_job(job: Job) -> int:
         if is_disk_error(error):
             return DISK
         raise
+
+
+def _check(job: Job) -> int:
+    """Reads the settings of a run as `fit` does, without data and training."""
+    from visionbench.config.cli import settings_from
+    from visionbench.guards.base import Refused
+
+    if job.import_path:
+        sys.path.append(job.import_path)
+    try:
+        settings_from(["--config", job.config, *job.words])
+    except Refused:  # by a guard: a result of this cell alone, which its run records
+        return 0
+    except UserError as error:
+        job.refusal.write_text(str(error), encoding="utf-8")
+        return REFUSED
+    return 0
 
 
 def _train(job: Job) -> int:

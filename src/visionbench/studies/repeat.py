@@ -4,10 +4,10 @@ import shlex
 from collections.abc import Iterator
 
 from visionbench.errors import UserError
-from visionbench.studies.expand import PlannedRun
+from visionbench.studies.expand import PlannedRun, place_in_words
 from visionbench.studies.results import Row, read_rows
 from visionbench.studies.runner import SAVED_FILE, Options, Runner, Watcher
-from visionbench.studies.screen import place_in_words, result_in_words
+from visionbench.studies.screen import result_in_words
 from visionbench.studies.spec import Study, is_share
 from visionbench.text import counted
 

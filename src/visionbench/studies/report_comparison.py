@@ -19,6 +19,7 @@ from visionbench.studies.report_contents import (
     main_measure,
     measure_words,
     number,
+    p_text,
     signed,
     with_deviation,
 )
@@ -237,10 +238,6 @@ def _single_cells(contents: Contents, with_defects: str, without: str) -> Iterat
     if rows:
         yield tag("p", "The results of the stages with a single cell, accuracies in percent:")
         yield page.table(("stage", "protocol", "measure", "mean ± standard deviation"), rows, (3,))
-
-
-def _p_text(p: float | None) -> str:
-    return ABSENT if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
 
 
 def mean_text(measure: str, values: Sequence[float]) -> str:
@@ -521,7 +518,7 @@ def _comparisons(ranking: _Ranking) -> Iterator[Html]:
                 f"{len(ranking.values[name])}",
                 ABSENT if name == best.best else difference,
                 ends or ABSENT,
-                *(_p_text(p_values.get(name)) for p_values in (best.p_values, by_folds)[: 2 if by_folds else 1]),
+                *(p_text(p_values.get(name)) for p_values in (best.p_values, by_folds)[: 2 if by_folds else 1]),
             )
         )
     head = ["cell", "mean ± standard deviation", "seeds", "minus the best", "best better by (95 %)", "p"]

@@ -238,6 +238,11 @@ def signed(measure: str, value: float, printed: str | None = None) -> str:
     return text.lstrip(MINUS) if is_zero else text if value < 0 else f"+{text}"
 
 
+def p_text(p: float | None) -> str:
+    """A p-value as text."""
+    return ABSENT if p is None else "< 0.0001" if p < 1e-4 else f"{p:.4f}"
+
+
 def deviation(values: Sequence[float]) -> float | None:
     """Standard deviation with n - 1 in the denominator; `None` for fewer than two values."""
     if len(values) < 2:

@@ -23,6 +23,8 @@ from visionbench.studies.report_contents import (
     is_number,
     main_measure,
     measure_words,
+    number,
+    p_text,
     seed_curves,
     summed_confusion,
     titles_of,
@@ -31,7 +33,7 @@ from visionbench.studies.report_contents import (
 )
 from visionbench.studies.results import Row
 from visionbench.studies.spec import SECONDS, Stage, is_share
-from visionbench.studies.statistics import main_effects
+from visionbench.studies.statistics import analysis_of_variance, main_effects
 from visionbench.studies.tables import POINTS, CellRuns
 from visionbench.text import counted
 
@@ -82,6 +84,46 @@ def effects(contents: Contents) -> Iterator[Html]:
                 f"of the means.{part}"
             )
             yield _card(figure, f"Main effects, {stage.name}", description)
+            yield from _tests_of_axes(stage, groups, axes, measure)
+
+
+def _tests_of_axes(stage: Stage, groups: Sequence[Group], axes: Sequence[str], measure: str) -> Iterator[Html]:
+    """Table of the axes and of the interactions of two, with F-tests."""
+    rows, residuals = [], []
+    for group in groups:
+        runs = _runs(group, axes, measure)
+        effects = main_effects(runs)
+        sources, degrees = analysis_of_variance(runs)
+        residuals += [f"{degrees} ({group.name})" if len(groups) > 1 else str(degrees)] if sources else []
+        for source in sources:
+            difference = ""
+            if len(source.axes) == 1:
+                means = {label: effect.mean for label, effect in effects[source.axes[0]].items()}
+                low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+                difference = f"{number(measure, means[high] - means[low])} ({high} above {low})"
+            rows.append(
+                (
+                    " x ".join(source.axes),
+                    *((group.name,) if len(groups) > 1 else ()),
+                    difference,
+                    str(source.degrees),
+                    f"{source.f:.2f}",
+                    p_text(source.p_value),
+                )
+            )
+    if not rows:
+        return
+    protocol = ("protocol",) if len(groups) > 1 else ()
+    head = ("axis", *protocol, "largest difference of two labels", "degrees of freedom", "F", "p")
+    yield tag("h3", f"Axes and interactions, {stage.name}")
+    yield tag(
+        "p",
+        f"Analysis of variance of {measure_words(measure)} (type II), with the interactions of two axes; degrees of "
+        f"freedom of the residual: {', '.join(residuals)}. P-values after Holm's correction for the rows of a "
+        "protocol. A small p-value of an interaction says that the effect of one axis depends on the other.",
+        class_="same",
+    )
+    yield page.table(head, rows, range(len(head) - 3, len(head)))
 
 
 def _crossed_axes(groups: Sequence[Group]) -> list[str]:

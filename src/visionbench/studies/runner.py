@@ -17,7 +17,7 @@ from visionbench.errors import RunFailed, Stopped, UserError, is_disk_error
 from visionbench.files import set_aside, write_whole
 from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import package_digest
-from visionbench.studies.expand import Plan, PlannedRun, Source, Use, Waiting, plan, runs_folder
+from visionbench.studies.expand import Plan, PlannedRun, Source, Use, Waiting, place_in_words, plan, runs_folder
 from visionbench.studies.jobs import DISK, ELSEWHERE, REFUSED, Job
 from visionbench.studies.judgment import changed_since, record, recorded
 from visionbench.studies.pool import Pool, local_pool
@@ -330,8 +330,13 @@ class Runner:
 
     def _train(self) -> None:
         restarts = 0
+        if self.options.executor != "local":
+            with local_pool() as pool:
+                self._check_settings(pool)
         while True:
             with self._pool() as pool:
+                if self.options.executor == "local" and not restarts:
+                    self._check_settings(pool)
                 self.at_once = workers = pool.workers or self.options.workers or pool.gpus or _cores()
                 self.resumes = pool.resumes
                 try:
@@ -344,6 +349,75 @@ class Runner:
             restarts += 1
             if restarts > KILLS:
                 raise RunFailed("The process that starts the runs was killed again and again; look at the memory.")
+
+    def _check_settings(self, pool: Pool) -> None:
+        """Reads the settings of one missing run with each label, so that none is refused in the middle of the study.
+
+        Raises:
+            UserError: Some would be refused.
+        """
+        jobs = {run.id: (run, self._checking_job(run)) for run in self._one_with_each_label()}
+        # One alone is refused as early when it is trained.
+        waiting = [job for _, job in jobs.values()] if len(jobs) > 1 else []
+        running = 0
+        while waiting or running:
+            while waiting and running < (self.options.workers or _cores()):
+                pool.send(waiting.pop(0), running)
+                running += 1
+            answers = pool.answers(None)
+            if answers is None:
+                return
+            running -= len(answers)
+        refused: dict[str, list[PlannedRun]] = {}
+        for run, job in jobs.values():
+            Path(job.config).unlink(missing_ok=True)
+            if job.refusal.exists():
+                refused.setdefault(job.refusal.read_text(encoding="utf-8"), []).append(run)
+                job.refusal.unlink()
+        if not refused:
+            return
+        if len(refused) == 1 and sum(map(len, refused.values())) == len(jobs):
+            raise UserError(f"Every run would be refused: {next(iter(refused))}")
+        reasons = "; ".join(f"{place_in_words(runs[0])}: {text}" for text, runs in refused.items())
+        raise UserError(f"Nothing was trained, since some runs would be refused: {reasons}")
+
+    def _one_with_each_label(self) -> list[PlannedRun]:
+        """Missing runs, of which each label of each axis, in each stage and protocol, has one."""
+        covered: set[tuple[str, ...]] = set()
+        chosen = []
+        for run in self.missing():
+            places: set[tuple[str, ...]] = set()
+            for use in run.uses:
+                # The values of a search are within the bounds of its stage; one of them stands for all.
+                searches = run.study.stages[use.stage].search is not None
+                labels = {} if searches else use.cell
+                places |= {(use.protocol, use.stage, *entry) for entry in labels.items()} or {(use.protocol, use.stage)}
+            if places - covered:
+                covered |= places
+                chosen.append(run)
+        return chosen
+
+    def _checking_job(self, run: PlannedRun) -> Job:
+        store = self.stores[run.study.id]
+        paths = {word: str(self.checkpoint(source).resolve()) for word, source in run.sources.items()}
+        not_yet = {f"${word}" for word, path in paths.items() if not Path(path).exists()}
+        config = _with_paths(_without_words(run.config, not_yet), paths)
+        path = store.folder / "cells" / f".{run.id}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        (store.folder / "runs").mkdir(exist_ok=True)
+        write_whole(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
+        return Job(
+            id=run.id,
+            config=str(path),
+            folder=str(store.run(run.id).path),
+            words=self._words(run),
+            import_path=_import_path(run),
+            checks=True,
+        )
+
+    def _words(self, run: PlannedRun) -> list[str]:
+        """Options of `fit` for a run."""
+        return list(self.options.words) if run.study is self.study else _without_source(self.options.words)
 
     def _pool(self) -> AbstractContextManager[Pool]:
         if self.options.executor == "local":
@@ -454,8 +528,8 @@ class Runner:
             id=run.id,
             config=str(path),
             folder=str(folder.path),
-            words=list(self.options.words) if run.study is self.study else _without_source(self.options.words),
-            import_path=str(run.study.path.parent.resolve()) if run.study.module.exists() else "",
+            words=self._words(run),
+            import_path=_import_path(run),
             sources=[str(self.checkpoint(source).resolve().parent.parent) for source in run.sources.values()],
             keeps_checkpoints=self._keeps_all() or self._keeps_checkpoints(run),
             resumes=str(self.checkpoint(run.continues).parent.parent) if run.continues is not None else "",
@@ -786,6 +860,11 @@ def _place(use: Use) -> Place:
     return (use.protocol, use.stage, tuple(use.cell.items()))
 
 
+def _import_path(run: PlannedRun) -> str:
+    """Folder of the module of a run's study; empty where it has none."""
+    return str(run.study.path.parent.resolve()) if run.study.module.exists() else ""
+
+
 def _with_paths(value: Any, paths: Mapping[str, str]) -> Any:
     """Puts paths in the place of `$WORD`."""
     if isinstance(value, Mapping):
@@ -793,6 +872,17 @@ def _with_paths(value: Any, paths: Mapping[str, str]) -> Any:
     if isinstance(value, list):
         return [_with_paths(entry, paths) for entry in value]
     return paths[value[1:]] if isinstance(value, str) and value.startswith("$") else value
+
+
+def _without_words(value: Any, words: set[str]) -> Any:
+    """Leaves out the options whose value is one of some `$WORD`."""
+    if not isinstance(value, Mapping):
+        return value
+    return {
+        key: _without_words(entry, words)
+        for key, entry in value.items()
+        if not (isinstance(entry, str) and entry in words)
+    }
 
 
 def _cores() -> int:

@@ -8,7 +8,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from visionbench.studies.expand import PlannedRun
+from visionbench.studies.expand import PlannedRun, place_in_words
 from visionbench.studies.results import Row
 from visionbench.studies.spec import is_share
 from visionbench.studies.tables import CellRuns, cells_of, measures_of
@@ -23,16 +23,6 @@ MAX_ROWS = 24
 OTHER_LINES = 10
 # Largest share of the time in which the table is made again: with a thousand runs, that takes a fifth of a second.
 DRAWING_SHARE = 0.1
-
-
-def place_in_words(run: PlannedRun) -> str:
-    """Text that names a run: its stage, its protocols where there are several, its cell, its seed and its fold."""
-    use = run.first
-    protocols = "+".join(run.protocols) if len(run.study.protocols) > 1 else ""
-    parts = [use.stage, protocols, ", ".join(use.cell.values()), f"seed {use.seed}"]
-    if use.fold is not None:
-        parts.append(f"fold {use.fold}")
-    return " · ".join(part for part in parts if part)
 
 
 class Lines:

@@ -13,7 +13,7 @@ from visionbench.errors import UserError
 # Axis that numbers the cells of a search, from 1.
 TRIAL = "trial"
 # Callback that ends a trial; named here, since the process that plans runs does without torch.
-PRUNING = "visionbench.studies.pruning.EndBelowMedian"
+PRUNING = "visionbench.training.callbacks.EndBelowMedian"
 # Fewer runs than these have no median that a run should be ended for.
 LEAST_RUNS = 4
 

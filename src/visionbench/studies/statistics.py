@@ -24,6 +24,7 @@ SOURCES = (
     'Brown and Forsythe, "Robust tests for the equality of variances", 1974: Levene\'s test around the median',
     'Holm, "A simple sequentially rejective multiple test procedure", 1979',
     'Nadeau and Bengio, "Inference for the generalization error", 2003: the t-test over folds',
+    'Yates, "The analysis of multiple classifications with unequal numbers in the different classes", 1934: type II',
     'Searle, Speed and Milliken, "Population marginal means in the linear model", 1980',
 )
 LEVEL = 0.05  # error rate of intervals and tests
@@ -119,6 +120,23 @@ class Effect:
     interval: Interval | None
     n: int
     adjusted: bool
+
+
+@dataclass(frozen=True)
+class Source:
+    """A row of an analysis of variance: an axis, or the interaction of two.
+
+    Attributes:
+        axes: The axis, or the two axes.
+        degrees: Degrees of freedom.
+        f: Mean square over that of the residual.
+        p_value: P-value of the F-test, after Holm's correction for all rows.
+    """
+
+    axes: tuple[str, ...]
+    degrees: int
+    f: float
+    p_value: float
 
 
 @dataclass(frozen=True)
@@ -584,6 +602,54 @@ def main_effects(rows: Sequence[tuple[Mapping[str, str], float]]) -> dict[str, d
             interval = mean - half, mean + half
         effects.setdefault(axis, {})[label] = Effect(mean, interval, n, adjusted)
     return effects
+
+
+def analysis_of_variance(rows: Sequence[tuple[Mapping[str, str], float]]) -> tuple[list[Source], int]:
+    """F-tests of each axis of a grid and of the interaction of each two axes.
+
+    Sums of squares are of type II: an axis is tested beside the other axes, and an interaction beside all axes and the
+    other interactions of two. The residual is what the model with all of them leaves; it contains the interactions of
+    three axes or more.
+
+    Args:
+        rows: Label of each axis and value, for each run; all rows have the same axes.
+
+    Returns:
+        The tests, none where nothing is left for the residual or all values are explained; and the degrees of freedom
+        of the residual.
+    """
+    if not rows:
+        return [], 0
+    from scipy.special import fdtrc
+
+    values = _vector([value for _, value in rows])
+    axes = list(rows[0][0])
+    terms = [*((axis,) for axis in axes), *itertools.combinations(axes, 2)]
+    columns = {term: _indicators([tuple(cell[axis] for axis in term) for cell, _ in rows]) for term in terms}
+
+    def residual(kept: Sequence[tuple[str, ...]]) -> tuple[float, int]:
+        design = np.hstack([np.ones((len(values), 1)), *(columns[term] for term in kept)])
+        solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
+        return float(((values - design @ solution) ** 2).sum()), len(values) - int(rank)
+
+    error, degrees = residual(terms)
+    if degrees < 1 or error <= 1e-20 * (values**2).sum():  # a perfect fit leaves rounding errors
+        return [], degrees
+    found = []
+    for term in terms:
+        base = [other for other in terms if other != term and (len(term) == 2 or len(other) == 1)]
+        (larger, more), (smaller, less) = residual(base), residual([*base, term])
+        if more > less:  # otherwise the others tell all that it tells
+            f = (larger - smaller) / (more - less) / (error / degrees)
+            found.append((term, more - less, max(0.0, f)))
+    p_values = holm([float(fdtrc(own, degrees, f)) for _, own, f in found])
+    return [Source(*entry, p) for entry, p in zip(found, p_values, strict=True)], degrees
+
+
+def _indicators(labels: Sequence[tuple[str, ...]]) -> "NDArray[np.float64]":
+    """A column for each label, with 1 in its rows."""
+    names = list(dict.fromkeys(labels))
+    return np.array([[float(label == name) for name in names] for label in labels])
 
 
 def pool_folds(folds: Sequence[tuple[int, int]]) -> PooledFolds:

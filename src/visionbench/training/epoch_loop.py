@@ -7,7 +7,7 @@ loggers. It does so only where nobody else looks at single steps.
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, cast
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.core.hooks import DataHooks
@@ -16,15 +16,21 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.plugins.precision import MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
+from torch import Tensor
 from torch.optim import Optimizer
 
+from visionbench.classes import is_ours
 from visionbench.data.loader import ResidentLoader
-from visionbench.models.base import Classifier
+from visionbench.models.base import Batch, Classifier
+from visionbench.training.graphs import CudaGraphs, GraphedSteps
 from visionbench.training.steps import EARLIER, Earlier, StepwiseCallback
 
 # So that a bar moves and Ctrl+C is heeded, however long a step takes. Any number of steps a round gives the same
 # numbers, so that a clock may end a round.
 SECONDS_OF_A_ROUND = 0.2
+
+# Types of devices whose steps can be captured as graphs.
+GRAPH_DEVICES = ("cuda",)
 
 # What a callback or a model may do at each step.
 STEP_HOOKS = (
@@ -47,25 +53,48 @@ class EpochLoop(_TrainingEpochLoop):
         trainer: Trainer whose loop this is.
         steps_per_execution: Number of optimizer steps in a round, at most.
         say: Called with a sentence where each step has a round of its own although more are asked for.
+        cuda_graph: Whether the steps of a round, besides the last, are captured as CUDA graphs where that works.
     """
 
-    def __init__(self, trainer: Trainer, steps_per_execution: int, say: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        trainer: Trainer,
+        steps_per_execution: int,
+        say: Callable[[str], object],
+        cuda_graph: Literal["auto", "never"] = "never",
+    ) -> None:
         limits = trainer.fit_loop.epoch_loop
         super().__init__(trainer, limits.min_steps, limits.max_steps)
         self.automatic_optimization: _Optimization = _Optimization(trainer)
         self.steps_per_execution = steps_per_execution
         self.say = say
+        self.cuda_graph = cuda_graph
+        self.graphed: GraphedSteps | None = None
         self._asked = False  # whether the run has been looked at
 
     def on_run_start(self, data_fetcher: Any) -> None:
         """Looks, before the first epoch, whether rounds may have several steps."""
         super().on_run_start(data_fetcher)
-        if self._asked or self.steps_per_execution == 1:
+        if self._asked:
             return
         self._asked = True
-        if (reason := _reason(self.trainer)) is not None:
+        if self.steps_per_execution > 1 and (reason := _reason(self.trainer)) is not None:
             self.steps_per_execution = 1
             self.say(f"steps_per_execution is 1: {reason}.")
+        if self.cuda_graph == "auto":
+            self._prepare_graphs()
+
+    def _prepare_graphs(self) -> None:
+        trainer, model = self.trainer, cast(Classifier, self.trainer.lightning_module)
+        if (reason := _reason_against_graphs(trainer, self.steps_per_execution)) is not None:
+            self.say(f"cuda_graph is never: {reason}.")
+            return
+
+        def forward(batch: Batch, index: int) -> Tensor:
+            with trainer.precision_plugin.train_step_context():
+                return model.training_step(batch, index)
+
+        self.graphed = GraphedSteps(model, forward, self.say, CudaGraphs(trainer.strategy.root_device))
 
     def advance(self, data_fetcher: Any) -> None:
         """Runs one round: steps without hooks, then one with them."""
@@ -105,11 +134,15 @@ class EpochLoop(_TrainingEpochLoop):
         clip, algorithm = trainer.gradient_clip_val, trainer.gradient_clip_algorithm
         schedules = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
         ends = time.monotonic() + SECONDS_OF_A_ROUND
-        connector, results = trainer._logger_connector, self._results
+        connector, results, graphed = trainer._logger_connector, self._results, self.graphed
         loss: Any = None
 
         def closure() -> Any:
             nonlocal loss
+            if graphed is not None and (loss := graphed.step(batch, index)) is not None:
+                counts.zero_grad.increment_by(1)
+                before_step()
+                return loss
             with precision.train_step_context():
                 loss = model.training_step(batch, index)
             if accumulated > 1:
@@ -119,10 +152,13 @@ class EpochLoop(_TrainingEpochLoop):
                 counts.zero_grad.increment_by(1)
             loss.backward()
             if steps:
-                model.on_before_optimizer_step(optimizer)
-                if clip:
-                    model.clip_gradients(optimizer, clip, algorithm)
+                before_step()
             return loss
+
+        def before_step() -> None:
+            model.on_before_optimizer_step(optimizer)
+            if clip:
+                model.clip_gradients(optimizer, clip, algorithm)
 
         outside, model._current_fx_name = model._current_fx_name, "training_step"  # so that `self.log` works there
         for _ in range(batches):
@@ -193,6 +229,19 @@ def _reason(trainer: Any) -> str | None:
     loader = trainer.train_dataloader
     if not isinstance(loader, ResidentLoader) or loader.labels.device != trainer.strategy.root_device:
         return f"the training loader is a {type(loader).__name__}"
+    return None
+
+
+def _reason_against_graphs(trainer: Any, steps_per_execution: int) -> str | None:
+    """Why no step can be captured, as the end of a sentence; `None` where it can be tried."""
+    if trainer.strategy.root_device.type not in GRAPH_DEVICES:
+        return f"the device is {trainer.strategy.root_device.type}"
+    if steps_per_execution == 1:
+        return "steps_per_execution is 1"
+    if trainer.accumulate_grad_batches > 1:
+        return "gradients are accumulated"
+    if not is_ours(type(trainer.lightning_module)):
+        return f"{type(trainer.lightning_module).__name__} may do in Python what a graph does not repeat"
     return None
 
 

@@ -437,7 +437,9 @@ class Session:
         except (MisconfigurationException, ValueError, TypeError, ImportError) as error:
             self._withdraw()
             raise UserError(f"The Trainer does not take these settings: {one_line(error)}") from error
-        self.trainer.fit_loop.epoch_loop = EpochLoop(self.trainer, self.settings.steps_per_execution, self.say)
+        self.trainer.fit_loop.epoch_loop = EpochLoop(
+            self.trainer, self.settings.steps_per_execution, self.say, self.settings.cuda_graph
+        )
 
     def _cluster_environment(self) -> ClusterEnvironment:
         return LightningEnvironment() if self.world.launch is None else LaunchedProcesses(self.world.launch)

@@ -99,6 +99,7 @@ class Settings:
         seed: Seed of the run.
         threads: Threads of the processor; 0 for the rule of `visionbench.training.device.threads_for`.
         steps_per_execution: Optimizer steps, at most, for which the Trainer's hooks are called once.
+        cuda_graph: Whether steps are captured as CUDA graphs where that works.
         precision_reason: Why this precision was chosen.
         notes: Lines about the settings, for the screen.
     """
@@ -130,6 +131,7 @@ class Settings:
     seed: int = 0
     threads: int = 0
     steps_per_execution: int = STEPS_PER_EXECUTION
+    cuda_graph: Literal["auto", "never"] = "never"
     precision_reason: str = "as asked for"
     notes: list[str] = field(default_factory=list)
 

@@ -13,11 +13,13 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from visionbench.classes import class_of
 from visionbench.data.base import VisionDataModule
 from visionbench.evaluation.intervals import MIN_SAMPLES, accuracy_text
+from visionbench.evaluation.measures import confused_pairs, confusion
+from visionbench.evaluation.predictions import Predictions
 from visionbench.models.base import Classifier
 from visionbench.models.schedulers import wants_total_steps
 from visionbench.runs.folder import RunFolder
 from visionbench.runs.resume import Resumption
-from visionbench.text import as_percent, counted, duration
+from visionbench.text import as_percent, counted, duration, shown
 from visionbench.training.device import device_name
 from visionbench.training.result import RunResult
 from visionbench.training.settings import Settings
@@ -29,6 +31,8 @@ EVALUATED = {
     "augmented_val": "of validation, augmented as training is",
     "before": "of validation, before training",
 }
+# Pairs of classes that the screen names.
+MOST_CONFUSED = 3
 
 
 def opening_lines(
@@ -80,6 +84,7 @@ def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
     run = RunFolder(result.folder) if result.folder is not None else None
     if "test/acc" in metrics:
         yield from metric_lines("test", data, metrics, result.counts["test"])
+        yield from error_lines(run.predictions("test") if run is not None else None, data)
     if "val/acc" in metrics:
         share = _share(metrics["val/acc"], result.counts.get("val", data.sizes()["val"]), data.item)
         kept = "the one that was kept" if settings.keeps_checkpoints else "the last one"
@@ -87,6 +92,8 @@ def closing_lines(settings: Settings, result: RunResult) -> Iterator[str]:
         which = f"epoch {(result.best_epoch or 0) + 1} of {result.epochs}"
         yield f"validation  {share} in {which}, {kept}"
         yield from additional_lines("val", metrics)
+        if "test/acc" not in metrics:
+            yield from error_lines(run.predictions("val") if run is not None else None, data)
     for stage, words in EVALUATED.items():
         if f"{stage}/acc" in metrics:
             yield f"{stage:<10}  {_share(metrics[f'{stage}/acc'], result.counts.get(stage), data.item)} {words}"
@@ -157,6 +164,29 @@ def metric_lines(stage: str, data: VisionDataModule, metrics: dict[str, float], 
     yield f"{data.title} {name} accuracy {accuracy_text(correct, count, counted(count, data.item))}"
     yield f"{name} loss   {metrics[f'{stage}/loss']:.4f}"
     yield from additional_lines(stage, metrics)
+
+
+def error_lines(predictions: Predictions | None, data: VisionDataModule) -> Iterator[str]:
+    """What the most frequent class alone would reach, and the classes that are confused most often.
+
+    Args:
+        predictions: Predictions on the split; `None` where there are none.
+        data: Data of the run.
+    """
+    if predictions is None or not len(predictions):
+        return
+    names = data.class_names
+    counts = confusion(predictions.labels, predictions.predicted, len(names))
+    sizes = counts.sum(axis=1)
+    largest = int(sizes.argmax())
+    which = "any class" if sizes.min() == sizes.max() else shown(names[largest])
+    yield f"baseline    {as_percent(sizes[largest] / sizes.sum())}, if {which} were the answer for every {data.item}"
+    pairs = (
+        f"{shown(names[true])} as {shown(names[predicted])} ({count:,} of {sizes[true]:,})"
+        for true, predicted, count in confused_pairs(counts)[:MOST_CONFUSED]
+    )
+    if listed := "; ".join(pairs):
+        yield f"confused    {listed}"
 
 
 def additional_lines(stage: str, metrics: Mapping[str, float]) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from visionbench.runs.checkpoints import AtomicCheckpointIO
 from visionbench.training.callbacks.before_training import BeforeTraining
+from visionbench.training.callbacks.below_median import EndBelowMedian
 from visionbench.training.callbacks.checkpoints import RunCheckpoints
 from visionbench.training.callbacks.epoch_seed import EpochSeed
 from visionbench.training.callbacks.epochs import EndOfEpoch
@@ -21,6 +22,7 @@ __all__ = [
     "AtomicCheckpointIO",
     "BeforeTraining",
     "Diverged",
+    "EndBelowMedian",
     "EndOfEpoch",
     "EpochSeed",
     "EvaluatedEpochs",

@@ -31,7 +31,7 @@ class RunCheckpoints(StepwiseCallback, AfterEpoch):
     starts; a run that is resumed from it repeats nothing and skips nothing. A checkpoint within an epoch also holds the
     epoch's sums, the number of finished batches and the global random state.
 
-    SIGTERM and Ctrl+C stop the run after the current step or validation; a second signal stops it at once.
+    SIGTERM and Ctrl+C stop the run after the current round of steps or validation; a second signal stops it at once.
 
     Args:
         folder: Folder of best.ckpt, last.ckpt and previous.ckpt, the checkpoint before the last.

@@ -7,7 +7,6 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from visionbench.models.optimization import Mode
-from visionbench.studies.results import CURVE_DIGITS
 
 
 class EndBelowMedian(Callback):
@@ -20,12 +19,15 @@ class EndBelowMedian(Callback):
         metric: Metric of the validation.
         mode: Direction of its improvement.
         thresholds: Median after each epoch; null where no run is ended.
+        digits: Number of significant digits of the thresholds, to which a value is rounded, so that an equal one is
+            not worse.
     """
 
-    def __init__(self, metric: str, mode: Mode, thresholds: list[float | None]) -> None:
+    def __init__(self, metric: str, mode: Mode, thresholds: list[float | None], digits: int) -> None:
         self.metric = metric
         self.mode = mode
         self.thresholds = thresholds
+        self.digits = digits
         self.best = -math.inf if mode == "max" else math.inf
 
     def state_dict(self) -> dict[str, Any]:  # noqa: D102
@@ -38,8 +40,7 @@ class EndBelowMedian(Callback):
         """Compares the best value so far with the median, and ends the run below it."""
         if trainer.sanity_checking or self.metric not in trainer.callback_metrics:
             return
-        # In the digits that rows have, of which the thresholds are made: an equal value is not worse.
-        value = float(f"{float(trainer.callback_metrics[self.metric]):.{CURVE_DIGITS}g}")
+        value = float(f"{float(trainer.callback_metrics[self.metric]):.{self.digits}g}")
         self.best = max(self.best, value) if self.mode == "max" else min(self.best, value)
         epoch = trainer.current_epoch
         threshold = self.thresholds[epoch] if epoch < len(self.thresholds) else None
