@@ -14,6 +14,7 @@ from visionbench.report.run_contents import Picture, picture_of
 from visionbench.runs.folder import RunFolder
 from visionbench.studies.figure_words import CONFUSION, LINES, LOSS_AGAINST_EXAMPLES, LOSS_AND_ACCURACIES
 from visionbench.studies.report_contents import (
+    ABSENT,
     SPLITS,
     Contents,
     Group,
@@ -96,7 +97,7 @@ def _tests_of_axes(stage: Stage, groups: Sequence[Group], axes: Sequence[str], m
         sources, degrees = analysis_of_variance(runs)
         residuals += [f"{degrees} ({group.name})" if len(groups) > 1 else str(degrees)] if sources else []
         for source in sources:
-            difference = ""
+            difference = ABSENT
             if len(source.axes) == 1:
                 means = {label: effect.mean for label, effect in effects[source.axes[0]].items()}
                 low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
@@ -115,15 +116,18 @@ def _tests_of_axes(stage: Stage, groups: Sequence[Group], axes: Sequence[str], m
         return
     protocol = ("protocol",) if len(groups) > 1 else ()
     head = ("axis", *protocol, "largest difference of two labels", "degrees of freedom", "F", "p")
-    yield tag("h3", f"Axes and interactions, {stage.name}")
-    yield tag(
-        "p",
-        f"Analysis of variance of {measure_words(measure)} (type II), with the interactions of two axes; degrees of "
-        f"freedom of the residual: {', '.join(residuals)}. P-values after Holm's correction for the rows of a "
-        "protocol. A small p-value of an interaction says that the effect of one axis depends on the other.",
-        class_="same",
+    words = (
+        f"Analysis of variance of {measure_words(measure)} (type II); degrees of freedom of the residual: "
+        f"{', '.join(residuals)}. P-values after Holm's correction for the rows of a protocol."
     )
-    yield page.table(head, rows, range(len(head) - 3, len(head)))
+    if any(row[0] not in axes for row in rows):
+        words += " A small p-value of an interaction of two axes says that the effect of one depends on the other."
+    yield tag(
+        "div",
+        tag("h3", f"Axes and interactions, {stage.name}"),
+        tag("p", words, class_="same"),
+        page.table(head, rows, range(len(head) - 3, len(head))),
+    )
 
 
 def _crossed_axes(groups: Sequence[Group]) -> list[str]:
