@@ -686,7 +686,7 @@ def test_main_effects_are_of_all_combinations_or_of_a_balanced_part(tmp_path, ce
     if cells.startswith("grid"):
         axes = ("width", "dropout", "width x dropout")
         assert [page.row(axis, "reported")[3] for axis in axes] == ["1", "1", "1"]
-        assert page.row("width x dropout", "corrected")[2] == "–"
+        assert page.row("width x dropout", "corrected")[2] == "\u2013"
     if cells == HALF:
         assert " x " not in page.text  # an interaction of two axes is the effect of the third
         assert "4 of 8 combinations; axes are taken to add up." in alts[0]
