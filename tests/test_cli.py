@@ -162,6 +162,11 @@ MISTAKES = {
         "check_val_every_n_epoch is 4, but max_epochs is 3",
     ),
     "processes that hide their metrics": (f"{DIGITS} --trainer.strategy ddp_fork", "ddp_fork", "use ddp"),
+    "a part of the weights in each process": (f"{DIGITS} --trainer.strategy fsdp", "strategy is fsdp,", "use ddp"),
+    "a part of the weights, by a class": (
+        f"{DIGITS} --trainer.strategy lightning.pytorch.strategies.DeepSpeedStrategy",
+        "strategy is DeepSpeedStrategy,",
+    ),
     "impossible dropout": (f"{DIGITS} --model.dropout 1.5", "dropout", "1.5"),
     "impossible learning rate": (f"{DIGITS} --model.optimizer.lr=-1", "learning rate: -1"),
     "impossible smoothing": (f"{DIGITS} --model.label_smoothing 2", "model.label_smoothing is 2.0"),

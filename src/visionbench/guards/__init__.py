@@ -14,6 +14,7 @@ from visionbench.guards.config import (
     RunName,
     WatchableObjective,
     WatchedValidation,
+    WholeWeights,
 )
 from visionbench.guards.data import (
     AugmentedValidation,
@@ -60,6 +61,7 @@ GUARDS: list[Guard] = [
     OptionsWithoutEffect(),
     ReachedValidation(),
     OneProcessADevice(),
+    WholeWeights(),
     NamedDevices(),
     AvailableAccelerator(),
     OptimizerSettings(),

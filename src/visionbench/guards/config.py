@@ -265,6 +265,20 @@ class OneProcessADevice(_ConfigGuard):
         return None
 
 
+class WholeWeights(_ConfigGuard):
+    """Each process of a run holds all weights: FSDP, DeepSpeed and other strategies that divide them are not used."""
+
+    def refusal(self, context: ConfigContext) -> str | None:  # noqa: D102
+        strategy = context.config.trainer.strategy
+        name = str(getattr(strategy, "class_path", strategy)).rpartition(".")[2]
+        if any(part in name.lower().replace("_", "") for part in ("fsdp", "deepspeed", "modelparallel")):
+            return (
+                f"trainer.strategy is {name}, with which each process holds a part of the weights, but checkpoints and "
+                "digests are of all weights; use ddp, for which a model has to fit on one device."
+            )
+        return None
+
+
 class AvailableAccelerator(_ConfigGuard):
     """The accelerator is one that this machine has."""
 
