@@ -150,6 +150,8 @@ MISTAKES = {
     "validation of everything": (f"{DIGITS} --data.val_size 1437", "val_size asks for 1437 of the 1437"),
     "validation of nothing": (f"{DIGITS} --data.val_size 0.0001", "not one image"),
     "unknown optimizer option": (f"{DIGITS} --model.optimizer SGD --model.optimizer.momentun 1", "optimizer.momentum?"),
+    "help of a class in no module": ("fit --model.help nosuch.Net", "there is no module nosuch", "MLP"),
+    "help of no class": ("fit --data.help Digit", "there is no class Digit", "Digits"),
     "model of another kind": (
         "fit --model torch.nn.Linear --data Digits",
         "model.class_path: torch.nn.Linear is not a subclass",
@@ -320,6 +322,8 @@ def test_help_of_a_part_needs_its_class_first(cli, option, first):
 
 def test_help_of_a_model_lists_its_options(cli):
     shown = cli("fit --model.help CNN")
+    assert "num_classes" not in shown.out  # which the data set gives
+    assert not shown.out.startswith("usage:")
     assert shown.status == 0
     assert "--model.dense" in shown.out
 

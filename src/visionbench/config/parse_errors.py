@@ -51,6 +51,8 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
         return unknown_option(f"--{match[1]}.{match[2]}", options, _elsewhere(options))
     if match := re.match(r"the following arguments are required: (\w+)", message):
         return f"No {match[1]} is given; name it with --{match[1]} NAME or in a file given by --config."
+    if match := re.match(r"--([\w.]+)\.help: (.+)", message):
+        return _unknown_class(match[1].split("."), match[2]) or f"--{match[1]}.help: {match[2].rstrip('.')}."
     chain = [f"{type(cause).__name__}: {cause}" for cause in causes(error)]
     keys = [match[1] for text in chain if (match := re.match(r'TypeError: Parser key "([^"]+)"', text))]
     key = ".".join(keys)

@@ -1,5 +1,6 @@
 """The parser behind the commands: its errors are one sentence."""
 
+import argparse
 import itertools
 import sys
 from typing import Any, NoReturn
@@ -11,6 +12,9 @@ from visionbench.config import cell_texts, patches  # noqa: F401, since they rep
 from visionbench.config.parse_errors import sentence
 from visionbench.errors import UserError
 from visionbench.text import is_utf8, shown
+
+# Arguments of a model that the data set gives.
+LINKED = ("model.num_classes", "model.input_shape")
 
 # jsonargparse knows a class by its short name only where the class is imported.
 for package in (data, models):
@@ -36,6 +40,15 @@ class Parser(LightningArgumentParser):
                     "folder, or give a link to it whose name is UTF-8."
                 )
         return super().parse_args(args, *arguments, **options)
+
+    def format_help(self) -> str:
+        """The help of the command, or of a class in it, which lists what can be given."""
+        if str(self.description).startswith("Help for "):  # the usage would begin with what the data set gives
+            self.usage = argparse.SUPPRESS
+            for action in self._actions:
+                if action.dest in LINKED:
+                    action.help = argparse.SUPPRESS
+        return super().format_help()
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises the message as a sentence.
