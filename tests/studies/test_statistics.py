@@ -373,7 +373,7 @@ def test_a_table_without_spare_runs_has_effects_without_intervals():
     assert main_effects([]) == {}
 
 
-@pytest.mark.parametrize("left_out", [(), (3, 11)], ids=["balanced", "unbalanced"])
+@pytest.mark.parametrize("left_out", [(), (3, 11), (0, 1, 16, 20, 35)], ids=["balanced", "unbalanced", "more"])
 def test_the_analysis_of_variance_is_that_of_statsmodels(left_out):
     import pandas
     from statsmodels.formula.api import ols
@@ -397,6 +397,15 @@ def test_the_analysis_of_variance_is_that_of_statsmodels(left_out):
     assert [source.f for source in sources] == pytest.approx(list(expected["F"][:-1]), rel=1e-6)
     corrected = multipletests(expected["PR(>F)"][:-1], method="holm")[1]
     assert [source.p_value for source in sources] == pytest.approx(list(corrected), rel=1e-6)
+
+
+def test_in_half_of_a_grid_each_axis_is_tested_beside_the_other_axes():
+    noise = np.random.default_rng(0).normal(0, 0.1, 12)
+    cells = [{"a": str(a), "b": str(b), "c": str(a ^ b)} for a in (0, 1) for b in (0, 1) for _ in range(3)]
+    rows = [(cell, float(cell["a"]) + value) for cell, value in zip(cells, noise, strict=True)]
+    sources, degrees = analysis_of_variance(rows)  # each axis has the same columns as the interaction of the others
+    assert ([source.axes for source in sources], degrees) == ([("a",), ("b",), ("c",)], 8)
+    assert sources[0].p_value < 1e-6 < 0.05 < sources[1].p_value
 
 
 @pytest.mark.parametrize(

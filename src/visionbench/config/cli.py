@@ -337,8 +337,8 @@ class _SettingsCLI(LightningCLI):
             "--cuda_graph",
             type=Literal["auto", "never"],
             default="never",
-            help="Whether the steps that share hooks are captured as CUDA graphs, on a GPU of NVIDIA: auto, where a "
-            "captured step has the same numbers, bit for bit; or never.",
+            help="Use of CUDA graphs on an NVIDIA GPU, for the steps that share hooks: auto (where a captured step "
+            "gives the same numbers, bit for bit) or never.",
         )
         parser.add_argument(
             "--predictions",

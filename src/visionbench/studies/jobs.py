@@ -41,7 +41,7 @@ class Job:
         gpu: Number of the GPU to use, among those that are visible; `None` to leave the choice to the run.
         labels: What TensorBoard shows beside the run's measures: the place of the run in its study.
         measures: Judged measures, which TensorBoard shows.
-        checks: Whether the settings are only read, and what refuses them is written into `refusal`.
+        checks: Whether the settings are only read; the sentence that refuses them is written to `refusal`.
     """
 
     id: str
@@ -102,7 +102,7 @@ def run_job(job: Job) -> int:
 
 
 def _check(job: Job) -> int:
-    """Reads the settings of a run as `fit` does, without data and training."""
+    """Reads the settings of a run as `fit` does; loads no data and trains nothing."""
     from visionbench.config.cli import settings_from
     from visionbench.guards.base import Refused
 

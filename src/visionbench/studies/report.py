@@ -12,7 +12,7 @@ from visionbench.studies.report_commands import commands
 from visionbench.studies.report_comparison import best_cells, defects
 from visionbench.studies.report_contents import Contents, capitalized, listed, with_unfinished
 from visionbench.studies.report_facts import about, circumstances, cost, unfinished
-from visionbench.studies.report_figures import curves, effects, matrices
+from visionbench.studies.report_figures import curves, effects, matrices, tests_of_axes
 from visionbench.studies.report_images import images
 from visionbench.studies.report_tables import csv_table, latex_table, markdown_table
 from visionbench.studies.report_verdicts import STYLE, stage_tables, verdict_figure, verdict_picture
@@ -143,3 +143,4 @@ def _comparison(contents: Contents) -> Iterator[Html]:
     yield from best_cells(contents)
     if cards := list(effects(contents)):
         yield page.figures(cards)
+    yield from tests_of_axes(contents)

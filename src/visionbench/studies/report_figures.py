@@ -63,11 +63,7 @@ def effects(contents: Contents) -> Iterator[Html]:
     Args:
         contents: Contents of the report.
     """
-    for stage in contents.study.stages.values():
-        measure, axes = main_measure(contents, stage), _crossed_axes(contents.groups[stage.name])
-        if measure is None or len(axes) < 2:
-            continue
-        groups = [group for group in contents.groups[stage.name] if group.finished]
+    for stage, groups, axes, measure in _crossed(contents):
         found: dict[str, Effects] = {}
         for name in (measure, SECONDS):
             by_protocol = {group.name: rows for group in groups if (rows := _runs(group, axes, name))}
@@ -85,49 +81,58 @@ def effects(contents: Contents) -> Iterator[Html]:
                 f"of the means.{part}"
             )
             yield _card(figure, f"Main effects, {stage.name}", description)
-            yield from _tests_of_axes(stage, groups, axes, measure)
 
 
-def _tests_of_axes(stage: Stage, groups: Sequence[Group], axes: Sequence[str], measure: str) -> Iterator[Html]:
-    """Table of the axes and of the interactions of two, with F-tests."""
-    rows, residuals = [], []
-    for group in groups:
-        runs = _runs(group, axes, measure)
-        effects = main_effects(runs)
-        sources, degrees = analysis_of_variance(runs)
-        residuals += [f"{degrees} ({group.name})" if len(groups) > 1 else str(degrees)] if sources else []
-        for source in sources:
-            difference = ABSENT
-            if len(source.axes) == 1:
-                means = {label: effect.mean for label, effect in effects[source.axes[0]].items()}
-                low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
-                difference = f"{number(measure, means[high] - means[low])} ({high} above {low})"
-            rows.append(
-                (
-                    " x ".join(source.axes),
-                    *((group.name,) if len(groups) > 1 else ()),
-                    difference,
-                    str(source.degrees),
-                    f"{source.f:.2f}",
-                    p_text(source.p_value),
+def tests_of_axes(contents: Contents) -> Iterator[Html]:
+    """Makes a table of F-tests for each grid with two or more axes: of each axis, and of the interactions of two.
+
+    Args:
+        contents: Contents of the report.
+    """
+    for stage, groups, axes, measure in _crossed(contents):
+        rows, residuals = [], []
+        for group in groups:
+            runs = _runs(group, axes, measure)
+            labels = main_effects(runs)
+            sources, degrees = analysis_of_variance(runs)
+            residuals += [f"{degrees} ({group.name})" if len(groups) > 1 else str(degrees)] if sources else []
+            for source in sources:
+                difference = ABSENT
+                if len(source.axes) == 1:
+                    means = {label: effect.mean for label, effect in labels[source.axes[0]].items()}
+                    low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
+                    difference = f"{number(measure, means[high] - means[low])} ({high} higher than {low})"
+                rows.append(
+                    (
+                        " x ".join(source.axes),
+                        *((group.name,) if len(groups) > 1 else ()),
+                        difference,
+                        str(source.degrees),
+                        f"{source.f:.2f}",
+                        p_text(source.p_value),
+                    )
                 )
-            )
-    if not rows:
-        return
-    protocol = ("protocol",) if len(groups) > 1 else ()
-    head = ("axis", *protocol, "largest difference of two labels", "degrees of freedom", "F", "p")
-    words = (
-        f"Analysis of variance of {measure_words(measure)} (type II); degrees of freedom of the residual: "
-        f"{', '.join(residuals)}. P-values after Holm's correction for the rows of a protocol."
-    )
-    if any(row[0] not in axes for row in rows):
-        words += " A small p-value of an interaction of two axes says that the effect of one depends on the other."
-    yield tag(
-        "div",
-        tag("h3", f"Axes and interactions, {stage.name}"),
-        tag("p", words, class_="same"),
-        page.table(head, rows, range(len(head) - 3, len(head))),
-    )
+        if not rows:
+            continue
+        protocol = ("protocol",) if len(groups) > 1 else ()
+        head = ("axis", *protocol, "largest difference between two labels", "degrees of freedom", "F", "p")
+        words = (
+            f"Analysis of variance of {measure_words(measure)} (type II); degrees of freedom of the residual: "
+            f"{', '.join(residuals)}. P-values after Holm's correction for the rows of a protocol."
+        )
+        if any(row[0] not in axes for row in rows):
+            words += " A small p-value of an interaction of two axes says that the effect of one depends on the other."
+        yield tag("h3", f"Axes and interactions, {stage.name}")
+        yield tag("p", words, class_="same")
+        yield page.table(head, rows, range(len(head) - 3, len(head)))
+
+
+def _crossed(contents: Contents) -> Iterator[tuple[Stage, list[Group], list[str], str]]:
+    """Each grid with two or more axes: its stage, its groups with finished runs, the axes and the main measure."""
+    for stage in contents.study.stages.values():
+        measure, axes = main_measure(contents, stage), _crossed_axes(contents.groups[stage.name])
+        if measure is not None and len(axes) > 1:
+            yield stage, [group for group in contents.groups[stage.name] if group.finished], axes, measure
 
 
 def _crossed_axes(groups: Sequence[Group]) -> list[str]:

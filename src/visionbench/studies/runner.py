@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -330,11 +331,9 @@ class Runner:
 
     def _train(self) -> None:
         restarts = 0
-        if self.options.executor != "local":
-            with local_pool() as pool:
-                self._check_settings(pool)
         while True:
             with self._pool() as pool:
+                # Not for a cluster, whose other machines may have the GPUs and the data that this one lacks.
                 if self.options.executor == "local" and not restarts:
                     self._check_settings(pool)
                 self.at_once = workers = pool.workers or self.options.workers or pool.gpus or _cores()
@@ -353,63 +352,63 @@ class Runner:
     def _check_settings(self, pool: Pool) -> None:
         """Reads the settings of one missing run with each label, so that none is refused in the middle of the study.
 
+        A search is left out: its cells are proposed one after the other.
+
         Raises:
             UserError: Some would be refused.
         """
-        jobs = {run.id: (run, self._checking_job(run)) for run in self._one_with_each_label()}
-        # One alone is refused as early when it is trained.
-        waiting = [job for _, job in jobs.values()] if len(jobs) > 1 else []
-        running = 0
-        while waiting or running:
-            while waiting and running < (self.options.workers or _cores()):
-                pool.send(waiting.pop(0), running)
-                running += 1
-            answers = pool.answers(None)
-            if answers is None:
-                return
-            running -= len(answers)
+        chosen = self._one_with_each_label()
+        if len(chosen) < 2:  # one alone is refused as early when it is trained
+            return
         refused: dict[str, list[PlannedRun]] = {}
-        for run, job in jobs.values():
-            Path(job.config).unlink(missing_ok=True)
-            if job.refusal.exists():
-                refused.setdefault(job.refusal.read_text(encoding="utf-8"), []).append(run)
-                job.refusal.unlink()
+        # A folder of its own, since another runner may check the same runs.
+        with tempfile.TemporaryDirectory() as folder:
+            jobs = [self._checking_job(run, Path(folder)) for run in chosen]
+            waiting, running = list(jobs), 0
+            while waiting or running:
+                while waiting and running < (self.options.workers or _cores()):
+                    pool.send(waiting.pop(0), running)
+                    running += 1
+                answers = pool.answers(None)
+                if answers is None:
+                    return
+                running -= len(answers)
+            for run, job in zip(chosen, jobs, strict=True):
+                if job.refusal.exists():
+                    refused.setdefault(job.refusal.read_text(encoding="utf-8"), []).append(run)
         if not refused:
             return
-        if len(refused) == 1 and sum(map(len, refused.values())) == len(jobs):
+        if len(refused) == 1 and sum(map(len, refused.values())) == len(chosen):
             raise UserError(f"Every run would be refused: {next(iter(refused))}")
-        reasons = "; ".join(f"{place_in_words(runs[0])}: {text}" for text, runs in refused.items())
-        raise UserError(f"Nothing was trained, since some runs would be refused: {reasons}")
+        reasons = " ".join(f"{place_in_words(runs[0])}: {text}" for text, runs in refused.items())
+        raise UserError(f"No run was started, since some would be refused: {reasons}")
 
     def _one_with_each_label(self) -> list[PlannedRun]:
-        """Missing runs, of which each label of each axis, in each stage and protocol, has one."""
+        """Missing runs among which each label of each axis occurs, in each stage and protocol."""
         covered: set[tuple[str, ...]] = set()
         chosen = []
         for run in self.missing():
             places: set[tuple[str, ...]] = set()
             for use in run.uses:
-                # The values of a search are within the bounds of its stage; one of them stands for all.
-                searches = run.study.stages[use.stage].search is not None
-                labels = {} if searches else use.cell
-                places |= {(use.protocol, use.stage, *entry) for entry in labels.items()} or {(use.protocol, use.stage)}
+                if run.study.stages[use.stage].search is not None:
+                    continue  # a combination that is refused is a failed trial, and no other trial is proposed for it
+                stage = (run.study.id, use.protocol, use.stage)
+                places |= {(*stage, *entry) for entry in use.cell.items()} or {stage}
             if places - covered:
                 covered |= places
                 chosen.append(run)
         return chosen
 
-    def _checking_job(self, run: PlannedRun) -> Job:
-        store = self.stores[run.study.id]
+    def _checking_job(self, run: PlannedRun, folder: Path) -> Job:
         paths = {word: str(self.checkpoint(source).resolve()) for word, source in run.sources.items()}
         not_yet = {f"${word}" for word, path in paths.items() if not Path(path).exists()}
         config = _with_paths(_without_words(run.config, not_yet), paths)
-        path = store.folder / "cells" / f".{run.id}.yaml"
-        path.parent.mkdir(parents=True, exist_ok=True)
-        (store.folder / "runs").mkdir(exist_ok=True)
+        path = folder / f"{run.id}.yaml"
         write_whole(path, yaml.safe_dump(config, sort_keys=False, allow_unicode=True).encode())
         return Job(
             id=run.id,
             config=str(path),
-            folder=str(store.run(run.id).path),
+            folder=str(folder / run.id),
             words=self._words(run),
             import_path=_import_path(run),
             checks=True,

@@ -607,9 +607,10 @@ def main_effects(rows: Sequence[tuple[Mapping[str, str], float]]) -> dict[str, d
 def analysis_of_variance(rows: Sequence[tuple[Mapping[str, str], float]]) -> tuple[list[Source], int]:
     """F-tests of each axis of a grid and of the interaction of each two axes.
 
-    Sums of squares are of type II: an axis is tested beside the other axes, and an interaction beside all axes and the
-    other interactions of two. The residual is what the model with all of them leaves; it contains the interactions of
-    three axes or more.
+    Sums of squares are of type II: an axis or an interaction is tested beside all axes and interactions that do not
+    contain it. In a part of a grid, where interactions may have the same columns as an axis, the axis is tested beside
+    the other axes alone. The residual is what the model with all of them leaves; it contains the interactions of three
+    axes or more.
 
     Args:
         rows: Label of each axis and value, for each run; all rows have the same axes.
@@ -632,18 +633,24 @@ def analysis_of_variance(rows: Sequence[tuple[Mapping[str, str], float]]) -> tup
         solution, _, rank, _ = np.linalg.lstsq(design, values, rcond=None)
         return float(((values - design @ solution) ** 2).sum()), len(values) - int(rank)
 
+    def beside(base: Sequence[tuple[str, ...]], term: tuple[str, ...]) -> tuple[int, float]:
+        (larger, more), (smaller, less) = residual(base), residual([*base, term])
+        return more - less, larger - smaller
+
     error, degrees = residual(terms)
     if degrees < 1 or error <= 1e-20 * (values**2).sum():  # a perfect fit leaves rounding errors
         return [], degrees
-    found = []
+    tests = []
     for term in terms:
-        base = [other for other in terms if other != term and (len(term) == 2 or len(other) == 1)]
-        (larger, more), (smaller, less) = residual(base), residual([*base, term])
-        if more > less:  # otherwise the others tell all that it tells
-            f = (larger - smaller) / (more - less) / (error / degrees)
-            found.append((term, more - less, max(0.0, f)))
-    p_values = holm([float(fdtrc(own, degrees, f)) for _, own, f in found])
-    return [Source(*entry, p) for entry, p in zip(found, p_values, strict=True)], degrees
+        base = [other for other in terms if not set(term) <= set(other)]
+        own, explained = beside(base, term)
+        if len(term) == 1:
+            alone = beside([other for other in base if len(other) == 1], term)
+            own, explained = alone if alone[0] > own else (own, explained)
+        if own:  # otherwise the others tell all that it tells
+            tests.append((term, own, max(0.0, explained / own / (error / degrees))))
+    p_values = holm([float(fdtrc(own, degrees, f)) for _, own, f in tests])
+    return [Source(*entry, p) for entry, p in zip(tests, p_values, strict=True)], degrees
 
 
 def _indicators(labels: Sequence[tuple[str, ...]]) -> "NDArray[np.float64]":

@@ -87,7 +87,7 @@ class EpochLoop(_TrainingEpochLoop):
     def _prepare_graphs(self) -> None:
         trainer, model = self.trainer, cast(Classifier, self.trainer.lightning_module)
         if (reason := _reason_against_graphs(trainer, self.steps_per_execution)) is not None:
-            self.say(f"cuda_graph is never: {reason}.")
+            self.say(f"CUDA graphs are not used: {reason}.")
             return
 
         def forward(batch: Batch, index: int) -> Tensor:
@@ -151,6 +151,8 @@ class EpochLoop(_TrainingEpochLoop):
                 optimizer.zero_grad()
                 counts.zero_grad.increment_by(1)
             loss.backward()
+            # What is left of the autograd graph would bring the stream of this step into the capture of a later one.
+            loss = loss.detach()
             if steps:
                 before_step()
             return loss
@@ -175,7 +177,7 @@ class EpochLoop(_TrainingEpochLoop):
                     self.update_lr_schedulers("step", update_plateau_schedulers=False)
             else:
                 closure()
-            self.automatic_optimization.earlier.add(loss.detach(), len(batch[1]))
+            self.automatic_optimization.earlier.add(loss, len(batch[1]))
             if model.log_calls != logged:  # a part of the step that a subclass extends may log
                 connector.on_batch_end()
                 connector.update_train_step_metrics()
@@ -242,6 +244,9 @@ def _reason_against_graphs(trainer: Any, steps_per_execution: int) -> str | None
         return "gradients are accumulated"
     if not is_ours(type(trainer.lightning_module)):
         return f"{type(trainer.lightning_module).__name__} may do in Python what a graph does not repeat"
+    optimizer = type(trainer.optimizers[0])
+    if not is_ours(optimizer) and optimizer.__module__.partition(".")[0] != "torch":
+        return f"{optimizer.__name__} may keep gradients, whose memory a graph overwrites"
     return None
 
 

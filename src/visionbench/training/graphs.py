@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from visionbench.errors import UserError
 from visionbench.models.base import Batch, Classifier, Totals
 from visionbench.text import one_line
 
@@ -20,7 +21,7 @@ WARM_UP_STEPS = 3
 
 
 class CudaGraphs:
-    """What a GPU of NVIDIA offers.
+    """CUDA graphs of torch, on an NVIDIA GPU.
 
     Args:
         device: Device of the run.
@@ -29,6 +30,7 @@ class CudaGraphs:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.pool = torch.cuda.graph_pool_handle()
+        self.stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def random_state(self) -> Tensor:
         """State of the device's random numbers."""
@@ -38,14 +40,13 @@ class CudaGraphs:
         """Sets what `random_state` gave."""
         torch.cuda.set_rng_state(state, self.device)
 
-    def aside(self, function: Callable[[], Tensor]) -> Tensor:
-        """Calls a function in a stream of its own, as torch asks for before a capture."""
-        stream = torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
+    def in_other_stream(self, function: Callable[[], Tensor]) -> Tensor:
+        """Calls a function in another stream, as torch asks for before a capture."""
         current = torch.cuda.current_stream(self.device)
-        stream.wait_stream(current)
-        with torch.cuda.stream(stream):
+        self.stream.wait_stream(current)
+        with torch.cuda.stream(self.stream):
             value = function()
-        current.wait_stream(stream)
+        current.wait_stream(self.stream)
         return value
 
     def capture(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
@@ -61,7 +62,7 @@ class CudaGraphs:
 
 
 class GraphedSteps:
-    """Makes training steps by a graph, which is captured anew in each epoch, whose sums are new tensors.
+    """Computes training steps by a graph, which is captured anew in each epoch, since an epoch has sums of its own.
 
     Args:
         model: Model in training.
@@ -80,12 +81,13 @@ class GraphedSteps:
         self.model, self.forward, self.say, self.graphs = model, forward, say, graphs
         self.works = True
         self.steps_without = 0
-        self.captures = 0
         self.totals: Totals | None = None  # of the epoch of the graph
         self.batch: Batch = (torch.empty(0), torch.empty(0))  # memory that the graph reads
         self.loss = torch.empty(0)
         self.gradients: list[tuple[Any, Tensor]] = []
         self.counts = (0, 0)  # of samples, which one step adds to the sums
+        self.kept: list[Tensor] = []  # parameters and buffers, which a graph reads where they were when it was captured
+        self.addresses: list[int] = []
         self.replay: Callable[[], None] | None = None
 
     def step(self, batch: Batch, index: int) -> Tensor | None:
@@ -103,10 +105,11 @@ class GraphedSteps:
         if self.steps_without < WARM_UP_STEPS:
             self.steps_without += 1
             return None
-        if self.totals is not self.model.train_totals and not self._capture(batch, index):
+        is_valid = self.totals is self.model.train_totals and self.addresses == _addresses(self.kept)
+        if not is_valid and not self._capture(batch, index):
             return None
         if self.replay is None or any(new.shape != old.shape for new, old in zip(batch, self.batch, strict=True)):
-            return None  # the last batch of an epoch is smaller
+            return None  # a batch that is smaller than the others
         for own, new in zip(self.batch, batch, strict=True):
             own.copy_(new)
         self.replay()
@@ -118,7 +121,7 @@ class GraphedSteps:
         return self.loss.clone()
 
     def _capture(self, batch: Batch, index: int) -> bool:
-        """Captures a step; the first time, compares it with the same step without the graph."""
+        """Captures a step, and compares it with the same step without the graph."""
         self.batch = own = (batch[0].clone(), batch[1].clone())
         self.totals = self.model.train_totals
         parameters = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
@@ -130,27 +133,28 @@ class GraphedSteps:
             loss.backward()  # type: ignore[no-untyped-call]
             return loss.detach()
 
+        self.kept = [*self.model.parameters(), *self.model.buffers()]
+        self.addresses = _addresses(self.kept)
         before = self._state()
-        expected: list[Tensor] | None = None
-        try:
-            if self.captures == 0:
-                loss = self.graphs.aside(loss_and_gradients)
-                expected = [loss.clone(), *_gradients(parameters), *self._state().tensors]
-                self._restore(before)
-            self.loss, self.replay = self.graphs.capture(loss_and_gradients)
-        except RuntimeError as error:  # of CUDA, which says what cannot be captured
-            return self._give_up(f"a step could not be captured ({one_line(error).rstrip('.')})", before)
-        after = self._state().counts
-        self.counts = (after[0] - before.counts[0], after[1] - before.counts[1])
-        self.gradients = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
-        self.captures += 1
-        if expected is not None:
-            self.replay()
-            found = [self.loss, *_gradients(parameters), *self._state().tensors]
-            if len(found) != len(expected) or not all(map(torch.equal, found, expected)):
-                return self._give_up("a captured step gave other numbers than the same step without a graph", before)
+        loss = self.graphs.in_other_stream(loss_and_gradients)
+        expected = [loss.clone(), *_gradients(parameters), *self._state().tensors]
         self._restore(before)
-        return True
+        try:
+            self.loss, self.replay = self.graphs.capture(loss_and_gradients)
+        except RuntimeError as error:  # of CUDA, after which torch does not promise that training can be continued
+            reason = one_line(error).rstrip(".")
+            raise UserError(
+                f"A step could not be captured as a CUDA graph ({reason}); give --cuda_graph never."
+            ) from error
+        self.counts = (self.totals.count - before.counts[0], self.totals.minimized_count - before.counts[1])
+        self.gradients = [(parameter, parameter.grad) for parameter in parameters if parameter.grad is not None]
+        self.replay()
+        replayed = [self.loss, *_gradients(parameters), *self._state().tensors]
+        if len(replayed) != len(expected) or not all(map(torch.equal, replayed, expected)):
+            self.works, self.replay = False, None
+            self.say("CUDA graphs are not used: a captured step gave other numbers than the same step without a graph.")
+        self._restore(before)
+        return self.works
 
     def _changed_by_a_step(self) -> list[Tensor]:
         totals = self.model.train_totals
@@ -170,12 +174,6 @@ class GraphedSteps:
                 tensor.copy_(value)
         totals.count, totals.minimized_count = state.counts
 
-    def _give_up(self, reason: str, state: "_State") -> bool:
-        self.works, self.replay = False, None
-        self._restore(state)
-        self.say(f"cuda_graph is never: {reason}.")
-        return False
-
 
 @dataclass(frozen=True)
 class _State:
@@ -183,6 +181,10 @@ class _State:
 
     tensors: list[Tensor]
     counts: tuple[int, int]
+
+
+def _addresses(tensors: list[Tensor]) -> list[int]:
+    return [tensor.data_ptr() for tensor in tensors]
 
 
 def _gradients(parameters: list[Any]) -> list[Tensor]:

@@ -167,7 +167,7 @@ def metric_lines(stage: str, data: VisionDataModule, metrics: dict[str, float], 
 
 
 def error_lines(predictions: Predictions | None, data: VisionDataModule) -> Iterator[str]:
-    """What the most frequent class alone would reach, and the classes that are confused most often.
+    """The accuracy of always predicting the most frequent class, and the classes that are confused most often.
 
     Args:
         predictions: Predictions on the split; `None` where there are none.
@@ -179,8 +179,9 @@ def error_lines(predictions: Predictions | None, data: VisionDataModule) -> Iter
     counts = confusion(predictions.labels, predictions.predicted, len(names))
     sizes = counts.sum(axis=1)
     largest = int(sizes.argmax())
-    which = "any class" if sizes.min() == sizes.max() else shown(names[largest])
-    yield f"baseline    {as_percent(sizes[largest] / sizes.sum())}, if {which} were the answer for every {data.item}"
+    which = "the same class" if sizes.min() == sizes.max() else shown(names[largest])
+    share = _share(sizes[largest] / len(predictions), len(predictions), data.item)
+    yield f"baseline    {share}, by always predicting {which}"
     pairs = (
         f"{shown(names[true])} as {shown(names[predicted])} ({count:,} of {sizes[true]:,})"
         for true, predicted, count in confused_pairs(counts)[:MOST_CONFUSED]
