@@ -41,14 +41,14 @@ class Parser(LightningArgumentParser):
                 )
         return super().parse_args(args, *arguments, **options)
 
-    def format_help(self) -> str:
+    def format_help(self, *arguments: Any, **options: Any) -> str:
         """The help of the command, or of a class in it, which lists what can be given."""
         if str(self.description).startswith("Help for "):  # the usage would begin with what the data set gives
             self.usage = argparse.SUPPRESS
             for action in self._actions:
                 if action.dest in LINKED:
                     action.help = argparse.SUPPRESS
-        return super().format_help()
+        return super().format_help(*arguments, **options)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises the message as a sentence.
