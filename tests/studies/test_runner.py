@@ -566,7 +566,7 @@ def test_the_example_of_a_comparison_runs_as_it_is(tmp_path):
 def test_the_example_of_a_grid_search_runs_as_it_is(tmp_path):
     study(tmp_path, "new", "mine", "--grid")
     printed = " ".join(study(tmp_path, "run", "mine").stdout.split())
-    assert "27 runs" in printed
+    assert "[27/27] runs finished" in printed
     rows = read_rows(tmp_path / "lightning_logs/studies/mine/results.csv")
     assert [row.stage for row in rows if "test/acc" in row.metrics] == ["final"] * 3
 
