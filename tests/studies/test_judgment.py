@@ -242,16 +242,21 @@ def test_no_other_cell_is_trained_while_a_failed_candidate_is_tried_again(monkey
     failed = next(row for row in rows.values() if row.cell == {"width": "16"})
     rows[failed.id] = replace(failed, status="failed", metrics={}, error="the disk was slow")
     write_rows(Path("lightning_logs/studies/some-study/results.csv"), rows.values())
-    sent, answered = [], []
+    checked, sent, answered = [], [], []
 
     class Failing(Pool):
         def send(self, job, slot):
+            if job.checks:
+                checked.append(job.id)
+                return
             sent.append(job.id)
             folder = RunFolder(Path(job.folder))
             folder.path.mkdir(parents=True)
             folder.write_metadata({"status": "failed", "error": "too wide"})
 
         def answers(self, timeout):
+            if checked:
+                return [{"id": checked.pop(), "status": 0}]
             answered.append(sent[len(answered)])
             return [{"id": answered[-1], "status": 1}]
 

@@ -200,7 +200,7 @@ class CountsItsSteps(MLP):
         return super().penalty()
 
 
-class KeepsGradients(torch.optim.SGD):
+class KeepsGradients(torch.optim.Adagrad):
     """May compare the gradients of two steps."""
 
 
