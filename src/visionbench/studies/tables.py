@@ -1,5 +1,6 @@
 """What was measured beside what was published: one entry for each cell, measure and protocol, with its verdict."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -56,7 +57,8 @@ class Measured:
     @property
     def mean(self) -> float | None:
         """Mean over the seeds; `None` without values."""
-        return sum(self.values.values()) / len(self.values) if self.values else None
+        # fsum, since from Python 3.12 on, sum adds up otherwise than before.
+        return math.fsum(self.values.values()) / len(self.values) if self.values else None
 
     @property
     def label(self) -> str:
