@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.fakes import image_size
+from tests.fakes import image_size, write_images
 from visionbench.data import Digits
 
 
@@ -58,6 +58,16 @@ def test_a_flipped_bit_is_found(cli, root):
     shown = cli(f"data verify Digits --data.root {root}")
     assert shown.status == 1
     assert f"DAMAGED    {array}" in shown.out
+
+
+def test_duplicates_that_are_kept_are_reported_once(cli, tmp_path):
+    folder = write_images(tmp_path / "images", {"cat": 6, "dog": 6})
+    first, second = sorted((folder / "cat").iterdir())[:2]
+    second.write_bytes(first.read_bytes())
+    options = f"--data.source {folder} --data.size 8"
+    for command in (f"data prepare ImageFolder {options}", f"check --model MLP --data ImageFolder {options}"):
+        shown = cli(command)
+        assert shown.out.count("1 image has the same bytes as another") == 1, shown
 
 
 def test_duplicates_within_and_across_splits_are_counted(cli, tmp_path):

@@ -11,10 +11,8 @@ from visionbench import data, models
 from visionbench.config import cell_texts, patches  # noqa: F401, since they replace functions of jsonargparse
 from visionbench.config.parse_errors import sentence
 from visionbench.errors import UserError
+from visionbench.guards.config import LINKED
 from visionbench.text import is_utf8, shown
-
-# Arguments of a model that the data set gives.
-LINKED = ("model.num_classes", "model.input_shape")
 
 # jsonargparse knows a class by its short name only where the class is imported.
 for package in (data, models):
@@ -46,7 +44,7 @@ class Parser(LightningArgumentParser):
         if str(self.description).startswith("Help for "):  # the usage would begin with what the data set gives
             self.usage = argparse.SUPPRESS
             for action in self._actions:
-                if action.dest in LINKED:
+                if action.dest in {f"model.{name}" for name in LINKED}:
                     action.help = argparse.SUPPRESS
         return super().format_help(*arguments, **options)
 

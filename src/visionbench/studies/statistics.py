@@ -123,7 +123,7 @@ class Effect:
 
 
 @dataclass(frozen=True)
-class Source:
+class AxisTest:
     """A row of an analysis of variance: an axis, or the interaction of two.
 
     Attributes:
@@ -604,7 +604,7 @@ def main_effects(rows: Sequence[tuple[Mapping[str, str], float]]) -> dict[str, d
     return effects
 
 
-def analysis_of_variance(rows: Sequence[tuple[Mapping[str, str], float]]) -> tuple[list[Source], int]:
+def analysis_of_variance(rows: Sequence[tuple[Mapping[str, str], float]]) -> tuple[list[AxisTest], int]:
     """F-tests of each axis of a grid and of the interaction of each two axes.
 
     Sums of squares are of type II: an axis or an interaction is tested beside all axes and interactions that do not
@@ -650,7 +650,7 @@ def analysis_of_variance(rows: Sequence[tuple[Mapping[str, str], float]]) -> tup
         if own:  # otherwise the others tell all that it tells
             tests.append((term, own, max(0.0, explained / own / (error / degrees))))
     p_values = holm([float(fdtrc(own, degrees, f)) for _, own, f in tests])
-    return [Source(*entry, p) for entry, p in zip(tests, p_values, strict=True)], degrees
+    return [AxisTest(*entry, p) for entry, p in zip(tests, p_values, strict=True)], degrees
 
 
 def _indicators(labels: Sequence[tuple[str, ...]]) -> "NDArray[np.float64]":
