@@ -7,10 +7,12 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 import visionbench
 from tests.fakes import write_table
-from visionbench.data import Arrays, Digits, Table, base
+from visionbench.data import Arrays, Digits, Rows, Table, base
 from visionbench.data.augment import HorizontalFlip
+from visionbench.data.telling import telling_columns
 from visionbench.errors import UserError
-from visionbench.guards import Refused
+from visionbench.guards import DataContext, Refused
+from visionbench.guards.data import TellingColumns
 from visionbench.runs.folder import RunFolder
 
 
@@ -256,6 +258,75 @@ def test_copies_among_the_rows_of_a_table_are_counted(tmp_path):
     data.prepare_data()
     data.setup()
     assert data.copies_of_training() == {"test": 3}
+
+
+def write_rows(folder, rows, *, names="x,y,leak,kind"):
+    folder.mkdir()
+    (folder / "train.csv").write_text("\n".join([names, *(",".join(map(str, row)) for row in rows)]) + "\n")
+    return str(folder)
+
+
+LEAKS = {
+    "codes of the target": lambda number, kind: {"a": 7, "b": 3, "c": 5}[kind],
+    "another text of the target": lambda number, kind: f"kind-{kind}",
+    "finer texts": lambda number, kind: f"{kind}{number % 4}",
+    "row numbers of a sorted file": lambda number, kind: 1000 * "abc".index(kind) + number,
+    "missing where the class is c": lambda number, kind: "" if kind == "c" else 1 + "ab".index(kind) + number / 1000,
+}
+NO_LEAKS = {
+    "noise": lambda number, kind: (number * 7919) % 997,
+    "a name of each row": lambda number, kind: f"n{number}",
+    "one row is an exception": lambda number, kind: "abc".index("a" if number == 8 else kind),
+    "one class of three is told": lambda number, kind: int(kind == "a"),
+    "constant": lambda number, kind: 1,
+}
+
+
+@pytest.mark.parametrize("name", [*LEAKS, *NO_LEAKS])
+def test_a_column_that_alone_tells_the_class_is_reported(tmp_path, name):
+    random = np.random.RandomState(0)
+    rows = []
+    for number in range(90):
+        kind = "abc"[number % 3]
+        rows.append((random.rand(), random.randint(4), (LEAKS | NO_LEAKS)[name](number, kind), kind))
+    source = write_rows(tmp_path / "table", rows)
+    declared = ["leak"] if name == "a name of each row" else []
+    data = Table(source, "kind", categorical=declared, root=str(tmp_path / "data"), val_size=0, test_size=0)
+    data.prepare_data()
+    data.setup()
+    assert data.telling_columns() == (["leak"] if name in LEAKS else [])
+    assert [finding.sentence for finding in TellingColumns().check(DataContext(data))] == (
+        [
+            "Column 'leak' alone tells the class of all 90 training rows, as a copy of the target would, or row "
+            "numbers of a file that is sorted by class; add it to data.ignore, unless its value is known before the "
+            "class of a new row is."
+        ]
+        if name in LEAKS
+        else []
+    )
+
+
+def test_few_rows_that_a_column_tells_by_chance_are_not_reported():
+    """Of columns of random numbers, some tell the classes of six rows; 200 such tables have no finding."""
+    random, told = np.random.RandomState(0), 0
+    for _ in range(200):
+        columns, labels = random.rand(30, 6), np.array([0, 0, 0, 1, 1, 1])
+        told += sum(len(set(labels[np.argsort(values)][:3].tolist())) == 1 for values in columns)
+        assert telling_columns(columns, labels) == []
+    assert told > 100
+
+
+def test_rows_of_python_name_the_columns_by_number(tmp_path):
+    random = np.random.RandomState(0)
+    labels = random.randint(2, size=60)
+    rows = np.stack([random.rand(60), labels * 2.0, random.rand(60), -labels + random.rand(60) / 2], axis=1)
+    data = Rows(rows, labels, val_size=10, test_size=10)
+    result = fit(data, tmp_path)
+    assert any(
+        sentence.startswith("Columns '1' and '3' alone each tell the class of all 40 training rows")
+        and "; remove them, unless their values are known" in sentence
+        for sentence in sentences(result)
+    )
 
 
 def test_a_fixed_order_is_the_same_each_epoch_and_is_said(tmp_path):

@@ -513,6 +513,10 @@ class VisionDataModule(LightningDataModule, ABC):
                 counts[stage] = int(np.isin(sample_digests(store, split.part)[index], trained).sum())
         return counts
 
+    def telling_columns(self) -> list[str]:
+        """Names of the columns of which each alone tells the class of every training row; valid after `setup`."""
+        return []
+
     def trained_on(self) -> dict[str, int]:
         """Number of validation and of test samples that are training samples themselves; valid after `setup`.
 

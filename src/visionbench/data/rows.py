@@ -12,6 +12,7 @@ from visionbench.data.augment import Augmentation
 from visionbench.data.base import Residency, VisionDataModule
 from visionbench.data.loader import EpochOrder, ResidentLoader, RowLoader
 from visionbench.data.store import Store
+from visionbench.data.telling import telling_columns
 from visionbench.errors import UserError
 
 
@@ -28,6 +29,16 @@ class EncodedRows(VisionDataModule):
     @property
     def shape_in_words(self) -> str:  # noqa: D102
         return f"{self.input_shape[0]} features"
+
+    def telling_columns(self) -> list[str]:  # noqa: D102
+        store, train = self._ready()[0], self.splits["train"]
+        rows = store.arrays[f"{train.part}-images"][train.index]
+        labels = store.arrays[f"{train.part}-labels"][train.index]
+        return [self.column_name(number) for number in telling_columns(rows.T, labels)]
+
+    def column_name(self, number: int) -> str:
+        """Name of a column of the rows, for messages."""
+        return str(number)
 
     def residency(self, device: torch.device, processes: int = 1) -> Residency:
         """The encoded rows are always held on the device."""

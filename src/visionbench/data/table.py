@@ -170,6 +170,9 @@ class Table(EncodedRows, FromSource):
     def stored_shape(self) -> tuple[int, ...]:  # noqa: D102
         return (len(self.schema.columns),)
 
+    def column_name(self, number: int) -> str:  # noqa: D102
+        return self.schema.columns[number].name
+
     def prepare_settings(self) -> dict[str, Any]:  # noqa: D102
         settings = {"source": str(self.source.resolve()), **asdict(self.options)}
         # Stores that were written before there was one of these keep their key.

@@ -24,6 +24,7 @@ from visionbench.guards.data import (
     FixedOrderOfTraining,
     LabelRange,
     OfficialTestAsValidation,
+    TellingColumns,
     TrainAsTest,
 )
 from visionbench.guards.epoch import ConstantPrediction, EpochContext, NoBetterThanMajority, SilentLayers, SilentUnits
@@ -70,6 +71,7 @@ GUARDS: list[Guard] = [
     TrainAsTest(),
     AugmentedValidation(),
     CopiesOfTraining(),
+    TellingColumns(),
     FixedOrderOfTraining(),
     DuplicateFiles(),
     LabelRange(),

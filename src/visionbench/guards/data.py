@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from visionbench.data.base import VisionDataModule
 from visionbench.guards.base import Finding, Guard
-from visionbench.text import counted
+from visionbench.text import counted, quoted
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,26 @@ class CopiesOfTraining(Guard):
                     f"training {data.item}, so that the {words} accuracy is too high for new {data.item}s; visionbench "
                     f"data verify {type(data).__name__}, with the options --data... of this run, lists them.",
                 )
+
+
+class TellingColumns(Guard):
+    """Reports a column of a table that alone tells the class of each training row, as a copy of the target does."""
+
+    stage = "data"
+
+    def check(self, context: DataContext) -> Iterator[Finding]:  # noqa: D102
+        data = context.data
+        if columns := data.telling_columns():
+            names, is_one = " and ".join(map(quoted, columns)), len(columns) == 1
+            them = "it" if is_one else "them"
+            yield Finding(
+                "warning",
+                f"{'Column' if is_one else 'Columns'} {names} alone {'tells' if is_one else 'each tell'} the class of "
+                f"all {counted(data.sizes()['train'], 'training row')}, as a copy of the target would, or row numbers "
+                f"of a file that is sorted by class; "
+                f"{f'add {them} to data.ignore' if 'ignore' in data.specific_arguments else f'remove {them}'}, unless "
+                f"{'its value is' if is_one else 'their values are'} known before the class of a new row is.",
+            )
 
 
 class FixedOrderOfTraining(Guard):
