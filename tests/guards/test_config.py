@@ -31,12 +31,13 @@ class Options(SimpleNamespace):
         return vars(self)
 
 
-def context_of(min_delta=0.0, patience=None, **trainer):
+def context_of(min_delta=0.0, patience=None, views=None, **trainer):
     defaults = dict.fromkeys([*TRAINER_NUMBERS, *WITHOUT_EFFECT, "max_time", "profiler", "gradient_clip_algorithm"])
     defaults |= {"max_epochs": 10, "max_steps": -1, "sync_batchnorm": False, "accelerator": "auto", "devices": "auto"}
     config = SimpleNamespace(
         trainer=Options(**(defaults | {"overfit_batches": 0.0, "num_nodes": 1} | trainer)),
         early_stopping=Options(min_delta=min_delta, patience=patience),
+        model=Options(init_args={"views": views}),
     )
     return ConfigContext(config, {}, False)
 
@@ -96,6 +97,7 @@ def test_something_ends_a_run():
         ({"profiler": "xla"}, "trainer.profiler is xla, expected one of simple, advanced, pytorch"),
         ({"min_delta": 0.1}, "early_stopping.min_delta is 0.1, but training is not ended early"),
         ({"sync_batchnorm": True, "devices": 2, "accelerator": "cpu"}, "trainer.sync_batchnorm is true"),
+        ({"views": 3, "devices": 2, "accelerator": "cpu"}, "model.views is 3, but in a run of several processes"),
     ],
 )
 def test_an_option_without_effect_is_refused(options, sentence):
@@ -113,6 +115,9 @@ def test_an_option_without_effect_is_refused(options, sentence):
         {"profiler": "simple"},
         {"min_delta": 0.1, "patience": 2},
         {"sync_batchnorm": True},
+        {"views": 3},
+        {"views": 0, "devices": 2, "accelerator": "cpu"},
+        {"views": "flip", "devices": 2, "accelerator": "cpu"},
     ],
 )
 def test_an_option_with_an_effect_is_taken(options):

@@ -96,6 +96,12 @@ def test_input_is_written_with_its_schema(run):
     assert run.input["class_names"] == ["cat", "dog"]
 
 
+def test_input_of_a_newer_version_is_refused(run):
+    run.input_path.write_text('{"schema": 2, "class_names": []}')
+    with pytest.raises(UserError, match=r"input\.json has schema 2, expected 1; use the version of visionbench that"):
+        _ = run.input
+
+
 @pytest.mark.parametrize("content", ["trainer: {}\nmodel: {}\n", "just words", "trainer: [\n"])
 def test_a_damaged_configuration_is_named(run, content):
     run.config_path.write_text(content)

@@ -98,6 +98,17 @@ def test_the_record_of_a_clone_is_the_first_one(tmp_path):
     assert changed_since(recorded(tmp_path / "here"), study) is None
 
 
+def test_rows_of_older_and_newer_versions_are_read_or_refused(tmp_path):
+    row = Row("0" * 16, ("reported",), "all", {}, 0, None, "finished", {"val/acc": 0.5}, date="2026-11-29")
+    write_rows(tmp_path / "runs.csv", [row])
+    header, line = (tmp_path / "runs.csv").read_text().splitlines()
+    (tmp_path / "older.csv").write_text(f"{header.removesuffix(',date')}\n{line.removesuffix(',2026-11-29')}\n")
+    assert read_rows(tmp_path / "older.csv") == [replace(row, date="")]
+    (tmp_path / "newer.csv").write_text(f"{header},units\n{line},percent\n")
+    with pytest.raises(UserError, match=r"newer\.csv has the column 'units', which this version of visionbench"):
+        read_rows(tmp_path / "newer.csv")
+
+
 def test_a_damaged_record_is_one_sentence(tmp_path):
     (tmp_path / FILE).write_text('{"recorded": ')
     with pytest.raises(UserError, match=r"judged\.json is damaged .*restore it from the repository"):

@@ -76,8 +76,8 @@ class Table(EncodedRows, FromSource):
         categorical: Names of categorical columns that are not detected as such, for example numbers that are codes.
             If the target is among them, each of its values is a class, such as NA, or one of many numbers.
         ignore: Names of columns that are not used, for example row numbers and names.
-        missing: Values that mark a missing cell, by column, for example {Cholesterol: 0}; one value or a list. Each
-            must be in some cell.
+        missing: Values that mark a missing cell, by column, for example {Cholesterol: 0}; one value or a list, of
+            which one must be in some cell.
         encoding: Encoding of a category: one_hot, a vector; or label, its index among the sorted categories (-1 for a
             category that the training split does not contain), which is not standardized.
         scaling: Scaling of numbers: standard, to mean 0 and deviation 1; or none.

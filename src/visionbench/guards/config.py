@@ -231,6 +231,12 @@ class OptionsWithoutEffect(_ConfigGuard):
             return (
                 "trainer.sync_batchnorm is true, but only batch norms on GPUs of NVIDIA can be synchronized; remove it."
             )
+        views = config.model.init_args.get("views")
+        if isinstance(views, int) and views and _processes(trainer) > 1:
+            return (
+                f"model.views is {views}, but in a run of several processes no features are computed once; set "
+                "model.views to 0, which augments the images anew in each epoch, or use one process."
+            )
         if config.early_stopping.min_delta and config.early_stopping.patience is None:
             return (
                 f"early_stopping.min_delta is {config.early_stopping.min_delta}, but training is not ended early; give "

@@ -43,7 +43,7 @@ TRIED_STEPS = 3
 
 
 class OptimizerSettings(Guard):
-    """Builds optimizer and scheduler once as a trial, so that a refused setting is reported before the run starts."""
+    """Optimizer and scheduler take their settings, which a trial shows before the run starts."""
 
     stage = "model"
 

@@ -135,8 +135,9 @@ class FrozenResNet(Classifier):
         cache_features: Whether the features that a frozen backbone gives for the images are computed once and kept in
             `features` in the folder of prepared data, in place of in each epoch. Augmented images have them computed
             once only with `views`.
-        views: Number of augmented views of each training image whose features are computed once; the epochs take them
-            in turn. 0 augments the images anew in each epoch, and computes their features each time.
+        views: Number of augmented views of each training image whose features are computed once, in a run of one
+            process; the epochs take them in turn. 0 augments the images anew in each epoch, and computes their features
+            each time.
     """
 
     def __init__(

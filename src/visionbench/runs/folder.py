@@ -222,11 +222,7 @@ class RunFolder:
             self.metadata_path,
             f"remove it and write it anew with visionbench fit --resume {shlex.quote(str(self.path))}",
         )
-        if content.get("schema", SCHEMA) not in (SCHEMA, METADATA_SCHEMA):
-            raise UserError(
-                f"{self.metadata_path} has schema {content['schema']}, expected {SCHEMA} or {METADATA_SCHEMA}; use the "
-                "version of visionbench that wrote it."
-            )
+        _check_schema(self.metadata_path, content, SCHEMA, METADATA_SCHEMA)
         return content
 
     @property
@@ -338,9 +334,11 @@ class RunFolder:
         """The content of input.json; empty where the file is absent.
 
         Raises:
-            UserError: The file is damaged.
+            UserError: The file is damaged, or of a newer version of visionbench.
         """
-        return _read_json(self.input_path, self.how_to_repeat())
+        content = _read_json(self.input_path, self.how_to_repeat())
+        _check_schema(self.input_path, content, SCHEMA)
+        return content
 
     @property
     def rows(self) -> list[dict[str, Any]]:
@@ -665,6 +663,15 @@ def _read_json(path: Path, otherwise: str) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no names with values; restore the file from a copy, or {otherwise}.")
     return content
+
+
+def _check_schema(path: Path, content: dict[str, Any], *known: int) -> None:
+    """Refuses a file of a version that is not known; without a number, it is the first one."""
+    if (schema := content.get("schema", SCHEMA)) not in known:
+        raise UserError(
+            f"{path} has schema {schema}, expected {' or '.join(map(str, known))}; use the version of visionbench that "
+            "wrote it."
+        )
 
 
 def _unreadable(path: Path, error: Exception, otherwise: str) -> UserError:

@@ -19,6 +19,7 @@ from visionbench.evaluation.measures import confusion
 from visionbench.files import write_whole
 from visionbench.runs.folder import RunFolder
 from visionbench.studies.spec import MINIMIZED, SECONDS, Cell
+from visionbench.text import quoted
 
 # Columns that differ between two trainings of one run, and therefore are the last ones.
 TIMES = ("seconds", "cpu_seconds", "date")
@@ -170,7 +171,7 @@ def read_rows(path: Path) -> list[Row]:
         path: File that `write_rows` has written.
 
     Raises:
-        UserError: The file is damaged.
+        UserError: The file is damaged, or of a newer version of visionbench.
     """
     if not path.exists():
         return []
@@ -178,10 +179,14 @@ def read_rows(path: Path) -> list[Row]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
             csv.field_size_limit(2**27)
-            return [
-                Row(**{name: _from_text(value, hints[name]) for name, value in entry.items() if name in hints})
-                for entry in csv.DictReader(file)
-            ]
+            reader = csv.DictReader(file)
+            # The columns are the version of the format: one that is not known may change what the others mean.
+            if unknown := [name for name in reader.fieldnames or () if name not in hints]:
+                raise UserError(
+                    f"{path} has the column {quoted(unknown[0])}, which this version of visionbench does not know; use "
+                    "the version that wrote the file, or remove the column if you added it."
+                )
+            return [Row(**{name: _from_text(value, hints[name]) for name, value in entry.items()}) for entry in reader]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is damaged ({error}); restore it, or delete it to train its runs again.") from error
 
