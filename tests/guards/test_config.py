@@ -144,16 +144,19 @@ def test_an_accelerator_of_this_machine_is_taken(monkeypatch):
 def model_of(optimizer, scheduler=None):
     import torch
 
-    from visionbench.models import MLP
+    from visionbench.models import CNN, MLP
+    from visionbench.models.optimizers import ConvMuon
 
-    kinds = {"Adam": torch.optim.Adam, "SGD": torch.optim.SGD, "RMSprop": torch.optim.RMSprop}
+    kinds = {kind.__name__: kind for kind in (torch.optim.Adam, torch.optim.SGD, torch.optim.RMSprop, ConvMuon)}
     import functools
 
     (kind, arguments) = optimizer
     rest = {}
     if scheduler is not None:
         rest = {"lr_scheduler": functools.partial(getattr(torch.optim.lr_scheduler, scheduler[0]), **scheduler[1])}
-    return MLP(2, (1, 2, 2), widths=[2], optimizer=functools.partial(kinds[kind], **arguments), **rest)
+    network = {"widths": [2, 2, 2], "dense": 2} if kind == "ConvMuon" else {"widths": [2]}
+    model = CNN if kind == "ConvMuon" else MLP
+    return model(2, (1, 8, 8), **network, optimizer=functools.partial(kinds[kind], **arguments), **rest)
 
 
 @pytest.mark.parametrize(
@@ -214,7 +217,8 @@ def test_a_number_of_the_scheduler_is_in_its_range(scheduler, part):
         ("StepLR", {"step_size": 1}),
         ("MultiStepLR", {"milestones": [1, 3]}),
         ("CosineAnnealingLR", {"T_max": 5}),
-        ("OneCycleLR", {"max_lr": 0.1}),
+        ("OneCycleLR", {"max_lr": 0.1, "cycle_momentum": False}),
+        ("CyclicLR", {"base_lr": 0.1, "max_lr": 0.2, "cycle_momentum": False}),
         ("LinearLR", {}),
     ],
 )
@@ -299,3 +303,37 @@ def test_numbers_given_in_python_are_refused_too(tmp_path, monkeypatch, options,
         visionbench.fit("MLP", "Digits", **options)
     assert part in str(error.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "scheduler", "expected"),
+    [
+        (
+            *(("SGD", {"lr": 0.5}), ("OneCycleLR", {"max_lr": 0.1})),
+            "model.optimizer.lr is 0.5, which has no effect, since OneCycleLR sets the learning rate of each step; set "
+            "model.lr_scheduler.max_lr instead.",
+        ),
+        (
+            *(("Adam", {"lr": 0.5}), ("CyclicLR", {"base_lr": 0.1, "max_lr": 0.2, "cycle_momentum": False})),
+            "model.optimizer.lr is 0.5, which has no effect, since CyclicLR sets the learning rate of each step; set "
+            "model.lr_scheduler.base_lr or model.lr_scheduler.max_lr instead.",
+        ),
+        (
+            *(("SGD", {"lr": 0.1, "momentum": 0.9}), ("OneCycleLR", {"max_lr": 0.1})),
+            "model.optimizer.momentum is 0.9, which has no effect, since OneCycleLR sets the momentum of each step; "
+            "set model.lr_scheduler.cycle_momentum or model.lr_scheduler.base_momentum or "
+            "model.lr_scheduler.max_momentum instead.",
+        ),
+        (("Adam", {"lr": 0.5, "betas": (0.8, 0.99)}), ("CosineAnnealingLR", {"T_max": 5}), None),
+        (("SGD", {"lr": 0.5, "momentum": 0.9}), ("ReduceLROnPlateau", {}), None),
+        (("Adam", {}), ("OneCycleLR", {"max_lr": 0.1}), None),
+        (("Adam", {"lr": 0.1}), ("OneCycleLR", {"max_lr": 0.1}), None),
+        (("ConvMuon", {"lr": 0.3}), ("LinearLR", {}), None),
+    ],
+)
+def test_a_setting_of_the_optimizer_that_the_scheduler_replaces_is_reported(optimizer, scheduler, expected):
+    findings = list(OptimizerSettings().check(ModelContext(model_of(optimizer, scheduler), SimpleNamespace())))
+    assert [finding.sentence for finding in findings] == ([expected] if expected else [])
+    assert [finding.severity for finding in findings] == (
+        ["warning" if "momentum" in expected else "refusal"] if expected else []
+    )

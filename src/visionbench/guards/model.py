@@ -1,10 +1,12 @@
 """Guards of the model: asked when the model is built, before the data are prepared."""
 
+import functools
+import inspect
 import math
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch.optim.lr_scheduler import ReduceLROnPlateau
@@ -43,17 +45,19 @@ TRIED_STEPS = 3
 
 
 class OptimizerSettings(Guard):
-    """Optimizer and scheduler take their settings, which a trial shows before the run starts."""
+    """Optimizer and scheduler take their settings and use them, which a trial shows before the run starts."""
 
     stage = "model"
 
     def check(self, context: ModelContext) -> Iterator[Finding]:  # noqa: D102
-        for sentence in self._sentences(context.model):
-            yield Finding("refusal", sentence)
+        sentences = list(self._sentences(context.model))
+        yield from (Finding("refusal", sentence) for sentence in sentences)
+        if not sentences:
+            yield from self._without_effect(context.model)
 
     def _sentences(self, model: Classifier) -> Iterator[str]:
         try:
-            optimizer = model.make_optimizer([torch.nn.Parameter(torch.zeros(1))])
+            optimizer = model.make_optimizer(_weights(model))
         except (ValueError, TypeError, RuntimeError) as error:
             yield f"model.optimizer does not take these settings: {one_line(error)}"
             return
@@ -82,21 +86,64 @@ class OptimizerSettings(Guard):
     def _tried(self, model: Classifier, optimizer: torch.optim.Optimizer) -> Iterator[str]:
         """Builds the scheduler and steps it a few times."""
         try:
-            scheduler: Any = model.build_lr_scheduler(optimizer, LONG_RUN)
-            rates = [group["lr"] for group in optimizer.param_groups]
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that the optimizer makes no step in between
-                for _ in range(min(TRIED_STEPS, getattr(scheduler, "total_steps", None) or TRIED_STEPS)):
-                    scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
-                    rates += [group["lr"] for group in optimizer.param_groups]
+            scheduler, rates = _tried_values(model, optimizer, "lr")
         except (ValueError, TypeError, ZeroDivisionError, OverflowError, RuntimeError) as error:
             yield f"model.lr_scheduler does not take these settings: {one_line(error)}"
             return
         if wrong := [float(rate) for rate in rates if not 0 <= float(rate) < math.inf]:
             yield (
-                f"model.lr_scheduler ({type(scheduler).__name__}) makes a learning rate of {wrong[0]:g}, "
+                f"model.lr_scheduler ({scheduler}) makes a learning rate of {wrong[0]:g}, "
                 "expected a finite number of 0 or more."
             )
+
+    def _without_effect(self, model: Classifier) -> Iterator[Finding]:
+        """Reports what the optimizer is given and the scheduler sets to values of its own."""
+        kind, arguments = class_and_arguments(model.make_optimizer)
+        if kind is None or model.make_lr_scheduler is None:
+            return
+        scheduler, of_scheduler = class_and_arguments(model.make_lr_scheduler)
+        parameters = inspect.signature(kind).parameters
+        # torch's own example of OneCycleLR gives SGD a momentum, which therefore is no reason to refuse a run.
+        words: dict[str, tuple[str, Literal["refusal", "warning"]]] = {
+            "lr": ("learning rate", "refusal"),
+            # torch's own examples give SGD a momentum and then cycle it, which is no reason to refuse a run.
+            "momentum": ("momentum", "warning"),
+        }
+        for key, (word, severity) in words.items():
+            value = arguments.get(key)
+            is_default = key in parameters and value == parameters[key].default  # perhaps not given
+            if not isinstance(value, int | float) or is_default or value in of_scheduler.values():
+                continue
+            (name, values), (_, others) = (
+                _tried_values(model, functools.partial(model.make_optimizer, **{key: entry})(_weights(model)), key)
+                for entry in (value, value / 2)
+            )
+            if values == others:
+                options = inspect.signature(scheduler).parameters if scheduler is not None else ()
+                own = " or ".join(f"model.lr_scheduler.{option}" for option in options if option.endswith(f"_{key}"))
+                yield Finding(
+                    severity,
+                    f"model.optimizer.{key} is {value}, which has no effect, since {name} sets the {word} of each "
+                    f"step; {f'set {own} instead' if own else 'remove it'}.",
+                )
+
+
+def _weights(model: Classifier) -> list[torch.nn.Parameter]:
+    """Small parameters with as many axes as those that are trained, since an optimizer may group them by that."""
+    axes = {parameter.ndim for parameter in model.parameters() if parameter.requires_grad} or {1}
+    return [torch.nn.Parameter(torch.zeros((1,) * number)) for number in sorted(axes)]
+
+
+def _tried_values(model: Classifier, optimizer: torch.optim.Optimizer, key: str) -> tuple[str, list[Any]]:
+    """Name of the scheduler, and what a setting of the optimizer is before and after each of its first steps."""
+    scheduler: Any = model.build_lr_scheduler(optimizer, LONG_RUN)
+    values = [group[key] for group in optimizer.param_groups]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the optimizer makes no step in between
+        for _ in range(min(TRIED_STEPS, getattr(scheduler, "total_steps", None) or TRIED_STEPS)):
+            scheduler.step(*([0.0] if isinstance(scheduler, ReduceLROnPlateau) else []))
+            values += [group[key] for group in optimizer.param_groups]
+    return type(scheduler).__name__, values
 
 
 def _all_finite(value: Any) -> bool:
