@@ -23,6 +23,7 @@ from visionbench.studies.jobs import DISK, ELSEWHERE, REFUSED, Job
 from visionbench.studies.judgment import changed_since, record, recorded
 from visionbench.studies.pool import Pool, local_pool
 from visionbench.studies.results import Row, read_rows, row_of, write_rows
+from visionbench.studies.same_weights import same_weights
 from visionbench.studies.spec import Study, load_study
 from visionbench.text import counted
 
@@ -154,7 +155,7 @@ class Runner:
         self.stores: dict[str, Store] = {}
         self.store = self._store(study)
         self.plan: Plan = plan(study, {}, epochs=options.epochs)
-        self.notes: list[str] = []
+        self._notes: list[str] = []
         self.started: dict[str, float] = {}
         self.attempts: dict[str, int] = {}
         self.kills: dict[str, int] = {}
@@ -196,6 +197,11 @@ class Runner:
         self.refresh()
         self._check_code()
         self._check_data()
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences about the rows: what has changed since they were made, and what had no effect."""
+        return [*self._notes, *same_weights(self.rows())]
 
     @property
     def saved(self) -> Path:
@@ -590,7 +596,16 @@ class Runner:
             begun = time.monotonic()
             self.write()
             self.next_write = time.monotonic() + (time.monotonic() - begun) / WRITING_SHARE
-        self._tell(run, row, row.status)
+        self._tell(run, row, row.status + self._same_as(run, row))
+
+    def _same_as(self, run: PlannedRun, row: Row) -> str:
+        """Words for another run of the stage that has the same weights; empty where there is none."""
+        for other in self.plan.runs.values():
+            if other.id == run.id or other.first.stage != row.stage or (found := self.store.rows.get(other.id)) is None:
+                continue
+            if found.is_finished and row.is_finished and found.weights_digest == row.weights_digest:
+                return f", the same weights as {place_in_words(other)}"
+        return ""
 
     def _stop_where_all_are_refused(self, row: Row) -> None:
         self.refused.append(row.error)
@@ -771,8 +786,8 @@ class Runner:
                 self._note(sentence)
 
     def _note(self, text: str) -> None:
-        if text not in self.notes:
-            self.notes.append(text)
+        if text not in self._notes:
+            self._notes.append(text)
 
     def _tell(self, run: PlannedRun, row: Row | None, text: str) -> None:
         if self.watcher is not None:
