@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+import visionbench
 from visionbench.cli import COMMANDS
 from visionbench.config import short_help
 from visionbench.data import fashion_mnist
@@ -47,6 +48,14 @@ MISTAKES = {
         "fit --model visionbench.models.Nett --data Digits",
         "model.class_path: there is no class Nett in visionbench.models;",
     ),
+    "class in small letters": ("fit --model cnn --data Digits", "there is no class cnn; known: ", "did you mean CNN?"),
+    "model for a file": ("fit MLP --data Digits", "MLP is a model, not a file of settings; write --model MLP."),
+    "option without a value": (f"{DIGITS} --resume", "--resume has no value; give one after it, or --resume=VALUE"),
+    "part's option without a value": (
+        f"{DIGITS} --model.optimizer.lr --threads 1",
+        "--model.optimizer.lr has no value",
+    ),
+    "file without a name": ("fit --config", "--config has no value"),
     "unknown optimizer": (
         f"{DIGITS} --model.optimizer Adamm",
         "model.optimizer.class_path: there is no class Adamm; known: ",
@@ -68,10 +77,20 @@ MISTAKES = {
     ),
     "option without its group": (f"{DIGITS} --max_epochs 3", "--max_epochs;", "did you mean --trainer.max_epochs?"),
     "checkpoint path": (f"{DIGITS} --ckpt_path x", "There is no option --ckpt_path"),
-    "text as a number": (f"{DIGITS} --trainer.max_epochs many", "trainer.max_epochs: found many, expected int"),
+    "text as a number": (
+        f"{DIGITS} --trainer.max_epochs many",
+        "trainer.max_epochs: found many, expected an integer or null.",
+    ),
+    "comma in a number": (f"{DIGITS} --model.optimizer.lr 0,01", "expected a number; write it with a point, 0.01."),
+    "text as a seed": (f"{DIGITS} --seed_everything x", "seed_everything: found x, expected an integer."),
+    "unknown precision": (f"{DIGITS} --trainer.precision 8", "expected one of 64, 32, 16, transformer-engine, "),
+    "number for a mapping": (
+        "fit --model MLP --data Table --data.source x --data.target y --data.missing 0",
+        "data.missing: found 0, expected a mapping or null; write it in braces and quotes, '{NAME: VALUE}'.",
+    ),
     "text as a model's number": (
         "fit --model CNN --data Digits --model.dense x",
-        "model.dense: found x, expected int.",
+        "model.dense: found x, expected an integer.",
     ),
     "text as an optimizer's number": (f"{DIGITS} --model.optimizer.lr fast", "model.optimizer.lr: found fast"),
     "unknown choice": (f"{DIGITS} --model.activation rleu", "model.activation: found rleu, expected one of relu, "),
@@ -89,6 +108,18 @@ MISTAKES = {
         "data.augment: there is no class MixUpp",
         "did you mean MixUp?",
     ),
+    "augmentation that is no list": (
+        f"{DIGITS} --data.augment MixUp",
+        "data.augment: found MixUp, expected a list; write it in brackets and quotes, '[MixUp]', or '[MixUp, ...]'",
+    ),
+    "callback that is no list": (
+        f"{DIGITS} --trainer.callbacks EarlyStopping",
+        "trainer.callbacks: found EarlyStopping, expected a list or null; write it in brackets and quotes,",
+    ),
+    "option of two other data sets": (
+        f"{DIGITS} --data.missing 0",
+        "--data.missing, which HeartFailure and Table have",
+    ),
     "option of another optimizer": (
         f"{DIGITS} --model.optimizer.momentum 1",
         "Adam has no option --model.optimizer.momentum, which ConvMuon, Muon, RMSprop and others have; remove it.",
@@ -99,6 +130,8 @@ MISTAKES = {
     ),
     "no data": ("fit --model MLP", "No data is given", "--data NAME"),
     "no model": ("fit --data Digits", "No model is given", "--model NAME"),
+    "option of no model": ("fit --data Digits --model.dropout 0.5", "No model is given; name it with --model NAME"),
+    "option of no data": ("fit --model MLP --data.batch_size 3", "No data is given; name it with --data NAME"),
     "no source": ("fit --model MLP --data ImageFolder", "--data.source and --data.size must be given", "--data.help"),
     "no step size": (f"{DIGITS} --model.lr_scheduler StepLR", "--model.lr_scheduler.step_size must be given"),
     "handwritten classes": (f"{DIGITS} --model.num_classes 7", "model.num_classes is set to 7", "remove it"),
@@ -152,6 +185,11 @@ MISTAKES = {
     "unknown optimizer option": (f"{DIGITS} --model.optimizer SGD --model.optimizer.momentun 1", "optimizer.momentum?"),
     "help of a class in no module": ("fit --model.help nosuch.Net", "there is no module nosuch", "MLP"),
     "help of no class": ("fit --data.help Digit", "there is no class Digit", "Digits"),
+    "help of no optimizer": (
+        "fit --model MLP --model.optimizer.help SDG",
+        "no class SDG; known: ",
+        "did you mean SGD?",
+    ),
     "model of another kind": (
         "fit --model torch.nn.Linear --data Digits",
         "model.class_path: torch.nn.Linear is not a subclass",
@@ -176,6 +214,7 @@ MISTAKES = {
     "upwards as a name": (f"{DIGITS} --name ..", "'..'", "--log_dir"),
     "impossible batch size": (f"{DIGITS} --data.batch_size 0", "data.batch_size is 0, expected 1 or more"),
     "impossible log folder": (f"{DIGITS} --log_dir file.txt", "file.txt", "--log_dir"),
+    "command in capitals": ("FIT --config x", "There is no command FIT; did you mean fit?"),
     "misspelled command": ("fti --config x", "There is no command fti; did you mean fit?"),
     "unknown command": (
         "zzz --config x",
@@ -183,7 +222,14 @@ MISTAKES = {
     ),
     "test of nothing": ("test", "test needs a run folder first"),
     "test with only options": ("test --model MLP", "test needs a run folder first"),
-    "test of no folder": ("test nowhere", "nowhere is not a run folder"),
+    "check of a run": ("check --resume nowhere", "check tries the start of a new run; leave --resume out."),
+    "test of no folder": ("test nowhere", "nowhere is not a run folder (there is no such folder); give one like"),
+    "one argument too many": ("study new a b", "b is one argument too many; remove it, or see visionbench study new -"),
+    "no name": ("new", "NAME must be given; see visionbench new --help."),
+    "text as a number of runs": ("study run x --workers two", "--workers is two, expected an integer."),
+    "unknown executor": ("study run x --executor y", "--executor is y, expected one of local, ray."),
+    "two kinds of a study": ("study new a --grid --compare", "--compare and --grid exclude each other; give only one"),
+    "study's free option without a value": ("study run x --data.root --dry_run", "--data.root has no value"),
     "test of another folder": ("test empty", "empty is not a run folder", "config.yaml"),
 }
 
@@ -216,7 +262,7 @@ FILES = {
     "wrong type": ("{model: MLP, data: Digits, trainer: {max_epochs: many}}", "trainer.max_epochs: found many"),
     "wrong nested type": (
         "{model: {class_path: CNN, init_args: {dense: x}}, data: Digits}",
-        "model.dense: found x, expected int.",
+        "model.dense: found x, expected an integer.",
     ),
     "handwritten classes": (
         "{model: {class_path: MLP, init_args: {num_classes: 10}}, data: Digits}",
@@ -225,6 +271,19 @@ FILES = {
     "handwritten shape": (
         "{model: {class_path: MLP, init_args: {input_shape: [1, 28, 28]}}, data: Digits}",
         "model.input_shape is set to",
+    ),
+    "options beside the name of a class": (
+        "{model: {class_path: MLP, dropout: 0.5}, data: Digits}",
+        "model: found {'class_path': 'MLP', 'dropout': 0.5}, expected the name of a class with its options, as in ",
+        "model: {class_path: NAME, init_args: {OPTION: VALUE}}.",
+    ),
+    "options with points beside the name of a class": (
+        "{model: MLP, model.dropout: 0.5, data: Digits}",
+        "model: found (dropout=0.5), expected the name of a class with its options",
+    ),
+    "base of the models": (
+        "{model: {class_path: Classifier, init_args: {l1: 0.1}}, data: Digits}",
+        "Classifier is only the base of the classes; known: CNN",
     ),
     "broken": ("model: [unclosed\nx: {", "run.yaml, line 2: this is no YAML"),
 }
@@ -237,6 +296,23 @@ def test_a_mistake_in_a_file_is_one_sentence(cli, tmp_path, text, parts):
     for part in parts:
         assert part in sentence
     assert not (tmp_path / "lightning_logs").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "mistake"),
+    [
+        ("x = 1\ndef f(:\n", "line 2: invalid syntax"),
+        ("import nosuchpackage\n", "line 1: ModuleNotFoundError: No module named 'nosuchpackage'"),
+        ("def f():\n    return undefined\n\nf()\n", "line 4: NameError: name 'undefined' is not defined"),
+        ("int('x')\n", "line 1: ValueError: invalid literal for int() with base 10: 'x'"),
+    ],
+)
+@pytest.mark.parametrize("option", ["--model", "--model MLP --model.optimizer"])
+def test_a_mistake_in_a_module_is_named_with_its_line(cli, tmp_path, text, mistake, option):
+    name = f"broken_{len(text)}_{len(option)}"  # of this module alone, since Python keeps what it has imported
+    (tmp_path / f"{name}.py").write_text(text)
+    sentence = cli(f"fit {option} {name}.Net --data Digits").refusal()
+    assert f": the module of the class cannot be imported ({name}.py, {mistake}); correct the module." in sentence
 
 
 def test_data_that_cannot_be_had_say_where_they_were_looked_for(cli, tmp_path, monkeypatch):
@@ -301,7 +377,23 @@ def test_all_help_lists_every_option(cli):
     assert cli("check -h").out.startswith("usage: visionbench check")
 
 
-@pytest.mark.parametrize("command", ["repeat", "compare", "test", "data list", "data verify", "study run", "new"])
+def test_the_version_is_printed(cli):
+    shown = cli("--version")
+    assert (shown.status, shown.out) == (0, f"visionbench {visionbench.__version__}\n")
+
+
+def test_check_does_not_offer_what_it_refuses(cli):
+    assert "--resume" in cli("fit --help").out
+    assert "--resume" not in cli("check --help").out
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *("repeat", "compare", "test", "data list", "data verify", "study run", "new"),
+        *("repeat one", "compare one two", "test one", "data show Digits"),
+    ],
+)
 def test_help_of_a_command_is_its_usage(cli, command):
     shown = cli(f"{command} --help")
     assert (shown.status, shown.err) == (0, "")

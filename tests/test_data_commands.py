@@ -99,6 +99,17 @@ def test_show_draws_samples_counts_and_augmented_images(cli, root, tmp_path):
     assert sizes == [(1200, 800), (1200, 1100)]
 
 
+def test_show_replaces_its_own_pictures_alone(cli, root, tmp_path):
+    show = f"data show Digits --data.root {root} --output"
+    for _ in range(2):
+        assert cli(f"{show} picture").out == "picture    picture.png\n"
+    (tmp_path / "photo.png").write_bytes(b"a photo")
+    assert "photo.png exists and is no picture of visionbench" in cli(f"{show} photo.png").refusal()
+    assert (tmp_path / "photo.png").read_bytes() == b"a photo"
+    (tmp_path / "folder").mkdir()
+    assert "folder is a folder; give the name of a file" in cli(f"{show} folder").refusal()
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_show_draws_the_levels_that_the_images_have(cli, tmp_path, channels):
     for number, name in enumerate(["a/1", "a/2", "b/1", "b/2"]):

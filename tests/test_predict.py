@@ -405,7 +405,8 @@ def test_the_file_is_there_when_it_is_whole(photos, monkeypatch):
     assert (result.status, result.out) == (0, "")
     assert "in out.csv" in result.err
     assert (folder / "out.csv").read_text(encoding="utf-8") == expected
-    (folder / "out.csv").write_text("before")
+    before = "path,predicted,confidence,true,error\n"
+    (folder / "out.csv").write_text(before)
     calls = itertools.count()
     batch = predict.predict_batch
 
@@ -417,7 +418,7 @@ def test_the_file_is_there_when_it_is_whole(photos, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(predict, "predict_batch", interrupted)
         assert cli(f"predict {RUN} test --output out.csv").status == 130
-    assert (folder / "out.csv").read_text() == "before"
+    assert (folder / "out.csv").read_text() == before
     assert not list(folder.glob(".out.csv*"))
     assert cli(f"predict {RUN} test --output out.csv").status == 0
     assert (folder / "out.csv").read_text(encoding="utf-8") == expected
@@ -474,6 +475,17 @@ def test_a_pipe_is_not_replaced_by_a_file(photos, tmp_path):
     for line in (f"predict {RUN} test", f"export {RUN} --format safetensors"):
         assert "pipe is no file, but a pipe or a device" in cli(f"{line} --output {tmp_path}/pipe").refusal()
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_file_that_is_no_older_output_is_kept(photos, tmp_path):
+    _, cli = photos
+    for name in ("mine.csv", "mine.onnx"):
+        (tmp_path / name).write_text("mine")
+    sentence = cli(f"predict {RUN} source/test --output {tmp_path}/mine.csv").refusal()
+    assert "mine.csv exists and holds no predictions; remove it, or give another --output." in sentence
+    sentence = cli(f"export {RUN} --format safetensors --output {tmp_path}/mine.onnx").refusal()
+    assert "mine.onnx exists and holds no model (its name lacks .safetensors); remove it" in sentence
+    assert {path.read_text() for path in tmp_path.glob("mine.*")} == {"mine"}
 
 
 def test_an_export_goes_into_the_run_folder(photos):

@@ -379,13 +379,14 @@ def test_classes_that_are_numbers_may_be_spelled_in_any_way(cli, tmp_path):
 )
 def test_a_file_that_cannot_be_used_is_one_sentence_and_nothing_is_written(ward, new, text, parts):
     folder, _ = ward
-    (folder / "kept.csv").write_text("before")
+    before = "path,predicted,confidence,true,error\n"
+    (folder / "kept.csv").write_text(before)
     result = new(text, "--output kept.csv")
     if parts:
         sentence = result.refusal()
         assert all(part in sentence for part in parts), sentence
         assert result.out == ""
-        assert (folder / "kept.csv").read_text() == "before"
+        assert (folder / "kept.csv").read_text() == before
     assert result.status in (0, 2)
 
 

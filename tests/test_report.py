@@ -444,7 +444,7 @@ def test_nothing_but_a_report_is_written_over(cli, tmp_path):
     ("line", "sentence"),
     [
         ("report", "report needs at least one run folder"),
-        ("report nowhere", "nowhere is not a run folder (it has no config.yaml)"),
+        ("report nowhere", "nowhere is not a run folder (there is no such folder)"),
         ("report one one", "one is given twice"),
         ("report one ./one", "one is given twice"),
         ("report one --color red", "There is no option --color"),

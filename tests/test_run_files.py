@@ -152,7 +152,10 @@ def test_a_file_with_a_byte_order_mark_is_read(cli, tmp_path):
 @pytest.mark.parametrize(
     ("option", "expected"),
     [
-        ("--model.widths 64 32", "model.widths: found 64, expected list; write it in brackets and quotes, '[64]', or"),
+        (
+            "--model.widths 64 32",
+            "model.widths: found 64, expected a list; write it in brackets and quotes, '[64]', or",
+        ),
         ("--model.widths 64,32", "'[64, 32]'."),
         ("--model.widths '64 32'", "'[64, 32]'."),
         ("--model.widths (64,32)", "'[64, 32]'."),
@@ -161,8 +164,8 @@ def test_a_file_with_a_byte_order_mark_is_read(cli, tmp_path):
         ("--trainer.max_epochs 1 2", "2 belongs to no option; write several values as a list, '[..., 2]'"),
         ("run.yaml", "run.yaml belongs to no option; write several values as a list"),
         ("--model.optimizer null", "model.optimizer: found null, expected the name of a class"),
-        ("--threads null", "threads: found null, expected int"),
-        ("--metrics null", "metrics: found null, expected list."),
+        ("--threads null", "threads: found null, expected an integer."),
+        ("--metrics null", "metrics: found null, expected a list."),
         ("--log_dir null", "log_dir is null, expected the path of a folder"),
         ("--log_dir ''", "log_dir is empty, expected the path of a folder"),
         ("--trainer.max_epochs null", "trainer.max_epochs is null, and neither trainer.max_steps nor trainer.max_time"),

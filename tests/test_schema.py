@@ -141,4 +141,8 @@ def test_the_command_writes_the_schema(cli, tmp_path):
     assert schema["properties"]["trainer"]["properties"]["max_epochs"]["default"] == 10
     assert json.loads(cli("schema").out) == schema
     assert "--outputs" in cli("schema --outputs x").refusal()
-    assert "--output: none/x.json cannot be written" in cli("schema --output none/x.json").refusal()
+    assert "none/x.json cannot be written" in cli("schema --output none/x.json").refusal()
+    assert cli("schema --output run.schema.json").status == 0  # an older schema is replaced, and nothing else
+    (tmp_path / "mine.json").write_text("{}")
+    assert "mine.json exists and is no JSON Schema" in cli("schema --output mine.json").refusal()
+    assert (tmp_path / "mine.json").read_text() == "{}"

@@ -2,10 +2,11 @@
 
 import argparse
 import json
+import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from visionbench.config.messages import unknown_option
+from visionbench.config.messages import no_value, unknown_option
 from visionbench.errors import UserError, first_user_error
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ class PlainParser(argparse.ArgumentParser):
             UserError: There is no such option, or a value is missing.
         """
         config, unknown = self.parse_known_args(options)
+        if unknown and not unknown[0].startswith("-"):
+            raise UserError(f"{unknown[0]} is one argument too many; remove it, or see {self.prog} --help.")
         if unknown:
             known = (*(f"--{name}" for name in vars(config)), "--help")
             raise UserError(unknown_option(unknown[0].split("=")[0], known))
@@ -37,6 +40,18 @@ class PlainParser(argparse.ArgumentParser):
         Raises:
             UserError: Always.
         """
+        if match := re.match(r"the following arguments are required: (.+)", message):
+            raise UserError(f"{match[1]} must be given; see {self.prog} --help.")
+        if match := re.match(r"argument (--\w+): expected one argument", message):
+            raise UserError(no_value(match[1]))
+        if match := re.match(r"argument (--\w+): not allowed with argument (--\w+)", message):
+            raise UserError(f"{match[1]} and {match[2]} exclude each other; give only one of them.")
+        if match := re.match(r"argument (--\w+): invalid (int|float) value: (.+)", message):
+            kind = "an integer" if match[2] == "int" else "a number"
+            raise UserError(f"{match[1]} is {match[3].strip(chr(39))}, expected {kind}.")
+        if match := re.match(r"argument (--\w+): invalid choice: (.+) \(choose from (.+)\)", message):
+            known = match[3].replace("'", "")
+            raise UserError(f"{match[1]} is {match[2].strip(chr(39))}, expected one of {known}.")
         raise UserError(f"{message[0].upper()}{message[1:]}.")
 
 

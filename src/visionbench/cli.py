@@ -106,7 +106,8 @@ COMMANDS = (
 SEVERAL_PROCESSES = ("fit", "repeat", "validate", "test")
 NOTES = """\
 `visionbench fit --help` lists the options, `--model.help NAME` and `--data.help NAME` those of a
-model or a data set; `--print_config` prints every option with its value."""
+model or a data set; `--print_config` prints every option with its value. `visionbench --version`
+prints the version."""
 
 # Exit status of a process whose output has no reader; shells give it to a process that SIGPIPE ended.
 NO_READER = 141
@@ -165,6 +166,11 @@ def _run(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help"):
         print(usage())
         return 0 if words else 2
+    if words[0] == "--version":
+        from visionbench import __version__  # here, since it is looked for among the installed packages
+
+        print(f"visionbench {__version__}")
+        return 0
     name, *args = words
     command = _find(name)
     if name not in SEVERAL_PROCESSES and is_launched(os.environ):
@@ -181,6 +187,10 @@ def _find(name: str) -> Command:
     by_name = {command.name: command for command in COMMANDS}
     if name in by_name:
         return by_name[name]
-    close = difflib.get_close_matches(name, by_name, n=1)
-    hint = f"did you mean {close[0]}?" if close else f"the commands are {', '.join(by_name)}."
+    close = difflib.get_close_matches(name.lower(), by_name, n=1)
+    hint = (
+        f"did you mean {close[0]}?"
+        if close
+        else f"the commands are {', '.join(by_name)}; visionbench --help explains them."
+    )
     raise UserError(f"There is no command {name}; {hint}")

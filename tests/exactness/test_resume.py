@@ -474,4 +474,5 @@ def test_auto_without_a_run_begins_one(cli, tmp_path):
 
 def test_what_is_no_run_is_refused(cli, tmp_path):
     for words in (f"--resume {tmp_path}", f"--resume={tmp_path}", "--resume nowhere --model MLP"):
-        assert "is not a run folder (it has no config.yaml)" in cli(f"fit {words}").refusal()
+        reason = "there is no such folder" if "nowhere" in words else "it has no config.yaml"
+        assert f"is not a run folder ({reason})" in cli(f"fit {words}").refusal()

@@ -117,6 +117,24 @@ def test_a_folder_without_a_configuration_is_not_a_run(tmp_path):
             use(RunFolder(tmp_path))
 
 
+def test_what_is_given_for_a_run_folder_is_told_from_it(run):
+    for path, words in {
+        run.path / "nowhere": "(there is no such folder); give one like lightning_logs/cnn/version_0.",
+        run.config_path: f"(it is a file in one); give {run.path}.",
+    }.items():
+        with pytest.raises(UserError) as refused:
+            RunFolder(path).require_run()
+        assert str(refused.value) == f"{path} is not a run folder {words}"
+    runs = run.path / "runs"
+    for number in (0, 9, 10):
+        (runs / f"version_{number}").mkdir(parents=True)
+        (runs / f"version_{number}" / "config.yaml").touch()
+    with pytest.raises(
+        UserError, match=r"\(it is the folder above its runs\); give one of them, such as .*version_10\.$"
+    ):
+        RunFolder(runs).require_run()
+
+
 def test_a_torn_last_row_is_left_out(run):
     run.metrics_path.write_text("epoch,step,val/loss,val/acc\n0,3,0.5,\n1,6,nan,0.75\n2,9,0.1,0.")
     rows = run.rows

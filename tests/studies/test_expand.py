@@ -1,5 +1,7 @@
 """The runs that a study consists of."""
 
+import re
+
 import pytest
 
 from visionbench.errors import UserError
@@ -235,6 +237,27 @@ def test_two_labels_that_are_one_run_are_refused(tmp_path):
     )
     with pytest.raises(UserError, match=sentence):
         plan(load_study(path), {})
+
+
+@pytest.mark.parametrize("number", ["1e-3", "1.0E-03", ".1e-2"])
+def test_a_number_that_two_labels_write_in_two_ways_is_one_run(tmp_path, number):
+    path = tmp_path / "some-study.yaml"
+    rates = f"0.001: {{model.optimizer.lr: 0.001}}, {number}: {{model.optimizer.lr: {number}}}"
+    base = "title: T\nseeds: [0]\nbase: {data: Digits, model: MLP}\nstages: {all: {grid: [rate]}}\n"
+    path.write_text(f"{base}grid: {{rate: {{{rates}}}}}\n")
+    sentence = f"the cells rate 0.001 and rate {re.escape(number)} are the same run in protocol reported"
+    with pytest.raises(UserError, match=sentence):
+        plan(load_study(path), {})
+    path.write_text(f"{base}grid: {{rate: {{{rates.replace('0.001', '0.002')}}}}}\n")
+    assert len(plan(load_study(path), {}).runs) == 2
+
+
+@pytest.mark.parametrize("option", ["data.train_size", "trainer.limit_train_batches"])
+def test_a_count_and_a_share_are_two_runs(tmp_path, option):
+    path = tmp_path / "some-study.yaml"
+    grid = f"grid: {{size: {{one: {{{option}: 1}}, all: {{{option}: 1.0}}}}}}\nstages: {{all: {{grid: [size]}}}}\n"
+    path.write_text(f"title: T\nseeds: [0]\nbase: {{data: Digits, model: MLP}}\n{grid}")
+    assert len(plan(load_study(path), {}).runs) == 2
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,17 @@ def test_each_choice_by_results_is_a_round_of_its_own(study):
     assert rounds_of(load_study(study.path)) == 3
 
 
+@pytest.mark.parametrize("time", ["30", "30:00", "02:00:00", "1-12", "1-12:30:00", "UNLIMITED"])
+def test_a_time_is_taken_as_slurm_takes_it(study, time):
+    assert f"--time={time}\n" in write_script(study, Path("jobs"), SlurmOptions(time=time)).read_text()
+
+
+@pytest.mark.parametrize("time", ["soon", "2h", "1:2:3:4", ""])
+def test_a_time_that_slurm_refuses_is_refused(study, time):
+    with pytest.raises(UserError, match=f"time is {time}, expected a time as SLURM takes it"):
+        write_script(study, Path("jobs"), SlurmOptions(time=time))
+
+
 def test_the_commands_that_submit_the_jobs_are_printed(study, capsys):
     line = "slurm widths --tasks 3 --gpus 2 --time 04:00:00 --sbatch=--partition=long --data.root data"
     assert command(line.split()) == 0

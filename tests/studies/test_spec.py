@@ -1,10 +1,13 @@
 """Study files: what they mean, and the sentence for each mistake."""
 
+import re
+
 import pytest
 
 from visionbench.commands.study import study as command
 from visionbench.errors import UserError
 from visionbench.studies.expand import plan
+from visionbench.studies.runner import Options, Runner
 from visionbench.studies.spec import Protocol, load_study
 
 TEXT = """\
@@ -37,6 +40,31 @@ def load(tmp_path, text):
     return load_study(path)
 
 
+def test_an_axis_that_no_stage_names_is_idle(tmp_path):
+    assert load(tmp_path, TEXT).idle_axes == []
+    text = TEXT.replace("grid:\n", "grid:\n  rate: {fast: {model.optimizer.lr: 0.1}}\n")
+    assert load(tmp_path, text).idle_axes == ["rate"]
+    assert load(tmp_path, text.replace("{grid: [width]}", "{grid: [width, rate]}")).idle_axes == []
+
+
+def test_a_study_with_a_mistake_does_not_hide_the_others(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "configs" / "studies"
+    folder.mkdir(parents=True)
+    (folder / "broken.yaml").write_text("title: [", encoding="utf-8")
+    (folder / "whole.yaml").write_text(TEXT, encoding="utf-8")
+    assert command(["list"]) == 0
+    printed = capsys.readouterr().out
+    assert re.search(r"^broken +configs/studies/broken\.yaml, line 1: ", printed, re.MULTILINE)
+    assert re.search(r"^whole +0/", printed, re.MULTILINE)
+
+
+def test_an_idle_axis_is_noted_beside_the_runs(tmp_path):
+    study = load(tmp_path, TEXT.replace("grid:\n", "grid:\n  rate: {fast: {model.optimizer.lr: 0.1}}\n"))
+    sentence = "The grid has the axis rate, which no stage names, so that its labels set nothing."
+    assert Runner(study, Options(studies=tmp_path)).notes == [sentence]
+
+
 def test_printed_values_and_labels_are_kept_as_they_are_written(tmp_path):
     study = load(tmp_path, TEXT)
     assert study.id == "some-study"
@@ -58,8 +86,14 @@ def test_printed_values_and_labels_are_kept_as_they_are_written(tmp_path):
         ("title: T\n", "", "title is missing; give it."),
         ("seeds: [0, 1]", "seeds: [0, 0]", "seeds is [0, 0], expected one or more different seeds."),
         ("seeds: [0, 1]", "seeds: [true]", "seeds has True, expected integers from 0 to 4294967295."),
-        ("grid: [width]", "grid: [depth]", "stages.all.grid names depth, which is no axis of grid."),
-        ("best_of: all", "best_of: al", "stages.final.best_of is al, which is no stage above it."),
+        ("  final: [[test/acc], [88]]", "  final:", "published.final is '', expected a list, such as [a, b]."),
+        ("grid:\n  width: {", "grid:\n  depth:\n  width: {", "grid.depth is empty, expected a mapping (name: value)."),
+        (
+            "grid: [width]",
+            "grid: [depth]",
+            "stages.all.grid names depth, which is no axis of grid; did you mean width?",
+        ),
+        ("best_of: all", "best_of: al", "stages.final.best_of is al, which is no stage above it; did you mean all?"),
         (
             "{best_of: all",
             "{by: test/acc, best_of: all",
@@ -79,7 +113,7 @@ def test_printed_values_and_labels_are_kept_as_they_are_written(tmp_path):
         (
             "two of them",
             "two, of them",
-            "protocols.reported.defects.of them is None, expected a text; a text with a comma",
+            "protocols.reported.defects.of them is empty, expected a text; a text with a comma",
         ),
         (
             "double_softmax: two",
@@ -130,7 +164,11 @@ def test_printed_values_and_labels_are_kept_as_they_are_written(tmp_path):
             "tolerance: {val/loss: ...}, in its own unit.",
         ),
         ("judged: [val/acc", "judged: [val/f1", "judged names val/f1, of which nothing is published."),
-        ("8: {model.widths: [8]}", "8: {model.widths: [8]}, 8: {}", "8 stands twice in one mapping (line 6)."),
+        (
+            "8: {model.widths: [8]}",
+            "8: {model.widths: [8]}, 8: {}",
+            "8 stands twice in one mapping (line 6); rename or remove one.",
+        ),
         ("8: {model.widths: [8]}", "8: {model.widths:}", "grid.width.8.model.widths has no value; write null to unset"),
         (
             "{grid: [width]}",
@@ -148,9 +186,9 @@ def test_printed_values_and_labels_are_kept_as_they_are_written(tmp_path):
             "{grid: [width]}\n  more: {continue: all, result: last epoch}",
             "it continues all, whose result is best; give both the same.",
         ),
-        ('tolerance: {val/acc: 2, "": 0.5}', "tolerance: 0", "tolerance is not above 0."),
+        ('tolerance: {val/acc: 2, "": 0.5}', "tolerance: 0", "tolerance is 0, expected numbers above 0."),
         ("model: {class_path: MLP", "modell: {class_path: MLP", "base has no model"),
-        ("title: T", "title: [T", "is not YAML"),
+        ("title: T", "title: [T", "line 2: this is no YAML ("),
         (
             "no: {model.widths: [4]}",
             "[32, 16]: {model.widths: [4]}",
@@ -231,7 +269,7 @@ def test_printed_values_and_labels_are_kept_as_they_are_written(tmp_path):
         (
             "{grid: [width]}",
             "{search: {over: {seed_everything: {low: 0, high: 9, integer: true}}}}",
-            "stages.all.search.over names seed_everything, which seeds says in a study; remove it there.",
+            "stages.all.search.over names seed_everything, which a study sets by seeds; remove it there.",
         ),
         (
             "{grid: [width]}",
@@ -246,12 +284,12 @@ def test_printed_values_and_labels_are_kept_as_they_are_written(tmp_path):
         (
             "{best_of: all,",
             "{best_of: all, set: {test_after_fit: false},",
-            "stages.final.set names test_after_fit, which test of the stage says in a study; remove it there.",
+            "stages.final.set names test_after_fit, which a study sets by test of the stage; remove it there.",
         ),
         (
             "corrected: {}",
             "corrected: {set: {seed_everything: 7}}",
-            "protocols.corrected.set names seed_everything, which seeds says in a study; remove it there.",
+            "protocols.corrected.set names seed_everything, which a study sets by seeds; remove it there.",
         ),
         (
             """  width: {8: {model.widths: [8]}, no: {model.widths: [4]}, 0.20: {model.widths: [2]}}

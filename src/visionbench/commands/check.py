@@ -31,6 +31,8 @@ def run(args: Sequence[str]) -> int:
     if asks_for_help(args):
         print(short_help("check", "Asks the guards of a run's start, trains one step, and writes no run."))
         return 0
+    if any(word == "--resume" or word.startswith("--resume=") for word in args):
+        raise UserError("check tries the start of a new run; leave --resume out.")
     words = with_file_named(without_all(args))
     check_names(words)
     return run_cleanly(lambda: _check(words))

@@ -10,8 +10,8 @@ from visionbench.runs.compare import compare
 USAGE = """\
 usage: visionbench compare RUN_DIR RUN_DIR
 
-Prints in what two runs differ: settings, data, code, metrics, weights. Whether the difference of two accuracies may be
-chance is on the page of: visionbench report RUN_DIR RUN_DIR"""
+Prints the differences between two runs: settings, data, code, metrics, weights. Whether the difference of two
+accuracies may be chance is on the page of: visionbench report RUN_DIR RUN_DIR"""
 
 
 def run(args: Sequence[str]) -> int:
@@ -26,7 +26,7 @@ def run(args: Sequence[str]) -> int:
     Raises:
         UserError: There are not two arguments, or one of them is not a run folder.
     """
-    if args and args[0] in ("-h", "--help"):
+    if {"-h", "--help"} & {*args}:
         print(USAGE)
         return 0
     if len(args) != 2:

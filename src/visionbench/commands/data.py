@@ -33,7 +33,8 @@ usage: visionbench data COMMAND
   show NAME [options]            draw samples (of a table, the features by class), class counts and augmented images,
                                  into --output FILE
 
-NAME is a data set, such as FashionMNIST; its options are those of `visionbench fit`, such as --data.source DIR."""
+NAME is a data set, such as FashionMNIST; its options are those of `visionbench fit`, such as --data.source DIR;
+`visionbench fit --data.help NAME` lists them."""
 
 COMMANDS = ("list", "prepare", "verify", "show")
 
@@ -60,7 +61,7 @@ def data(args: Sequence[str]) -> int:
     Raises:
         UserError: There is no such command or data set, or the data cannot be read or fetched.
     """
-    if not args or args[0] in ("-h", "--help") or (args[0] in COMMANDS and args[1:] in (["-h"], ["--help"])):
+    if not args or {"-h", "--help"} & {*args}:
         print(USAGE)
         return 0 if args else 2
     command, *rest = args
@@ -77,7 +78,7 @@ def data(args: Sequence[str]) -> int:
                 console.print(line)
             return 1 if damaged else 0
         else:
-            lines = show(module, output if output is not None else Path(f"{type(module).__name__}.png"))
+            lines = show(module, _picture(output if output is not None else Path(f"{type(module).__name__}.png")))
     else:
         raise UserError(f"There is no command data {command}; the commands are list, prepare, verify and show.")
     for line in lines:
@@ -199,9 +200,6 @@ def show(module: VisionDataModule, output: Path) -> Iterator[str]:
 
 def _data_module(command: str, args: list[str], console: Console) -> tuple[VisionDataModule, Path | None]:
     if not args or args[0].startswith("-"):
-        if args and args[0] in ("-h", "--help"):
-            print(USAGE)
-            raise SystemExit(0)
         raise UserError(f"data {command} needs the name of a data set, such as visionbench data {command} Digits.")
     # Here, since Lightning comes with them, for which `data list` need not wait.
     from visionbench.config.parser import Parser
@@ -220,6 +218,20 @@ def _data_module(command: str, args: list[str], console: Console) -> tuple[Visio
             raise
         raise refusal from None
     return module, Path(config.output) if config.output is not None else None
+
+
+def _picture(output: Path) -> Path:
+    """The file for the picture: matplotlib adds .png to a name without an ending."""
+    if output.is_dir():
+        raise UserError(f"{output} is a folder; give the name of a file with --output, such as {output}.png.")
+    path = output if output.suffix else output.with_name(f"{output.name}.png")
+    if not path.is_file():
+        return path
+    with path.open("rb") as file:
+        head = file.read(2048)
+    if head and b"atplotlib" not in head:  # which pictures of matplotlib have in their metadata
+        raise UserError(f"{path} exists and is no picture of visionbench; remove it, or give another --output.")
+    return path
 
 
 def _root(args: list[str]) -> Path:

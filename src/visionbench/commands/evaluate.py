@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 from visionbench.config.cli import settings_from
+from visionbench.config.short_help import asks_for_help
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.data.base import VisionDataModule
 from visionbench.errors import UserError
@@ -28,7 +29,7 @@ def evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
         UserError: There is no such run, its checkpoint does not fit the options, or it may have been trained on samples
             of the split.
     """
-    if args and args[0] in ("-h", "--help"):
+    if asks_for_help(args):
         print(f"usage: visionbench {command} RUN_DIR [options]\n\nThe options are those of visionbench fit --help.")
         return 0
     return run_cleanly(lambda: _evaluate(command, args))

@@ -63,7 +63,10 @@ def run(args: Sequence[str]) -> int:
         if config.samples < 1:
             raise UserError(f"samples is {config.samples}, expected 1 or more.")
         check_inputs([config.check])
-        check_output(config.output, [config.check])
+        suffix = SUFFIXES[config.format]
+        check_output(
+            config.output, [config.check], lambda file: file.suffix == suffix, f"model (its name lacks {suffix})"
+        )
         check_packages(config.format)
         trained = open_run(run_folder.path)
         if (warning := run_folder.warning()) is not None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from visionbench.api import train
 from visionbench.config.cli import settings_from
+from visionbench.config.short_help import asks_for_help
 from visionbench.console import plain_console, quiet_libraries
 from visionbench.errors import UserError
 from visionbench.interrupts import ended_by_sigterm
@@ -34,7 +35,7 @@ def run(args: Sequence[str]) -> int:
     Raises:
         UserError: There is no such run, or it is not finished.
     """
-    if args and args[0] in ("-h", "--help"):
+    if asks_for_help(args):
         print(USAGE)
         return 0
     return run_cleanly(lambda: _repeat(args))

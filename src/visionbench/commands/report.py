@@ -107,7 +107,6 @@ def _parse(options: Sequence[str]) -> argparse.Namespace:
     parser = PlainParser(
         prog="visionbench report",
         usage=USAGE,
-        description="Write one run, or several side by side, as one HTML file.",
         allow_abbrev=False,
     )
     parser.add_argument(

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from visionbench.arguments import PlainParser
+from visionbench.config.messages import no_value
 from visionbench.console import plain_console
 from visionbench.errors import Stopped, UserError
 
@@ -92,7 +93,7 @@ def _run(args: Sequence[str]) -> int:
         "Runs go seed by seed over all cells.",
     )
     parser.add_argument(
-        "--workers", type=int, metavar="N", help="Number of runs at once; by default one a GPU, or one a core."
+        "--workers", type=int, metavar="N", help="Number of runs at once; by default one per GPU, or one per core."
     )
     parser.add_argument("--save", action="store_true", help="Write rows and verdicts to docs/results/STUDY too.")
     parser.add_argument(
@@ -289,8 +290,10 @@ def _slurm(args: Sequence[str]) -> int:
         "may be given too, such as --data.source FOLDER. The folder of the studies must be seen by all nodes.",
     )
     parser.add_argument("--tasks", type=int, default=4, metavar="N", help="Number of tasks of the array (4).")
-    parser.add_argument("--cpus", type=int, default=2, metavar="N", help="Processor cores of each task, one a run (2).")
-    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs of each task, one a run (0).")
+    parser.add_argument(
+        "--cpus", type=int, default=2, metavar="N", help="Processor cores of each task, one per run (2)."
+    )
+    parser.add_argument("--gpus", type=int, default=0, metavar="N", help="GPUs of each task, one per run (0).")
     parser.add_argument(
         "--time", default="02:00:00", help="Time limit of each task, which is then queued again (02:00:00)."
     )
@@ -326,7 +329,11 @@ def _list(args: Sequence[str]) -> int:
     if not paths:
         console.print("There is no study in configs/studies; visionbench study new NAME writes an example.")
     for path in paths:
-        runner = Runner(load_study(path), Options(studies=Path(options.studies), accept_code=True))
+        try:
+            runner = Runner(load_study(path), Options(studies=Path(options.studies), accept_code=True))
+        except UserError as error:  # the other studies are listed all the same
+            console.print(f"{path.stem:<28} {error}")
+            continue
         planned = len(runner.plan.runs) + sum(entry.count for entry in runner.plan.waiting)
         finished = sum(row.is_finished for row in runner.rows())
         console.print(f"{path.stem:<28} {finished:>4}/{planned:<4} runs  {runner.study.title}")
@@ -384,7 +391,11 @@ def seconds_of(text: str) -> float:
 
 
 def _free_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Separates options of `fit` from those of the study."""
+    """Separates options of `fit` from those of the study.
+
+    Raises:
+        UserError: An option of `fit` has no value.
+    """
     free: list[str] = []
     rest: list[str] = []
     words = iter(args)
@@ -392,7 +403,10 @@ def _free_options(args: Sequence[str]) -> tuple[list[str], list[str]]:
         if word.startswith("--") and "." in word.partition("=")[0]:
             free.append(word)
             if "=" not in word:
-                free += [value for value in [next(words, None)] if value is not None]
+                value = next(words, "--")
+                if value.startswith("--"):
+                    raise UserError(no_value(word))
+                free.append(value)
         else:
             rest.append(word)
     return free, rest

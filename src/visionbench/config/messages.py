@@ -24,6 +24,8 @@ OTHER_NAMES = {
     "output_dir": "--run_dir",
     "num_workers": "--data.workers",
     "scheduler": "--model.lr_scheduler",
+    "source": "--data.source",
+    "target": "--data.target",
 }
 
 
@@ -49,9 +51,19 @@ def known_classes(name: str, known: Collection[str], base: str = "") -> str:
     import_path = f"the import path of a {f'subclass of {base}' if base else 'class'}, such as my_package.MyClass."
     if not known:
         return f"; give {import_path}"
-    close = difflib.get_close_matches(name, sorted(known), n=1)
+    alike = [other for other in sorted(known) if other.lower() == name.lower()]
+    close = alike or difflib.get_close_matches(name, sorted(known), n=1)
     ending = f"did you mean {close[0]}?" if close else f"give one of these, or {import_path}"
     return f"; known: {', '.join(sorted(known))}; {ending}"
+
+
+def no_value(option: str) -> str:
+    """The sentence about an option that nothing follows, or that another option follows.
+
+    Args:
+        option: Option as it was given.
+    """
+    return f"{option} has no value; give one after it, or {option}=VALUE where the value begins with -."
 
 
 def missing_file(key: str, path: str) -> str:

@@ -4,6 +4,8 @@ import difflib
 import inspect
 import re
 import sys
+import textwrap
+import traceback
 from collections.abc import Iterable, Iterator, Set
 from pathlib import Path
 
@@ -15,8 +17,9 @@ from visionbench.classes import class_of
 from visionbench.config.messages import known_classes, missing_file, unknown_option
 from visionbench.data.augment import Augmentation
 from visionbench.data.base import VisionDataModule
-from visionbench.errors import causes
+from visionbench.errors import causes, root_cause
 from visionbench.models.base import Classifier
+from visionbench.text import one_line
 
 # Base of the classes that each key takes, for the list of known ones.
 BASES: dict[str, type] = {
@@ -25,6 +28,16 @@ BASES: dict[str, type] = {
     "augment": Augmentation,
     "optimizer": Optimizer,
     "lr_scheduler": LRScheduler,
+}
+# Types of Python as a message calls them.
+TYPES = {
+    "NoneType": "null",
+    "bool": "true or false",
+    "int": "an integer",
+    "float": "a number",
+    "str": "a text",
+    "list": "a list",
+    "dict": "a mapping",
 }
 # Similarity from which a name is taken for a slip of the pen, `width` for `widths`, rather than another class's option.
 SLIP = 0.9
@@ -54,12 +67,13 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
     if match := re.match(r"--([\w.]+)\.help: (.+)", message):
         return _unknown_class(match[1].split("."), match[2]) or f"--{match[1]}.help: {match[2].rstrip('.')}."
     chain = [f"{type(cause).__name__}: {cause}" for cause in causes(error)]
-    keys = [match[1] for text in chain if (match := re.match(r'TypeError: Parser key "([^"]+)"', text))]
+    named_keys = (re.match(r'TypeError: (?:Parser key "([^"]+)"|--([\w.]+)\.help: )', text) for text in chain)
+    keys = [match[1] or match[2] for match in named_keys if match is not None]
     key = ".".join(keys)
     reason = chain[-1].partition(": ")[2] if chain else message
     if key and (match := re.match(r"the following arguments are required: (.+?)\.?$", reason)):
         names = [f"--{key}.{name}" for name in match[1].split(", ")]
-        return f"{' and '.join(names)} must be given; --{key}.help CLASS lists the arguments of a class."
+        return f"{' and '.join(names)} must be given; --{key}.help NAME lists the options of a class."
     if match := re.match(r"Option '(.+)' is not accepted", reason):
         if not keys:  # at the top of a file
             return unknown_option(f"--{match[1]}", options, _elsewhere(options))
@@ -76,7 +90,8 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
         # `width` of an MLP is a slip for its `widths`, although another class has a `width`.
         is_slip = bool(difflib.get_close_matches(match[1], _arguments(owner), cutoff=SLIP))
         if others and owner is not object and not is_slip:
-            few = ", ".join(sorted(others)[:3]) + (" and others" if len(others) > 3 else "")
+            listed = [*sorted(others)[:3], "others"] if len(others) > 3 else sorted(others)
+            few = " and ".join(text for text in (", ".join(listed[:-1]), listed[-1]) if text)
             have = "has" if len(others) == 1 else "have"
             return f"{owner.__name__} has no option --{key}.{match[1]}, which {few} {have}; remove it."
         known = {f"--{key}.{name}" for name in _arguments(owner)}
@@ -91,6 +106,18 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
         return unknown_option(option, {f"--{key}.{name}" for name in _arguments(base)}, _elsewhere(options))
     if match := re.search(r"File does not exist: '?([^']+?)'?$", reason):
         return missing_file(key or "config", match[1])
+    if keys and error is not None and (mistake := _mistake_in_module(root_cause(error))) is not None:
+        return f"{key}: the module of the class cannot be imported ({mistake}); correct the module."
+    if keys and keys[-1] in BASES and "is abstract" in reason:
+        given = (re.findall(r"Given value: (.+)$", "\n".join(chain), re.MULTILINE) or [""])[-1]
+        if given.startswith("NestedArg("):
+            return f"No {key} is given; name it with --{key} NAME or in a file given by --config."
+        if given.startswith(("{", "Namespace(")) and BASES[keys[-1]].__name__ not in given:
+            short = textwrap.shorten(given.removeprefix("Namespace"), 80, placeholder=" ...")
+            return (
+                f"{key}: found {short}, expected the "
+                f"name of a class with its options, as in {key}: {{class_path: NAME, init_args: {{OPTION: VALUE}}}}."
+            )
     if keys and (text := _unknown_class(keys, reason)) is not None:
         return text
     # A value of several possible types was tried as each of them in turn.
@@ -98,15 +125,34 @@ def sentence(message: str, error: BaseException | None, options: Set[str]) -> st
     expected = re.findall(r"Expected an? (.+?)(?:\. Got value: .*)?$", tried, flags=re.MULTILINE)
     expected = [text for text in expected if not text.startswith(("path but", "dot import"))]
     value = re.search(r"(?:Given value|Got value): (.*)", tried)
+    if value and (match := re.match(r"Namespace\(class_path='(?:\w+\.)*(\w+)'", value[1])):
+        found = match[1]  # a class that was found, where a list of them was expected
+    else:
+        found = "null" if value and value[1] == "None" else value[1] if value else ""
+    if key and keys[-1] == "augment" and re.fullmatch(r"[A-Za-z_][\w.]*", found) and found != "null":
+        return f"{key}: found {found}, expected a list; write it in brackets and quotes, {_as_list(found)}."
     if key and keys[-1] in BASES and value:
         # The options of an optimizer are asked for, but it is not known yet of which model.
         if match := re.match(r"NestedArg\(key='((?:\w+\.)*help)'", value[1]):
             return f"Give --{key} NAME or --config FILE before --{key}.{match[1]}."
         return f"{key}: found {value[1]}, expected the name of a class{_known(keys[-1], value[1])}"
     if key and expected and value:
-        found = "null" if value[1] == "None" else value[1]
         names = list(dict.fromkeys(map(_type_name, expected)))
-        ending = f"; write it in brackets and quotes, {_as_list(found)}" if "list" in names and found != "null" else ""
+        if "a number" in names and "an integer" in names:
+            names.remove("an integer")
+        if key == "seed_everything":  # true is refused, although LightningCLI takes it
+            names.remove("true or false")
+        choices = [name.removeprefix("one of ") for name in names if name.startswith("one of ")]
+        if len(choices) > 1:
+            others_than_choices = [name for name in names if not name.startswith("one of ")]
+            names = [f"one of {', '.join(dict.fromkeys(', '.join(choices).split(', ')))}", *others_than_choices]
+        ending = ""
+        if "a number" in names and re.fullmatch(r"-?\d+,\d+", found):
+            ending = f"; write it with a point, {found.replace(',', '.')}"
+        elif "a list" in names and found != "null":
+            ending = f"; write it in brackets and quotes, {_as_list(found)}"
+        elif "a mapping" in names and found != "null":
+            ending = "; write it in braces and quotes, '{NAME: VALUE}'"
         return f"{key}: found {found}, expected {' or '.join(names)}{ending}."
     return re.sub(r"\s*\n\s*(- )?", " ", f"{key}: {reason}" if key else message).strip().rstrip(".") + "."
 
@@ -135,6 +181,16 @@ def _unknown_class(keys: list[str], reason: str) -> str | None:
     return None
 
 
+def _mistake_in_module(error: BaseException) -> str | None:
+    """What a user's own module raises while it is imported, and where; `None` for any other exception."""
+    if isinstance(error, SyntaxError) and error.filename is not None:
+        return f"{Path(error.filename).name}, line {error.lineno}: {error.msg}"
+    places = [place for place in traceback.extract_tb(error.__traceback__) if place.name == "<module>"]
+    if not places:
+        return None
+    return f"{Path(places[-1].filename).name}, line {places[-1].lineno}: {type(error).__name__}: {one_line(error)[:-1]}"
+
+
 def _in_submodule(package: str, name: str) -> str | None:
     """Import path of a class that a module of a package defines, without importing that module; `None` without one."""
     for folder in map(Path, getattr(sys.modules.get(package), "__path__", ())):
@@ -157,7 +213,7 @@ def _type_name(text: str) -> str:
     text = re.sub(r"<class '(?:\w+\.)*(\w+)'>", r"\1", text).replace("typing.", "")
     if match := re.match(r"Literal\[(.*)\]", text):
         return "one of " + match[1].replace("'", "")
-    return {"NoneType": "null", "bool": "true or false"}.get(text, text)
+    return TYPES.get(text, text)
 
 
 def _public(base: str) -> str:

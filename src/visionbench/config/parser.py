@@ -2,13 +2,16 @@
 
 import argparse
 import itertools
+import re
 import sys
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
 from visionbench import data, models
 from visionbench.config import cell_texts, patches  # noqa: F401, since they replace functions of jsonargparse
+from visionbench.config.messages import no_value
 from visionbench.config.parse_errors import sentence
 from visionbench.errors import UserError
 from visionbench.guards.config import LINKED
@@ -23,13 +26,15 @@ for package in (data, models):
 class Parser(LightningArgumentParser):
     """A parser whose errors are one sentence, raised instead of printed below a page of usage."""
 
+    words: Sequence[str] = ()
+
     def parse_args(self, args: list[str] | None = None, *arguments: Any, **options: Any) -> Any:  # type: ignore[override]
         """Parses words; refuses those that are not UTF-8, which neither YAML nor a run's files can hold.
 
         Raises:
             UserError: A word is not UTF-8, or the words cannot be parsed.
         """
-        words = ["", *(sys.argv[1:] if args is None else args)]
+        words = self.words = ["", *(sys.argv[1:] if args is None else args)]
         for before, word in itertools.pairwise(words):
             if not is_utf8(word):
                 option, _, value = word.partition("=") if word.startswith("--") else (before, "", word)
@@ -56,5 +61,14 @@ class Parser(LightningArgumentParser):
         """
         if not self.exit_on_error:
             super().error(message, ex)
+        if match := re.match(r"argument (?:-\w/)?(--[\w.]+): expected one argument", message):
+            raise UserError(no_value(self._without_value(match[1]))) from ex
         options = {option for action in self._actions for option in action.option_strings}
         raise UserError(sentence(message, ex, options)) from ex
+
+    def _without_value(self, option: str) -> str:
+        """The word without a value: argparse calls --model.optimizer.lr by the name of its first part, --model."""
+        for word, following in itertools.pairwise([*self.words, "-"]):
+            if (word == option or word.startswith(f"{option}.")) and "=" not in word and following.startswith("-"):
+                return word
+        return option

@@ -10,7 +10,9 @@ from typing import Any
 import yaml
 
 from visionbench.config.messages import missing_file
+from visionbench.data import DATA_SETS
 from visionbench.errors import UserError
+from visionbench.models import MODELS
 from visionbench.text import one_line
 
 # Groups of options, each of which is a mapping in a file, with one of their options.
@@ -37,8 +39,16 @@ def with_file_named(words: Sequence[str]) -> list[str]:
 
     Args:
         words: Options of a command.
+
+    Raises:
+        UserError: A model or a data set stands there instead.
     """
-    return ["--config", *words] if words and not words[0].startswith("-") else list(words)
+    if not words or words[0].startswith("-"):
+        return list(words)
+    for option, kind, known in (("model", "a model", MODELS), ("data", "a data set", DATA_SETS)):
+        if words[0] in known and not Path(words[0]).exists():
+            raise UserError(f"{words[0]} is {kind}, not a file of settings; write --{option} {words[0]}.")
+    return ["--config", *words]
 
 
 def check_files(words: Sequence[str]) -> None:
@@ -51,7 +61,7 @@ def check_files(words: Sequence[str]) -> None:
         UserError: A file does not exist, is no UTF-8 text or no YAML, is empty, or gives an option twice.
     """
     for option, value in file_options(words):
-        if not value:
+        if not value or value.startswith("--"):  # nothing, or the next option
             raise UserError(f"--{option} has no value; give a file or a name, or leave it out.")
         if is_settings(value):
             check_text(value, f"--{option}", is_run=option == "config", is_file=False)
@@ -132,9 +142,7 @@ def check_text(text: str, name: str, is_run: bool = False, is_file: bool = True)
         with contextlib.suppress(ValueError):  # of a date that is none, which is a text to the parser
             yaml.load(text, Loader=Loader)
     except yaml.YAMLError as error:
-        raise UserError(
-            f"{_place(name, _line_of(error, text), is_file)}: {_problem(error, text)}; correct the line."
-        ) from error
+        raise UserError(yaml_mistake(error, text, name, is_file)) from error
     if node is None or (isinstance(node, yaml.ScalarNode) and not node.value):
         raise UserError(f"{name} is empty, or all of its lines are comments; write options in it, or leave it out.")
     if not isinstance(node, yaml.MappingNode):
@@ -153,6 +161,18 @@ def check_text(text: str, name: str, is_run: bool = False, is_file: bool = True)
     _refuse_twice(node, name, is_file)
     if is_run:
         _refuse_empty_groups(node, name, is_file)
+
+
+def yaml_mistake(error: yaml.YAMLError, text: str, name: str, is_file: bool = True) -> str:
+    """The sentence about a text that is no YAML.
+
+    Args:
+        error: Error of PyYAML.
+        text: The text.
+        name: Name of the file, or of the option whose value the text is.
+        is_file: Whether the text is a file, whose lines can be named.
+    """
+    return f"{_place(name, _line_of(error, text), is_file)}: {_problem(error, text)}; correct the line."
 
 
 def _refuse_twice(root: yaml.MappingNode, name: str, is_file: bool) -> None:

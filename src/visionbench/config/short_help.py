@@ -90,6 +90,8 @@ def short_help(command: str, summary: str) -> str:
     for title, options in GROUPS:
         lines += ["", f"{title}:"]
         for option, value, meaning, default in options:
+            if command == "check" and option == "--resume":  # which it refuses
+                continue
             ending = f" ({default})" if default else ""
             lines.append(f"  {f'{option} {value}':<{width}}  {meaning}{ending}")
     return "\n".join([*lines, "", ENDING])

@@ -146,15 +146,19 @@ def predict_batch(
         place += 1
 
 
-def check_output(output: str | None, inputs: Sequence[str]) -> None:
+def check_output(
+    output: str | None, inputs: Sequence[str], is_older: Callable[[Path], bool] | None = None, kind: str = "predictions"
+) -> None:
     """Refuses an output that would replace what is needed, or what is no file.
 
-    That is an input, a file within a folder of inputs unless it holds predictions, a file that a run has written, or a
+    That is an input, a file that a run has written, any other file that is not an older output of the command, or a
     pipe or device, of which only the name would be replaced.
 
     Args:
         output: File to write; `None` for the default.
         inputs: Splits, folders, files, or - for a list of files.
+        is_older: Whether a file is an older output of the command; by default, whether it holds predictions.
+        kind: What an older output is, for the message.
 
     Raises:
         UserError: The output would replace one of these, or it is a folder or empty.
@@ -177,6 +181,8 @@ def check_output(output: str | None, inputs: Sequence[str]) -> None:
         is_within = source.is_dir() and file.is_relative_to(source.resolve()) and not _is_predictions(file)
         if is_within or (source.is_file() and source.samefile(file)):
             raise UserError(f"{output} is an input, which --output would replace; give another --output.")
+    if path.stat().st_size and not (is_older or _is_predictions)(file):
+        raise UserError(f"{output} exists and holds no {kind}; remove it, or give another --output.")
 
 
 def _run_of(file: Path) -> Path | None:

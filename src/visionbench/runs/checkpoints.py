@@ -83,7 +83,9 @@ def _reason(file: Path, error: Exception) -> str:
     """Why a checkpoint cannot be read, in few words; torch's further sentences are for its developers."""
     if not file.stat().st_size:
         return "it is empty"
-    return str(error).partition("\n")[0].partition(". ")[0].rstrip(".") or type(error).__name__
+    reason = str(error).partition("\n")[0].partition(". ")[0].rstrip(".")
+    # What torch says of a file that none of its formats fits, in words about its own way of loading.
+    return "it is not a file of torch.save" if reason == "Weights only load failed" else reason or type(error).__name__
 
 
 def read_checkpoint(folder: Path) -> tuple[Path, dict[str, Any], list[str]]:

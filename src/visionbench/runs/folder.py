@@ -162,9 +162,20 @@ class RunFolder:
                 f"{self.config_path} is missing; restore the file from a copy, or {self._how_to_restart()}."
             )
         if not self.config_path.is_file():
-            raise UserError(
-                f"{self.path} is not a run folder (it has no config.yaml); give one like lightning_logs/cnn/version_0."
-            )
+            raise UserError(f"{self.path} is not a run folder ({self._why_no_run()}.")
+
+    def _why_no_run(self) -> str:
+        """The end of the sentence that says that this is no run folder: why, and what to give."""
+        versions = sorted(path.parent for path in self.path.glob(f"version_*/{CONFIG_FILE}"))
+        if versions:
+            newest = max(versions, key=lambda path: (len(path.name), path.name))
+            return f"it is the folder above its runs); give one of them, such as {newest}"
+        example = "lightning_logs/cnn/version_0"
+        if self.path.is_file() and (self.path.parent / CONFIG_FILE).is_file():
+            return f"it is a file in one); give {self.path.parent}"
+        if not self.path.exists():
+            return f"there is no such folder); give one like {example}"
+        return f"it has no {CONFIG_FILE}); give one like {example}"
 
     @property
     def has_results(self) -> bool:

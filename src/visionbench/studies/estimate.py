@@ -39,6 +39,8 @@ def dry_run(runner: Runner) -> Iterator[str]:
     for run in missing:
         known = seconds.get(run.id)
         yield f"{run.id}  {duration(known) if known is not None else '?':>12}  {place_in_words(run)}"
+    for note in runner.notes:
+        yield f"note: {note}"
     for entry in runner.waiting():
         yield f"{'later':<16}  {counted(entry.count, 'run'):>12}  {entry.stage} · {entry.protocol}: {entry.reason}"
     finished = sum(row.is_finished for row in runner.rows())

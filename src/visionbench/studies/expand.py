@@ -4,6 +4,7 @@ import copy
 import hashlib
 import json
 import math
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from visionbench.studies.spec import GUARD_WORDS, MINIMIZED, SECONDS, Cell, Need
 CLASSES = ("model", "data", "model.optimizer", "model.lr_scheduler")
 EPOCHS = "trainer.max_epochs"
 ID_DIGITS = 16
+WITH_EXPONENT = r"[+-]?(\d+\.?\d*|\.\d+)[eE][+-]?\d+"
 # Metrics that are means over samples, so that the mean over folds, weighted by samples, is that of all samples.
 MEANS_OF_SAMPLES = frozenset({"acc", "loss", "log_loss"})
 
@@ -319,6 +321,8 @@ class _Planner:
         self.waiting: list[Waiting] = []
         self.choices: list[Choice] = []
         self.by_use: dict[tuple[Any, ...], PlannedRun] = {}
+        # Ids of runs, by what they would be without texts such as 1e-3.
+        self.by_numbers: dict[str, str] = {}
         self.planners: dict[str, _Planner] = {}
 
     def plan(self) -> Plan:
@@ -550,6 +554,8 @@ class _Planner:
         sources = {word: self._source(word, need, use.seed) for word, need in self._needed(config)}
         parents = [continues, *sources.values()] if continues is not None else list(sources.values())
         run_id = _run_id(config, parents, anew=stage.best_of is not None)
+        by_numbers = _run_id(_as_numbers(config), parents, anew=stage.best_of is not None)
+        self._check_same_numbers(by_numbers, run_id, use, stage)
         run = self.runs.get(run_id)
         if run is None:
             place = (*stage.seeds, *stage.more_seeds).index(use.seed)
@@ -568,6 +574,12 @@ class _Planner:
                 often = "epoch" in (stage.every, run.config.get("evaluate_every"))
                 run.config["evaluate_every"] = "epoch" if often else "end"
         self.by_use[_key(use)] = run
+
+    def _check_same_numbers(self, by_numbers: str, run_id: str, use: Use, stage: Stage) -> None:
+        """Refuses two cells that differ only in how a number is written, such as 0.001 and 1e-3."""
+        first = self.by_numbers.setdefault(by_numbers, run_id)
+        if first != run_id and first in self.runs:
+            self._check_twin(self.runs[first], use, stage)
 
     def _check_twin(self, run: PlannedRun, use: Use, stage: Stage) -> None:
         """Refuses two cells of a grid that are one run, which would count as two that are independent."""
@@ -761,6 +773,15 @@ def _by_seed(rows: Iterable[Row]) -> Iterator[list[Row]]:
 
 def _key(use: Use) -> tuple[Any, ...]:
     return (use.protocol, use.stage, tuple(use.cell.items()), use.seed, use.fold)
+
+
+def _as_numbers(value: Any) -> Any:
+    """A value without texts such as 1e-3, which are numbers to `fit`, but to YAML only with a point, as in 1.0e-3."""
+    if isinstance(value, Mapping):
+        return {key: _as_numbers(entry) for key, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_as_numbers(entry) for entry in value]
+    return float(value) if isinstance(value, str) and re.fullmatch(WITH_EXPONENT, value) else value
 
 
 def _run_id(config: Mapping[str, Any], parents: Sequence[Source], anew: bool) -> str:

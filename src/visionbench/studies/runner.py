@@ -176,6 +176,8 @@ class Runner:
         self.next_write = 0.0
         self._needed_elsewhere = self._needed_by_others()
         self.gather()
+        for axis in self.study.idle_axes:
+            self._note(f"The grid has the axis {axis}, which no stage names, so that its labels set nothing.")
 
     # What is known
 

@@ -1,5 +1,6 @@
 """A study as array jobs of SLURM: each task trains its share of the runs."""
 
+import re
 import shlex
 import subprocess
 import sys
@@ -12,6 +13,8 @@ from visionbench.files import write_whole
 from visionbench.studies.spec import Study
 
 SCRIPT_FILE = "slurm.sh"
+# Time limits of sbatch: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S; or none.
+TIME = r"\d+(:\d+){0,2}|\d+-\d+(:\d+){0,2}|(?i:infinite|unlimited)"
 # Seconds between the signal and the end of a job, in which the runs write their checkpoints.
 NOTICE = 120
 
@@ -89,11 +92,16 @@ def write_script(study: Study, folder: Path, options: SlurmOptions) -> Path:
         The script.
 
     Raises:
-        UserError: A number is out of range, or the script cannot be written.
+        UserError: A number is out of range, the time is none, or the script cannot be written.
     """
     for name, value, least in (("tasks", options.tasks, 1), ("cpus", options.cpus, 1), ("gpus", options.gpus, 0)):
         if value < least:
             raise UserError(f"{name} is {value}, expected {least} or more.")
+    if not re.fullmatch(TIME, options.time):
+        raise UserError(
+            f"time is {options.time}, expected a time as SLURM takes it: minutes, hours:minutes:seconds such as "
+            "02:00:00, or days-hours such as 1-12."
+        )
     folder = folder.absolute()  # sbatch may be called anywhere
     log = folder / "slurm"
     arguments = [

@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
@@ -10,10 +10,10 @@ from typing import Any, Literal
 
 import yaml
 
+from visionbench.config.run_files import yaml_mistake
 from visionbench.errors import UserError
 from visionbench.studies.figure_words import FigureRequest, figure_request
 from visionbench.studies.search import TRIAL, Range, Search
-from visionbench.text import one_line
 
 KEYS = {
     *("title", "source", "seeds", "choices", "base", "grid", "needs", "protocols", "stages", "published", "judged"),
@@ -209,6 +209,12 @@ class Study:
         """Python file beside the study, which need not exist: models and data sets of this study alone."""
         return self.path.with_name(self.id.replace("-", "_") + ".py")
 
+    @property
+    def idle_axes(self) -> list[str]:
+        """Axes of the grid that no stage names, so that their labels set nothing."""
+        named = {axis for stage in self.stages.values() for cell in stage.cells for axis in cell}
+        return [axis for axis in self.grid if axis not in named]
+
     def tolerance_of(self, measure: str) -> float:
         """Tolerance of a measure: points for shares, units of the measure for the others."""
         return self.tolerance.get(measure, self.tolerance[""])
@@ -237,7 +243,7 @@ def load_study(path: str | Path) -> Study:
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason}); save it as UTF-8.") from error
     except yaml.YAMLError as error:
-        raise UserError(f"{path} is not YAML: {one_line(error)}") from error
+        raise UserError(yaml_mistake(error, text, str(path))) from error
     except _Mistake as mistake:
         raise UserError(f"{path}: {mistake}") from None
 
@@ -273,7 +279,8 @@ class _TextKeys(yaml.SafeLoader):  # type: ignore[misc]
         keys = [key.value for key, _ in node.value]
         for place, key in enumerate(keys):
             if key in keys[:place]:
-                raise _Mistake(f"{key} stands twice in one mapping (line {node.value[place][0].start_mark.line + 1}).")
+                line = node.value[place][0].start_mark.line + 1
+                raise _Mistake(f"{key} stands twice in one mapping (line {line}); rename or remove one.")
         return {key.value: self.construct_object(value, deep=True) for key, value in node.value}
 
 
@@ -406,7 +413,9 @@ class _Reader:
                 raise _Mistake(f"{where} has {ways[0]} and {ways[1]}; give only one of them.")
             for key in ("best_of", "continue"):
                 if entry.get(key) is not None and entry[key] not in stages:
-                    raise _Mistake(f"{where}.{key} is {entry[key]}, which is no stage above it.")
+                    raise _Mistake(
+                        f"{where}.{key} is {entry[key]}, which is no stage above it; {_meant(entry[key], stages)}"
+                    )
             parent = stages[entry["continue"]] if entry.get("continue") is not None else None
             for key in ("seeds", "more_seeds", "folds") if parent is not None else ():
                 if entry.get(key) is not None:
@@ -428,7 +437,10 @@ class _Reader:
             _different(names, f"{where}.protocols")
             for protocol in names:
                 if protocol not in protocols:
-                    raise _Mistake(f"{where}.protocols names {protocol}, which is not among the protocols.")
+                    raise _Mistake(
+                        f"{where}.protocols names {protocol}, which is not among the protocols; "
+                        f"{_meant(protocol, protocols)}"
+                    )
             seeds = self._seeds(entry["seeds"], f"{where}.seeds") if entry.get("seeds") is not None else self.seeds
             folds = entry.get("folds")
             if folds is not None and (not isinstance(folds, int) or isinstance(folds, bool) or folds < 2):
@@ -501,7 +513,7 @@ class _Reader:
         _different(axes, f"{where}.grid")
         for axis in axes:
             if axis not in self.grid:
-                raise _Mistake(f"{where}.grid names {axis}, which is no axis of grid.")
+                raise _Mistake(f"{where}.grid names {axis}, which is no axis of grid; {_meant(axis, self.grid)}")
             product = [{**cell, axis: label} for cell in product for label in self.grid[axis]]
         return tuple(product)
 
@@ -625,12 +637,14 @@ class _Reader:
         content = dict(_mapping(self.text.get("published") or {}, "published"))
         protocol = content.pop("protocol", None) or next(iter(protocols))
         if protocol not in protocols:
-            raise _Mistake(f"published.protocol is {protocol}, which is not among the protocols.")
+            raise _Mistake(
+                f"published.protocol is {protocol}, which is not among the protocols; {_meant(protocol, protocols)}"
+            )
         published = {}
         for stage, table in content.items():
             where = f"published.{stage}"
             if stage not in stages:
-                raise _Mistake(f"{where}: there is no stage {stage}.")
+                raise _Mistake(f"{where}: there is no stage {stage}; {_meant(stage, stages)}")
             if protocol not in stages[stage].protocols:
                 raise _Mistake(f"{where}: the stage {stage} has no protocol {protocol}, whose values these are.")
             rows = [_sequence(row, where) for row in _sequence(table, where)]
@@ -740,7 +754,7 @@ class _Reader:
             )
         tolerance = {name: _number(value, "tolerance") for name, value in by_measure.items()}
         if any(value <= 0 for value in tolerance.values()):
-            raise _Mistake("tolerance is not above 0.")
+            raise _Mistake(f"tolerance is {given}, expected numbers above 0.")
         return {"": 1.0, **tolerance}
 
     def _by_stage(self, content: Any, where: str, stages: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
@@ -763,7 +777,7 @@ class _Reader:
     def _check_cell(self, cell: Mapping[str, str], where: str) -> None:
         for axis, label in cell.items():
             if axis not in self.grid:
-                raise _Mistake(f"{where}: {axis} is no axis of grid.")
+                raise _Mistake(f"{where}: {axis} is no axis of grid; {_meant(axis, self.grid)}")
             _one_of(label, tuple(self.grid[axis]), f"{where}, {axis}")
 
     def _options(self, content: Any, *place: str) -> dict[str, Any]:
@@ -797,7 +811,7 @@ class _Reader:
 def _check_free(name: str, where: str) -> None:
     """Refuses an option that would have no effect, since the study gives it each run itself."""
     if name in GIVEN_BY_KEYS:
-        raise _Mistake(f"{where} names {name}, which {GIVEN_BY_KEYS[name]} says in a study; remove it there.")
+        raise _Mistake(f"{where} names {name}, which a study sets by {GIVEN_BY_KEYS[name]}; remove it there.")
 
 
 def _different(entries: Sequence[Any], where: str) -> None:
@@ -850,20 +864,31 @@ def _check_measure(where: str, word: str, kind: str = "column") -> None:
 def _known(content: Mapping[str, Any], known: set[str], where: str) -> None:
     for key in content:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(sorted(known))}."
-            raise _Mistake(f"{where} has the key {key}, which a study file does not have there; {hint}")
+            raise _Mistake(
+                f"{where} has the key {key}, which a study file does not have there; {_meant(key, sorted(known))}"
+            )
+
+
+def _meant(word: Any, known: Iterable[str]) -> str:
+    """The end of a sentence about a word that is not known: the word that is most like it, or all known ones."""
+    known = list(known)
+    close = difflib.get_close_matches(str(word), known, n=1)
+    return f"did you mean {close[0]}?" if close else f"known: {', '.join(known) or 'none'}."
+
+
+def _found(content: Any) -> str:
+    return "empty" if content is None else repr(content)
 
 
 def _mapping(content: Any, where: str) -> dict[str, Any]:
     if not isinstance(content, dict):
-        raise _Mistake(f"{where} is {content!r}, expected a mapping (name: value).")
+        raise _Mistake(f"{where} is {_found(content)}, expected a mapping (name: value).")
     return content
 
 
 def _sequence(content: Any, where: str) -> list[Any]:
     if not isinstance(content, list):
-        raise _Mistake(f"{where} is {content!r}, expected a list.")
+        raise _Mistake(f"{where} is {_found(content)}, expected a list, such as [a, b].")
     return content
 
 
@@ -876,7 +901,7 @@ def _given(content: Mapping[str, Any], key: str, where: str) -> Any:
 def _text(content: Any, where: str) -> str:
     if not isinstance(content, str) or not content:
         hint = "; a text with a comma or a colon needs quotes" if content is None or isinstance(content, dict) else ""
-        raise _Mistake(f"{where} is {content!r}, expected a text{hint}.")
+        raise _Mistake(f"{where} is {_found(content)}, expected a text{hint}.")
     return content
 
 
