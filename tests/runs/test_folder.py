@@ -96,6 +96,19 @@ def test_input_is_written_with_its_schema(run):
     assert run.input["class_names"] == ["cat", "dog"]
 
 
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ("finished", None),
+        ("interrupted", "is interrupted, or still being trained; its checkpoint is that of the best"),
+        ("failed", "has failed; its checkpoint is that of the best of the epochs so far, and no result"),
+    ],
+)
+def test_a_run_without_a_result_says_what_its_checkpoint_is(run, status, words):
+    run.write_metadata({"status": status})
+    assert run.warning() is None if words is None else words in run.warning()
+
+
 def test_input_of_a_newer_version_is_refused(run):
     run.input_path.write_text('{"schema": 2, "class_names": []}')
     with pytest.raises(UserError, match=r"input\.json has schema 2, expected 1; use the version of visionbench that"):

@@ -100,6 +100,11 @@ def test_one_run_with_each_label_is_read_before_the_first_is_trained(pool, tmp_p
             ["No run was started, since some would be refused: candidates · 16, none · seed 0: ", "sixteen"],
         ),
         ("data: Digits", "data: Digit", ["Every run would be refused: ", "Digits?"]),
+        (
+            "some: {model.dropout: 0.3}",
+            "some: {trainer.max_epochs: 0}",
+            ["candidates · 8, some · seed 0: trainer.max_epochs is 0, expected 1 or more"],
+        ),
     ],
 )
 def test_a_mistake_under_one_label_ends_the_study_before_it_begins(pool, tmp_path, monkeypatch, old, new, sentences):

@@ -15,7 +15,7 @@ from visionbench.runs.identity import code_digest
 from visionbench.studies import jobs
 from visionbench.studies import runner as runner_module
 from visionbench.studies.expand import plan
-from visionbench.studies.jobs import REFUSED, Job, visible_gpu
+from visionbench.studies.jobs import REFUSED, REFUSED_BY_GUARD, Job, visible_gpu
 from visionbench.studies.judgment import FILE, changed_since, record, recorded
 from visionbench.studies.pool import Pool
 from visionbench.studies.results import Row, read_rows, write_rows
@@ -179,7 +179,7 @@ def test_a_study_without_a_published_table_says_its_best_cell(capsys):
 
 @pytest.mark.parametrize(
     ("error", "status"),
-    [(UserError("No data."), REFUSED), (RunFailed("No disk."), 1), (Refused("The loss is NaN.", []), 1)],
+    [(UserError("No data."), REFUSED), (RunFailed("No disk."), 1), (Refused("The loss is NaN.", []), REFUSED_BY_GUARD)],
 )
 def test_what_a_guard_refuses_is_a_result_and_other_refusals_may_end_the_study(error, status, monkeypatch, tmp_path):
     def fit(job, run):
@@ -188,6 +188,16 @@ def test_what_a_guard_refuses_is_a_result_and_other_refusals_may_end_the_study(e
     monkeypatch.setattr(jobs, "_fit", fit)
     assert jobs.run_job(Job("a1", "cell.yaml", str(tmp_path / "run"))) == status
     assert RunFolder(tmp_path / "run").metadata["error"] == str(error)
+
+
+@pytest.mark.parametrize(("status", "is_kept"), [(REFUSED_BY_GUARD, True), (1, False)])
+def test_what_a_guard_refuses_is_not_tried_again(status, is_kept):
+    runner = Runner(load(), Options())
+    run = next(iter(runner.plan.runs.values()))
+    runner.store.run(run.id).path.mkdir(parents=True)
+    runner.store.run(run.id).write_metadata({"status": "failed", "error": "Refused.", "metrics": {}})
+    runner._ended(run, status)
+    assert (run.id in runner.store.rows) == is_kept
 
 
 def test_the_command_takes_its_options(capsys):

@@ -52,6 +52,8 @@ def _evaluate(command: Literal["validate", "test"], args: Sequence[str]) -> int:
         session = Session(settings, console.print)
         for note in settings.notes:
             session.say(note)
+        if (warning := run.warning()) is not None:
+            session.say(warning)
         session.prepare_data()
         _check_classes(run, data)
         if not data.sizes()[stage]:

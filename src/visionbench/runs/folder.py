@@ -268,10 +268,13 @@ class RunFolder:
         return text if text is not None else divergence(self.rows)
 
     def warning(self) -> str | None:
-        """The sentence about a checkpoint that is no result, since the run has diverged; `None` for other runs."""
-        if self.status != "diverged":
-            return None
-        return f"note: {self.path} has diverged ({self.divergence}); its checkpoints are from before that"
+        """The sentence about a checkpoint that is no result; `None` for a finished run."""
+        if self.status == "diverged":
+            return f"note: {self.path} has diverged ({self.divergence}); its checkpoints are from before that"
+        if self.status in ("interrupted", "failed"):
+            why = "is interrupted, or still being trained" if self.status == "interrupted" else "has failed"
+            return f"note: {self.path} {why}; its checkpoint is that of the best of the epochs so far, and no result"
+        return None
 
     @property
     def is_finished(self) -> bool:

@@ -22,6 +22,8 @@ ELSEWHERE = 75
 DISK = 74
 # Exit status of a process whose settings or data were refused, as they would be again.
 REFUSED = 73
+# Exit status of a process whose run a guard refused, which says nothing about other runs.
+REFUSED_BY_GUARD = 72
 LOG_FILE = "log.txt"
 
 
@@ -81,7 +83,7 @@ def run_job(job: Job) -> int:
 
     Returns:
         The exit status: 0 for a finished run, 1 for a failed or diverged one, `ELSEWHERE`, `DISK`, or 128 plus the
-        number of the signal that interrupted the run; `REFUSED` for refused settings or data.
+        number of the signal that interrupted the run; `REFUSED` for refused settings or data, `REFUSED_BY_GUARD`.
     """
     if job.checks:
         with _output_to(Path(os.devnull)):
@@ -110,9 +112,9 @@ def _check(job: Job) -> int:
         sys.path.append(job.import_path)
     try:
         settings_from(["--config", job.config, *job.words])
-    except Refused:  # by a guard: a result of this cell alone, which its run records
-        return 0
     except UserError as error:
+        if isinstance(error, Refused) and any(finding.guard for finding in error.findings):
+            return 0  # what a protocol may allow is a result of this cell alone, which its run records
         job.refusal.write_text(str(error), encoding="utf-8")
         return REFUSED
     return 0
@@ -140,8 +142,9 @@ def _train(job: Job) -> int:
         failed = isinstance(error, RunFailed)
         print(f"{'failed' if failed else 'refused'}: {error}", flush=True)
         _record_failure(run, one_line(error))
-        # What a guard refuses, such as a first loss that is no number, is a result of this cell alone.
-        return 1 if failed or isinstance(error, Refused) else REFUSED
+        if failed:
+            return 1
+        return REFUSED_BY_GUARD if isinstance(error, Refused) else REFUSED
     except BaseException as error:
         if is_disk_error(error):
             return DISK

@@ -19,7 +19,7 @@ from visionbench.files import set_aside, write_whole
 from visionbench.runs.folder import RunFolder
 from visionbench.runs.identity import package_digest
 from visionbench.studies.expand import Plan, PlannedRun, Source, Use, Waiting, place_in_words, plan, runs_folder
-from visionbench.studies.jobs import DISK, ELSEWHERE, REFUSED, Job
+from visionbench.studies.jobs import DISK, ELSEWHERE, REFUSED, REFUSED_BY_GUARD, Job
 from visionbench.studies.judgment import changed_since, record, recorded
 from visionbench.studies.pool import Pool, local_pool
 from visionbench.studies.results import Row, read_rows, row_of, write_rows
@@ -566,7 +566,7 @@ class Runner:
             row = self._failed(run, f"its process ended {KILLS} times (status {status}); is there enough memory?")
         if status == REFUSED:
             self._stop_where_all_are_refused(row)
-        elif not row.is_finished and self.attempts.get(run.id, 1) < ATTEMPTS:
+        elif not row.is_finished and status != REFUSED_BY_GUARD and self.attempts.get(run.id, 1) < ATTEMPTS:
             self.attempts[run.id] = self.attempts.get(run.id, 1) + 1
             self._tell(run, row, f"{row.status}, is tried once more: {row.error}")
             return
