@@ -324,6 +324,8 @@ def test_numbers_given_in_python_are_refused_too(tmp_path, monkeypatch, options,
             "set model.lr_scheduler.cycle_momentum or model.lr_scheduler.base_momentum or "
             "model.lr_scheduler.max_momentum instead.",
         ),
+        (("SGD", {"lr": 0.0}), None, "model.optimizer.lr is 0, so that no weight is trained; give a larger one."),
+        (("SGD", {"lr": 0.1}), None, None),
         (("Adam", {"lr": 0.5, "betas": (0.8, 0.99)}), ("CosineAnnealingLR", {"T_max": 5}), None),
         (("SGD", {"lr": 0.5, "momentum": 0.9}), ("ReduceLROnPlateau", {}), None),
         (("Adam", {}), ("OneCycleLR", {"max_lr": 0.1}), None),
@@ -335,5 +337,5 @@ def test_a_setting_of_the_optimizer_that_the_scheduler_replaces_is_reported(opti
     findings = list(OptimizerSettings().check(ModelContext(model_of(optimizer, scheduler), SimpleNamespace())))
     assert [finding.sentence for finding in findings] == ([expected] if expected else [])
     assert [finding.severity for finding in findings] == (
-        ["warning" if "momentum" in expected else "refusal"] if expected else []
+        ["refusal" if "sets the learning rate" in expected else "warning"] if expected else []
     )

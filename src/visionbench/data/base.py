@@ -48,6 +48,7 @@ from visionbench.decoding import Recipe
 from visionbench.errors import UserError
 from visionbench.evaluation.ledger import SealedSamples
 from visionbench.random_state import same_random_numbers
+from visionbench.text import counted
 
 # Size of a split for which the data set has no official images and the user sets no size.
 DEFAULT_SIZES = {"test": 0.2, "val": 0.1}
@@ -93,22 +94,22 @@ class VisionDataModule(LightningDataModule, ABC):
 
     Args:
         root: Folder that holds all prepared data sets; written to. By default `$VISIONBENCH_DATA`, else `data`.
-        batch_size: Number of images in a batch, for each process.
-        val_size: Number of validation images to cut from the training images, or their fraction (below 1); 0 for no
-            validation; null for the official validation images or, if there are none, for a tenth.
-        test_size: Number of test images to cut from the training images, or their fraction (below 1); the official test
-            images are then not used. null for the official test images or, if there are none, for a fifth.
-        folds: Number of stratified folds that the training images are cut into; as many folds as images give
+        batch_size: Number of samples (images or rows) in a batch, for each process.
+        val_size: Number of validation samples to cut from the training samples, or their fraction (below 1); 0 for no
+            validation; null for the official validation samples or, if there are none, for a tenth.
+        test_size: Number of test samples to cut from the training samples, or their fraction (below 1); the official
+            test samples are then not used. null for the official test samples or, if there are none, for a fifth.
+        folds: Number of stratified folds that the training samples are cut into; as many folds as samples give
             leave-one-out cross-validation.
-        fold: Number of the fold that is held out, from 0. Over all folds, every image is held out exactly once.
+        fold: Number of the fold that is held out, from 0. Over all folds, every sample is held out exactly once.
         fold_is: Split that the fold held out becomes: `test`, or `val`; with `val`, the test split is the same as
             without folds.
-        train_size: Number of images in the training split, or their fraction (up to 1) of the images that the other
+        train_size: Number of samples in the training split, or their fraction (up to 1) of the samples that the other
             splits leave; null for all of them. A smaller training split is a subset of a larger one.
-        split_seed: Seed that chooses the images of each split; use the same one for all runs that are compared.
+        split_seed: Seed that chooses the samples of each split; use the same one for all runs that are compared.
         augment: Random augmentations of the training images, applied in this order; validation and test images are not
             augmented.
-        shuffle: Whether each epoch has its own order of the training images; otherwise all epochs have that of the
+        shuffle: Whether each epoch has its own order of the training samples; otherwise all epochs have that of the
             data, as in some reports.
         statistics: Source of mean and std: `train`, the training split; or `imagenet`, for a network with ImageNet
             weights (for gray images, the average over ImageNet's channels). `imagenet` belongs to the weights, so it
@@ -118,7 +119,7 @@ class VisionDataModule(LightningDataModule, ABC):
             `statistics`.
         offline: Whether to work without the internet: nothing is downloaded, and a source that has changed is refused
             instead of being prepared again. Where a prepared store exists, its source is not needed.
-        seed: Seed of the order of the training images and of their augmentation; by default the run's seed_everything
+        seed: Seed of the order of the training samples and of their augmentation; by default the run's seed_everything
             (0 in Python).
         memory_budget: Memory in GiB that the images of all splits may take on the training device. Images that need
             more are read through the memory map, in the same order and with the same augmentation, so that results
@@ -191,8 +192,8 @@ class VisionDataModule(LightningDataModule, ABC):
         for name, values in (("mean", mean), ("std", std)):
             if values is not None and len(values) != self.input_shape[0]:
                 raise UserError(
-                    f"data.{name} has {len(values)} values, expected {self.input_shape[0]}, one for each channel of "
-                    f"{self.title}."
+                    f"data.{name} has {counted(len(values), 'value')}, expected {self.input_shape[0]}, one for each "
+                    f"channel of {self.title}."
                 )
         if statistics not in ("train", "imagenet"):
             raise UserError(f"data.statistics is {statistics}, expected train or imagenet.")

@@ -97,9 +97,13 @@ class OptimizerSettings(Guard):
             )
 
     def _without_effect(self, model: Classifier) -> Iterator[Finding]:
-        """Reports what the optimizer is given and the scheduler sets to values of its own."""
+        """Reports a learning rate of 0, and what the scheduler sets to values of its own."""
         kind, arguments = class_and_arguments(model.make_optimizer)
-        if kind is None or model.make_lr_scheduler is None:
+        if model.make_lr_scheduler is None:
+            if not any(group["lr"] for group in model.make_optimizer(_weights(model)).param_groups):
+                yield Finding("warning", "model.optimizer.lr is 0, so that no weight is trained; give a larger one.")
+            return
+        if kind is None:
             return
         scheduler, of_scheduler = class_and_arguments(model.make_lr_scheduler)
         parameters = inspect.signature(kind).parameters
