@@ -1,8 +1,9 @@
+import functools
 import inspect
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR, ReduceLROnPlateau, StepLR
 
 import visionbench.models
 from visionbench.errors import UserError
@@ -107,6 +108,23 @@ def test_a_model_that_is_all_frozen_is_refused():
     model.requires_grad_(False)
     with pytest.raises(UserError, match="nothing to train"):
         model.configure_optimizers()
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "given", "interval"),
+    [
+        (functools.partial(OneCycleLR, max_lr=0.1, total_steps=9), None, "step"),
+        (functools.partial(CyclicLR, base_lr=0.1, max_lr=0.2), None, "step"),
+        (functools.partial(OneCycleLR, max_lr=0.1, total_steps=9), "epoch", "epoch"),
+        (functools.partial(StepLR, step_size=3), None, "epoch"),
+        (functools.partial(StepLR, step_size=3), "step", "step"),
+        (lambda optimizer: OneCycleLR(optimizer, 0.1, total_steps=9), None, "epoch"),
+        (None, None, "epoch"),
+    ],
+)
+def test_cycles_step_after_each_batch_unless_it_is_set(scheduler, given, interval):
+    model = MLP(10, (1, 28, 28), widths=[4], lr_scheduler=scheduler, lr_interval=given)
+    assert model.lr_interval == interval
 
 
 def test_the_scheduler_is_stepped_as_asked():

@@ -282,7 +282,7 @@ REFUSED = {
         "remove total_steps",
     ),
     "a cycle of epochs that ends too early": (
-        f"{ONE_CYCLE} --model.lr_scheduler.total_steps 2",
+        f"{ONE_CYCLE} --model.lr_scheduler.total_steps 2 --model.lr_interval epoch",
         "OneCycleLR ends after 2 epochs, but the run has 3",
     ),
     "a cycle of too few epochs times steps": (
@@ -298,7 +298,7 @@ REFUSED = {
         "warmup of 9",
     ),
     "a cycle that divides by nothing": (
-        f"{ONE_CYCLE} --model.lr_scheduler.pct_start 0.5 --trainer.max_epochs 2",
+        f"{ONE_CYCLE} --model.lr_scheduler.pct_start 0.5 --trainer.max_epochs 2 --model.lr_interval epoch",
         "a run of 2 epochs",
         "division by zero",
     ),
@@ -373,7 +373,7 @@ PLANS = {
     ),
     "one-cycle that is told": (
         f"{ONE_CYCLE} --model.lr_scheduler.total_steps 9",
-        "OneCycleLR (max_lr 0.1, total_steps 9) after each epoch; ",
+        "OneCycleLR (max_lr 0.1, total_steps 9) after each optimizer step; ",
     ),
     "warm-up": (f"{WARMUP} 2", "WarmupCosineLR (warmup 2, total_steps the run's) after each epoch; "),
     "cosine": (

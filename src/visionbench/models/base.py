@@ -18,8 +18,10 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from visionbench.errors import UserError
 from visionbench.models import optimization
+from visionbench.models.intervals import Interval, usual_interval
 from visionbench.models.losses import LOSSES, LossName
-from visionbench.models.optimization import Interval, LRSchedulerCallable, Mode, OptimizerCallable
+from visionbench.models.optimization import LRSchedulerCallable, Mode, OptimizerCallable
+from visionbench.models.schedulers import class_and_arguments
 from visionbench.models.weights import Start, load_weights, output_layer_name, read_weights
 
 Batch = tuple[Tensor, Tensor]
@@ -102,7 +104,8 @@ class Classifier(LightningModule, ABC):
         optimizer: Optimizer of the parameters that are not frozen.
         lr_scheduler: Scheduler of the learning rate; none for a constant rate. ReduceLROnPlateau watches the objective
             of the run. OneCycleLR and WarmupCosineLR take the length of the run where total_steps is not set.
-        lr_interval: Unit of a scheduler step: epoch or (optimizer) step.
+        lr_interval: Unit of a scheduler step: epoch or (optimizer) step; by default step for OneCycleLR and CyclicLR,
+            which torch steps after each batch, and epoch for all others.
         label_smoothing: Share of the target probability that is spread over all classes, for the training loss with
             cross_entropy; validation and test losses are not smoothed, so that they can be compared.
         l1: Factor of the L1 penalty, the sum of the absolute trained weights without biases and batch norms; the
@@ -139,7 +142,7 @@ class Classifier(LightningModule, ABC):
         loss: LossName = "cross_entropy",
         optimizer: OptimizerCallable = lambda params: torch.optim.Adam(params, lr=0.001, fused=True),
         lr_scheduler: LRSchedulerCallable | None = None,
-        lr_interval: Interval = "epoch",
+        lr_interval: Interval | None = None,
         label_smoothing: float = 0.0,
         l1: float = 0.0,
         start_from: str | None = None,
@@ -169,7 +172,9 @@ class Classifier(LightningModule, ABC):
         self.loss_function = LOSSES[loss](num_classes)
         self.make_optimizer = optimizer
         self.make_lr_scheduler = lr_scheduler
-        self.lr_interval: Interval = lr_interval
+        scheduler = class_and_arguments(lr_scheduler)[0] if lr_scheduler is not None else None
+        usual = usual_interval(scheduler.__name__) if scheduler is not None else "epoch"
+        self.lr_interval: Interval = lr_interval if lr_interval is not None else usual
         self.label_smoothing = label_smoothing
         self.l1 = l1
         self.start_from = start_from

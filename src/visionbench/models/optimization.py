@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from visionbench.errors import UserError
 from visionbench.models import optimizers as optimizers  # a run file can then name them without their path
+from visionbench.models.intervals import Interval
 from visionbench.models.schedulers import LONG_RUN, check_covers, class_and_arguments, steps_in_words, wants_total_steps
 
 if TYPE_CHECKING:
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 
 OptimizerCallable = Callable[[Iterable[Any]], Optimizer]
 LRSchedulerCallable = Callable[[Optimizer], LRScheduler]
-Interval = Literal["epoch", "step"]
 Mode = Literal["min", "max"]
 
 

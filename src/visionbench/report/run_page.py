@@ -12,6 +12,7 @@ from visionbench.classes import defaults_of
 from visionbench.evaluation.intervals import MIN_SAMPLES, wilson_interval
 from visionbench.evaluation.measures import class_scores, classes_with, confused_pairs, confusion, mean_scores
 from visionbench.evaluation.predictions import SPLIT_TITLES
+from visionbench.models.intervals import usual_interval
 from visionbench.report import page
 from visionbench.report.page import Html, tag
 from visionbench.report.run_contents import ReportedRun, picture_of
@@ -324,7 +325,8 @@ def _plan(run: ReportedRun) -> str:
     if scheduler:
         chosen = _not_defaults(scheduler)
         arguments = f" ({', '.join(f'{name} {value}' for name, value in chosen.items())})" if chosen else ""
-        after = "optimizer step" if model.get("lr_interval") == "step" else "epoch"
+        interval = model.get("lr_interval") or usual_interval(short_class(scheduler))
+        after = "optimizer step" if interval == "step" else "epoch"
         parts.append(f"{short_class(scheduler)}{arguments} after each {after}")
     if trainer.get("max_epochs") is not None:
         parts.append(f"at most {counted(trainer['max_epochs'], 'epoch')}")
