@@ -107,7 +107,6 @@ class OptimizerSettings(Guard):
             return
         scheduler, of_scheduler = class_and_arguments(model.make_lr_scheduler)
         parameters = inspect.signature(kind).parameters
-        # torch's own example of OneCycleLR gives SGD a momentum, which therefore is no reason to refuse a run.
         words: dict[str, tuple[str, Literal["refusal", "warning"]]] = {
             "lr": ("learning rate", "refusal"),
             # torch's own examples give SGD a momentum and then cycle it, which is no reason to refuse a run.

@@ -601,11 +601,10 @@ class Runner:
         self._tell(run, row, row.status + self._same_as(run, row))
 
     def _same_as(self, run: PlannedRun, row: Row) -> str:
-        """Words for another run of the stage that has the same weights; empty where there is none."""
+        """Words for another run that has the same weights; empty where there is none."""
         for other in self.plan.runs.values():
-            if other.id == run.id or other.first.stage != row.stage or (found := self.store.rows.get(other.id)) is None:
-                continue
-            if found.is_finished and row.is_finished and found.weights_digest == row.weights_digest:
+            found = self.store.rows.get(other.id)
+            if found is not None and found.weights_digest == row.weights_digest and same_weights([found, row]):
                 return f", the same weights as {place_in_words(other)}"
         return ""
 
