@@ -4,8 +4,14 @@ from dataclasses import replace
 
 import pytest
 
+from visionbench.studies.expand import plan
+from visionbench.studies.report_comparison import best_cells
+from visionbench.studies.report_contents import Contents
+from visionbench.studies.report_figures import tests_of_axes as axis_table  # no test of its own
 from visionbench.studies.results import Row
 from visionbench.studies.same_weights import same_weights
+from visionbench.studies.spec import load_study
+from visionbench.studies.tables import distinct
 
 pytestmark = pytest.mark.fast
 
@@ -35,7 +41,8 @@ def test_cells_whose_options_have_no_effect_are_counted():
     rows = [row("a", 0, "1"), row("b", 0, "2"), row("c", 0, "1"), row("a", 1, "3"), row("c", 1, "3"), row("d", 0, "1")]
     assert same_weights(rows) == [
         "all: 3 cells end with the same weights as another cell, to the last bit, such as width a, rate 1 and width c, "
-        "rate 1 (seed 0): the options in which they differ had no effect on the result."
+        "rate 1 (seed 0): the options in which they differ had no effect on the result, and such "
+        "cells count once where cells are compared."
     ]
 
 
@@ -47,3 +54,61 @@ def test_seeds_without_an_effect_are_named():
     ]
     alone = [replace(run, cell={}) for run in rows[:2]]
     assert same_weights(alone)[0].startswith("all: the runs end with the same weights with the seeds 0 and 1, ")
+
+
+TEXT = """\
+title: An axis without effect
+seeds: [0, 1, 2]
+base: {data: Digits, model: {class_path: MLP, init_args: {widths: [8]}}, trainer: {max_epochs: 1}}
+grid:
+  width: {8: {model.widths: [8]}, 16: {model.widths: [16]}}
+  dropout: {none: {}, some: {model.dropout: 0.3}}
+  patience: {2: {early_stopping.patience: 2}, 3: {early_stopping.patience: 3}}
+stages: {all: {grid: [width, dropout, patience]}}
+"""
+
+
+@pytest.fixture
+def with_copies(tmp_path):
+    """A study whose runs differ by width, dropout and seed, but not by patience."""
+    path = tmp_path / "copies.yaml"
+    path.write_text(TEXT)
+    study = load_study(path)
+    planned, rows = plan(study, {}), {}
+    for run in planned.runs.values():
+        use = run.first
+        trained = (use.cell["width"], use.cell["dropout"], use.seed)
+        value = 0.8 + 0.02 * (trained[0] == "16") + 0.003 * ((use.seed * 7 + len(trained[1]) + int(trained[0])) % 5)
+        rows[run.id] = replace(
+            Row(run.id, run.protocols, use.stage, use.cell, use.seed, None, "finished", {"val/acc": value}),
+            weights_digest=str(trained),
+            counts={"val": 144},
+        )
+    return Contents(study, plan(study, rows), rows, tmp_path)
+
+
+def test_copies_of_runs_count_once_in_spreads(with_copies):
+    accuracies = [entry for entry in with_copies.measured if entry.measure == "val/acc"]
+    assert len(accuracies) == 8
+    assert {entry.spread.degrees_of_freedom for entry in accuracies} == {4 * (3 - 1)}
+
+
+def test_copies_of_runs_count_once_in_rankings_and_tests_of_axes(with_copies):
+    text = "".join(map(str, best_cells(with_copies)))
+    assert "patience 2" in text
+    assert "patience 3" not in text
+    table = "".join(map(str, axis_table(with_copies)))
+    assert "degrees of freedom of the residual: 8." in table
+    assert ">width<" in table
+    assert ">patience<" not in table
+
+
+def test_cells_with_other_values_or_without_runs_are_no_copies(with_copies):
+    (group,) = with_copies.groups["all"]
+    assert len(distinct(group.cells, "val/acc")) == 4
+    for number, row in enumerate(group.cells[1].rows):
+        group.cells[1].seeds[number] = [replace(row, metrics={"val/acc": 0.1 * number})]
+    assert len(distinct(group.cells, "val/acc")) == 5
+    for cell in group.cells:
+        cell.seeds.clear()
+    assert len(distinct(group.cells, "val/acc")) == 8

@@ -36,7 +36,7 @@ from visionbench.studies.statistics import (
     pooled_spread,
     seeds_to_separate,
 )
-from visionbench.studies.tables import POINTS, CellRuns, Measured
+from visionbench.studies.tables import POINTS, CellRuns, Measured, distinct
 from visionbench.text import counted
 
 # Largest number of cells that a sentence names.
@@ -331,7 +331,7 @@ def _rankings(contents: Contents) -> Iterator[tuple[str, _Ranking]]:
 
 
 def _ranking(group: Group, stage: Stage, measure: str) -> _Ranking | None:
-    named = _by_name(group, stage)
+    named = _by_name(group, stage, measure)
     by_cell = {name: cell.values(measure) for name, cell in named.items()}
     # The seeds that all cells have, so that each counts alike; of a single one the pooled spread is all that compares.
     counted_seeds = stage.seeds if len(stage.seeds) > 1 else (*stage.seeds, *stage.more_seeds)
@@ -350,16 +350,9 @@ def _ranking(group: Group, stage: Stage, measure: str) -> _Ranking | None:
     return _Ranking(measure, values, missing, spreads, best, complete, _held_out(group, measure))
 
 
-def _by_name(group: Group, stage: Stage) -> dict[str, CellRuns]:
-    """The cells by their names, which have the names of axes where two would be alike.
-
-    Two trials of a search may be the same runs, which count once.
-    """
-    distinct: dict[str, CellRuns] = {}
-    for cell in group.cells:
-        runs = ",".join(sorted(row.id for row in cell.rows))
-        distinct.setdefault(runs or str(cell.cell), cell)
-    cells = list(distinct.values())
+def _by_name(group: Group, stage: Stage, measure: str) -> dict[str, CellRuns]:
+    """The cells that count by their names, which have the names of axes where two would be alike."""
+    cells = distinct(group.cells, measure)
     names = [cell_name(cell.cell, stage.name) for cell in cells]
     if len(set(names)) < len(names):
         names = [", ".join(f"{axis} {label}" for axis, label in cell.cell.items()) or stage.name for cell in cells]
@@ -439,11 +432,19 @@ def _difference(ranking: _Ranking, name: str) -> tuple[str, str]:
     if len(seeds) < 2:
         return number(ranking.measure, abs(ranking.mean(ranking.best.best) - ranking.mean(name))) + unit, ""
     difference = abs(sum(best[seed] - other[seed] for seed in seeds)) / len(seeds)
+    if _is_same_difference(best, other, seeds):
+        return number(ranking.measure, difference) + unit, ""  # the t-distribution gives such differences no interval
     low, high = difference_interval([other[seed] for seed in seeds], [best[seed] for seed in seeds])
     if ranking.mode == "min":  # "by" says how much smaller it is
         low, high = -high, -low
     interval = f"{number(ranking.measure, low)} to {number(ranking.measure, high)}"
     return number(ranking.measure, difference) + unit, interval
+
+
+def _is_same_difference(first: Mapping[int, float], second: Mapping[int, float], seeds: Sequence[int]) -> bool:
+    """Whether two cells differ by the same amount with each of several seeds."""
+    differences = [first[seed] - second[seed] for seed in seeds]
+    return len(seeds) > 1 and all(math.isclose(entry, differences[0], abs_tol=1e-9) for entry in differences)
 
 
 def _fold_p_values(ranking: _Ranking) -> dict[str, float]:
@@ -491,6 +492,8 @@ def _tie(ranking: _Ranking) -> str:
     is_next = ranking.mean(second) == below[0 if ranking.mode == "min" else -1]
     next_one = ", the next one," if is_next else ""  # one with a better mean may be told from the best one
     known = f"{same} Its mean is better than that of {second}{next_one} by {difference}{within}.{few}"
+    if _is_same_difference(ranking.values[best], ranking.values[second], seeds):
+        return f"{known} Each of the {len(seeds)} seeds has this difference, and that alone cannot tell it from chance."
     wanted = seeds_to_separate(first, other, sd)
     if wanted is None:
         return f"{known} No number of seeds that can be trained would distinguish it from {second}."

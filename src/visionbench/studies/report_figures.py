@@ -35,7 +35,7 @@ from visionbench.studies.report_contents import (
 from visionbench.studies.results import Row
 from visionbench.studies.spec import SECONDS, Stage, is_share
 from visionbench.studies.statistics import analysis_of_variance, main_effects
-from visionbench.studies.tables import POINTS, CellRuns
+from visionbench.studies.tables import POINTS, CellRuns, distinct
 from visionbench.text import counted
 
 # Modules of figures are imported where they are used, since matplotlib comes with them.
@@ -101,7 +101,8 @@ def tests_of_axes(contents: Contents) -> Iterator[Html]:
                 if len(source.axes) == 1:
                     means = {label: effect.mean for label, effect in labels[source.axes[0]].items()}
                     low, high = min(means, key=means.__getitem__), max(means, key=means.__getitem__)
-                    difference = f"{number(measure, means[high] - means[low])} ({high} higher than {low})"
+                    higher = f" ({high} higher than {low})" * (means[high] > means[low])
+                    difference = f"{number(measure, means[high] - means[low])}{higher}"
                 rows.append(
                     (
                         " x ".join(source.axes),
@@ -130,18 +131,20 @@ def tests_of_axes(contents: Contents) -> Iterator[Html]:
 def _crossed(contents: Contents) -> Iterator[tuple[Stage, list[Group], list[str], str]]:
     """Each grid with two or more axes: its stage, its groups with finished runs, the axes and the main measure."""
     for stage in contents.study.stages.values():
-        measure, axes = main_measure(contents, stage), _crossed_axes(contents.groups[stage.name])
+        measure = main_measure(contents, stage)
+        axes = _crossed_axes(contents.groups[stage.name], measure) if measure is not None else []
         if measure is not None and len(axes) > 1:
             yield stage, [group for group in contents.groups[stage.name] if group.finished], axes, measure
 
 
-def _crossed_axes(groups: Sequence[Group]) -> list[str]:
-    """Axes with two or more labels; none where the cells are neither all combinations of them nor a balanced part.
+def _crossed_axes(groups: Sequence[Group], measure: str) -> list[str]:
+    """Axes with two or more labels among the cells that count.
 
-    In a balanced part, each label of an axis stands in equally many cells, and each two labels of two axes stand in one
-    cell together. In any other, means over the other axes would stand for combinations that the study does not have.
+    There are none where these cells are neither all combinations of them nor a balanced part. In a balanced part, each
+    label of an axis stands in equally many cells, and each two labels of two axes stand in one cell together. In any
+    other, means over the other axes would stand for combinations that the study does not have.
     """
-    cells = [cell.cell for group in groups for cell in group.cells]
+    cells = [cell.cell for group in groups for cell in distinct(group.cells, measure)]
     if not cells or any(cell.keys() != cells[0].keys() for cell in cells):
         return []
     labels = {axis: {cell[axis] for cell in cells} for axis in cells[0]}
@@ -166,7 +169,7 @@ def _all_combinations(labels: Mapping[str, Any], axes: Sequence[str]) -> int:
 def _runs(group: Group, axes: Sequence[str], measure: str) -> list[tuple[Mapping[str, str], float]]:
     return [
         ({axis: cell.cell[axis] for axis in axes}, value)
-        for cell in group.cells
+        for cell in distinct(group.cells, measure)
         for seed, value in cell.values(measure).items()
         if seed in group.stage.seeds  # those that all cells have, so that each cell counts alike
     ]

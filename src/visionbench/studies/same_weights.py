@@ -40,7 +40,7 @@ def same_weights(rows: Iterable[Row]) -> list[str]:
         sentences.append(
             f"{stage}: {len(found):,} cells end with the same weights as another cell, to the last bit, such as "
             f"{_name(one.cell)} and {_name(other.cell)} (seed {one.seed}): the options in which they differ had no "
-            "effect on the result."
+            "effect on the result, and such cells count once where cells are compared."
         )
     for stage, found in seeds.items():
         one, other = next(iter(found.values()))

@@ -116,6 +116,28 @@ class CellRuns:
         return sum(row.counts.get(split, 0) for row in rows) or None
 
 
+def distinct(cells: Sequence[CellRuns], measure: str) -> list[CellRuns]:
+    """The cells that count in a comparison: of those with the same trainings, the first.
+
+    Two trials of a search may be the same runs, and an option without an effect gives copies of runs. Counted as
+    independent, copies would make intervals narrower and p-values smaller.
+
+    Args:
+        cells: Cells of one stage and protocol.
+        measure: Measure that is compared; cells in which it differs are not copies.
+    """
+    known: dict[tuple[Any, ...], CellRuns] = {}
+    for cell in cells:
+        key = _trainings(cell.rows, cell.values(measure)) if cell.rows else (str(cell.cell),)
+        known.setdefault(key, cell)
+    return list(known.values())
+
+
+def _trainings(rows: Sequence[Row], values: Mapping[int, float]) -> tuple[Any, ...]:
+    """What two cells have in common whose runs end with the same weights and the same values."""
+    return tuple(row.weights_digest or row.id for row in rows), tuple(values.items())
+
+
 def cells_of(plan: Plan, rows: Mapping[str, Row], protocol: str, stage: Stage) -> list[CellRuns]:
     """Gives the cells of a stage in a protocol with their rows.
 
@@ -244,10 +266,10 @@ def _published(rows: Sequence[PublishedRow], cell: Cell, measure: str, epoch: in
 
 def _with_verdicts(study: Study, entries: Sequence[Measured]) -> Iterator[Measured]:
     """Judges one column of a stage in a protocol, over whose cells the spread is pooled."""
-    # Two trials of a search may be one run, whose values count once.
-    first: dict[tuple[str, ...], int] = {}
+    # Of cells with the same trainings, the values count once: see `distinct`.
+    first: dict[tuple[Any, ...], int] = {}
     places = {
-        place: first.setdefault(tuple(row.id for row in entry.rows), place) for place, entry in enumerate(entries)
+        place: first.setdefault(_trainings(entry.rows, entry.values), place) for place, entry in enumerate(entries)
     }
     groups = {place: list(entries[place].values.values()) for place in places.values() if entries[place].values}
     spreads = pooled_spread(groups) if groups else {}
