@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from visionbench.studies.expand import plan
-from visionbench.studies.report_comparison import best_cells
+from visionbench.studies.report_comparison import best_cells, single_lines
 from visionbench.studies.report_contents import Contents
 from visionbench.studies.report_figures import tests_of_axes as axis_table  # no test of its own
 from visionbench.studies.results import Row
@@ -112,3 +112,16 @@ def test_cells_with_other_values_or_without_runs_are_no_copies(with_copies):
     for cell in group.cells:
         cell.seeds.clear()
     assert len(distinct(group.cells, "val/acc")) == 8
+
+
+def test_the_value_of_a_single_cell_is_given_for_the_terminal(tmp_path):
+    path = tmp_path / "one-cell.yaml"
+    path.write_text(TEXT.partition("grid:")[0] + "stages: {all: {result: last epoch}}\n")
+    study = load_study(path)
+    planned, rows = plan(study, {}), {}
+    for run in planned.runs.values():
+        metrics = {"val/acc": 0.8 + 0.01 * run.first.seed}
+        row = Row(run.id, run.protocols, "all", {}, run.first.seed, None, "finished", metrics, {"val": 144})
+        rows[run.id] = replace(row, weights_digest=str(run.first.seed))
+    (line,) = single_lines(Contents(study, plan(study, rows), rows, tmp_path))
+    assert line == "all: validation accuracy 81.00 ± 1.00 over 3 seeds, 144 samples"

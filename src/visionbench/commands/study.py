@@ -458,11 +458,11 @@ def _verdict_lines(runner: "Runner") -> list[str]:
     lines = [f"{name}: {entry.verdict.sentence}" for name, entry in named.items() if entry.verdict is not None]
     if lines:
         return [*lines, _summary(runner)]
-    from visionbench.studies.report_comparison import best_lines
+    from visionbench.studies.report_comparison import best_lines, single_lines
     from visionbench.studies.report_contents import Contents
 
     contents = Contents(runner.study, runner.plan, runner.store.rows, runner.store.folder, ())
-    return list(best_lines(contents)) or [_summary(runner)]
+    return [*best_lines(contents), *single_lines(contents)] or [_summary(runner)]
 
 
 def _save_verdicts(runner: "Runner") -> None:

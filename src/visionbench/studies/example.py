@@ -63,6 +63,7 @@ seeds: [0, 1, 2, 3, 4] # chosen before the first run; each cell is trained once 
 
 base: # a run file, as for visionbench fit --config; visionbench fit --help names the options
   # images of yours: {class_path: ImageFolder, init_args: {source: photos, size: 32, batch_size: 16}}
+  # a table of yours: {class_path: Table, init_args: {source: table.csv, target: COLUMN, batch_size: 32}}
   data: {class_path: Digits, init_args: {batch_size: 64}}
   model: MLP
   trainer: {max_epochs: 3, precision: 32-true}
@@ -88,6 +89,7 @@ seeds: [0, 1, 2] # chosen before the first run; each cell is trained once for ea
 
 base: # a run file, as for visionbench fit --config; visionbench fit --help names the options
   # images of yours: {class_path: ImageFolder, init_args: {source: photos, size: 32, batch_size: 16}}
+  # a table of yours: {class_path: Table, init_args: {source: table.csv, target: COLUMN, batch_size: 32}}
   data: {class_path: Digits, init_args: {batch_size: 64}}
   model: MLP
   trainer: {max_epochs: 5, precision: 32-true}

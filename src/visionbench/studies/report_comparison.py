@@ -319,6 +319,26 @@ def best_lines(contents: Contents) -> Iterator[str]:
         yield f"{heading}: {''.join(_sentences(ranking))}"
 
 
+def single_lines(contents: Contents) -> Iterator[str]:
+    """Gives the value of each stage with a single cell, such as that of the chosen cell on the test samples.
+
+    Args:
+        contents: Contents of the report.
+    """
+    for stage in contents.study.stages.values():
+        measure = main_measure(contents, stage)
+        for group in contents.groups[stage.name] if measure is not None else []:
+            if len(group.cells) != 1 or not (values := list(group.cells[0].values(measure or "").values())):
+                continue
+            samples = group.cells[0].samples((measure or "").partition("/")[0])
+            within = f", {counted(samples, 'sample')}" if samples else ""
+            protocol = "" if contents.is_plain else f", {group.name}"
+            yield (
+                f"{stage.name}{protocol}: {measure_words(measure or '')} {mean_text(measure or '', values)} over "
+                f"{counted(len(values), 'seed')}{within}"
+            )
+
+
 def _rankings(contents: Contents) -> Iterator[tuple[str, _Ranking]]:
     """The stages with several cells, by protocol: a heading and the order of the cells."""
     for stage in contents.study.stages.values():
