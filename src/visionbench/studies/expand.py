@@ -554,7 +554,8 @@ class _Planner:
         sources = {word: self._source(word, need, use.seed) for word, need in self._needed(config)}
         parents = [continues, *sources.values()] if continues is not None else list(sources.values())
         run_id = _run_id(config, parents, anew=stage.best_of is not None)
-        by_numbers = _run_id(_as_numbers(config), parents, anew=stage.best_of is not None)
+        numbers = _as_numbers(config)  # mostly the same, and digests of 10,000 runs take seconds
+        by_numbers = run_id if numbers == config else _run_id(numbers, parents, anew=stage.best_of is not None)
         self._check_same_numbers(by_numbers, run_id, use, stage)
         run = self.runs.get(run_id)
         if run is None:
